@@ -1,0 +1,15 @@
+//! The kernel's own contract: every fact about Linux that the crate is built on, each as a small test of the
+//! kernel alone. Nothing of `ipc_reactor` is used here. When one of these fails on another kernel, the design
+//! has to be looked at again, whatever the other tests say.
+//!
+//! A test that changes what belongs to the whole process (signals, limits, mounts), or that forks, runs again in
+//! a process of its own: see [`kit::alone`].
+
+mod ancillary;
+mod kit;
+mod memory;
+mod processes;
+mod queues;
+mod readiness;
+mod signals;
+mod sockets;

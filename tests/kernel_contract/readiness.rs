@@ -1,0 +1,197 @@
+//! epoll itself, and the two descriptors that exist only to wake it.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use libc::{EEXIST, ENOENT, EPERM, EPOLLIN};
+
+use crate::kit::{Edge, Epoll, check, check_len, errno, own};
+
+fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    own(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
+}
+
+fn ring(doorbell: &OwnedFd) -> io::Result<()> {
+    let one = 1_u64;
+    // SAFETY: eight bytes that outlive the call.
+    check_len(unsafe { libc::write(doorbell.as_raw_fd(), (&raw const one).cast(), 8) }).map(drop)
+}
+
+/// The eight bytes that an eventfd or a timerfd holds.
+fn count(fd: &OwnedFd) -> io::Result<u64> {
+    let mut count = 0_u64;
+    // SAFETY: eight bytes that outlive the call.
+    check_len(unsafe { libc::read(fd.as_raw_fd(), (&raw mut count).cast(), 8) })?;
+    Ok(count)
+}
+
+fn timerfd() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    own(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) })
+}
+
+fn arm(timer: &OwnedFd, first: Duration, interval: Duration) -> io::Result<()> {
+    let spec = |d: Duration| libc::timespec { tv_sec: 0, tv_nsec: i64::from(d.subsec_nanos()) };
+    let new = libc::itimerspec { it_interval: spec(interval), it_value: spec(first) };
+    let old = std::ptr::null_mut();
+    // SAFETY: the new value outlives the call; a null old one is not written.
+    check(unsafe { libc::timerfd_settime(timer.as_raw_fd(), 0, &raw const new, old) }).map(drop)
+}
+
+/// Puts `new` at the number of `old`, as a close and an open would that find the number free; atomic, so that no
+/// other thread can take it.
+fn reuse_number(old: impl Into<OwnedFd>, new: impl AsFd) -> io::Result<OwnedFd> {
+    let number = old.into().into_raw_fd();
+    // SAFETY: the number was owned by `old`, and is given up there.
+    check(unsafe { libc::dup3(new.as_fd().as_raw_fd(), number, libc::O_CLOEXEC) })?;
+    // SAFETY: the number is ours, and open.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Each write to an eventfd makes an edge, though nobody ever reads it. So a doorbell and a waker cost no `read`.
+#[test]
+fn eventfd_never_read_fires_at_each_write() -> io::Result<()> {
+    let (epoll, doorbell) = (Epoll::new()?, eventfd()?);
+    epoll.add(&doorbell, EPOLLIN, 7)?;
+    for _ in 0..5 {
+        ring(&doorbell)?;
+        assert_eq!(epoll.one(), Edge { data: 7, mask: EPOLLIN });
+        assert_eq!(epoll.now(), []);
+    }
+    assert_eq!(count(&doorbell)?, 5);
+    Ok(())
+}
+
+/// A one-shot timerfd fires at each re-arm, though nobody ever reads it. So the one timer under the heap of timers
+/// costs a `timerfd_settime`, and no `read`.
+#[test]
+fn timerfd_never_read_fires_at_each_re_arm() -> io::Result<()> {
+    let (epoll, timer) = (Epoll::new()?, timerfd()?);
+    epoll.add(&timer, EPOLLIN, 1)?;
+    for _ in 0..5 {
+        arm(&timer, Duration::from_micros(100), Duration::ZERO)?;
+        assert_eq!(epoll.next(), [Edge { data: 1, mask: EPOLLIN }]);
+        assert_eq!(epoll.now(), []);
+    }
+    assert_eq!(count(&timer)?, 1, "a re-arm forgets the expiries before it");
+    Ok(())
+}
+
+/// A timerfd with an interval fires once and then waits to be read: the kernel arms the next expiry in `read`. So
+/// the crate arms its timer one-shot, each time anew, and never with an interval.
+#[test]
+fn timerfd_with_an_interval_never_read_fires_once() -> io::Result<()> {
+    let (epoll, periodic, later) = (Epoll::new()?, timerfd()?, timerfd()?);
+    epoll.add(&periodic, EPOLLIN, 1)?;
+    epoll.add(&later, EPOLLIN, 2)?;
+    arm(&periodic, Duration::from_micros(100), Duration::from_micros(100))?;
+    assert_eq!(epoll.next(), [Edge { data: 1, mask: EPOLLIN }]);
+    arm(&later, Duration::from_millis(10), Duration::ZERO)?;
+    assert_eq!(epoll.next(), [Edge { data: 2, mask: EPOLLIN }], "nothing of the periodic one in between");
+    assert!(count(&periodic)? > 1);
+    assert_eq!(epoll.next(), [Edge { data: 1, mask: EPOLLIN }], "and again once it was read");
+    Ok(())
+}
+
+/// epoll watches the open file, not its number: while a duplicate lives, a closed descriptor keeps firing, and
+/// nobody can name the registration any more to end it. So the crate deletes before every close.
+#[test]
+fn a_duplicate_keeps_a_closed_descriptor_firing() -> io::Result<()> {
+    let (epoll, doorbell) = (Epoll::new()?, eventfd()?);
+    epoll.add(&doorbell, EPOLLIN, 3)?;
+    let duplicate = doorbell.try_clone()?;
+    drop(doorbell);
+    ring(&duplicate)?;
+    assert_eq!(epoll.one().data, 3);
+    assert_eq!(errno(epoll.delete(&duplicate)), ENOENT);
+    ring(&duplicate)?;
+    assert_eq!(epoll.one().data, 3);
+    Ok(())
+}
+
+/// A registration that is deleted before its descriptor is closed stays silent, whatever duplicates live.
+#[test]
+fn a_delete_before_the_close_ends_it() -> io::Result<()> {
+    let (epoll, doorbell) = (Epoll::new()?, eventfd()?);
+    epoll.add(&doorbell, EPOLLIN, 3)?;
+    let duplicate = doorbell.try_clone()?;
+    epoll.delete(&doorbell)?;
+    drop(doorbell);
+    ring(&duplicate)?;
+    assert_eq!(epoll.now(), []);
+    Ok(())
+}
+
+/// The last close of an open file ends its registration, so that its number can be added at once for another; but
+/// the events fetched before still name the old one. So a key carries a generation, never the descriptor's number
+/// alone.
+#[test]
+fn a_fetched_event_outlives_its_descriptor_and_its_number() -> io::Result<()> {
+    let (epoll, first, second) = (Epoll::new()?, eventfd()?, eventfd()?);
+    epoll.add(&first, EPOLLIN, 1)?;
+    epoll.add(&second, EPOLLIN, 2)?;
+    assert_eq!(errno(epoll.add(&second, EPOLLIN, 2)), EEXIST);
+    ring(&first)?;
+    ring(&second)?;
+    let batch = epoll.now();
+    assert_eq!(batch.len(), 2);
+    // As the handler of the first might: close the second, accept another at its number.
+    let number = second.as_raw_fd();
+    let newcomer = reuse_number(second, eventfd()?)?;
+    assert_eq!(newcomer.as_raw_fd(), number);
+    epoll.add(&newcomer, EPOLLIN, 3)?;
+    assert_eq!(batch[1].data, 2, "the batch still tells of the dead one");
+    assert_eq!(epoll.now(), [], "the kernel does not");
+    ring(&newcomer)?;
+    assert_eq!(epoll.one().data, 3);
+    Ok(())
+}
+
+/// One number may stand twice in a set: once for a closed open file that a duplicate keeps alive, once for its
+/// successor. A delete by that number reaches the successor alone.
+#[test]
+fn a_reused_number_is_another_registration() -> io::Result<()> {
+    let (epoll, doorbell) = (Epoll::new()?, eventfd()?);
+    epoll.add(&doorbell, EPOLLIN, 1)?;
+    let duplicate = doorbell.try_clone()?;
+    let successor = reuse_number(doorbell, eventfd()?)?;
+    assert_eq!(errno(epoll.delete(&successor)), ENOENT);
+    epoll.add(&successor, EPOLLIN, 2)?;
+    ring(&duplicate)?;
+    assert_eq!(epoll.one().data, 1);
+    ring(&successor)?;
+    assert_eq!(epoll.one().data, 2);
+    epoll.delete(&successor)?;
+    ring(&successor)?;
+    ring(&duplicate)?;
+    assert_eq!(epoll.one().data, 1);
+    Ok(())
+}
+
+/// A regular file, or a directory, is always ready, and epoll refuses it with EPERM. So does the crate's open
+/// variant for any descriptor, and hands the descriptor back.
+#[test]
+fn epoll_refuses_regular_files_and_directories() -> io::Result<()> {
+    let epoll = Epoll::new()?;
+    let folder = tempfile::tempdir()?;
+    assert_eq!(errno(epoll.add(tempfile::tempfile()?, EPOLLIN, 0)), EPERM);
+    assert_eq!(errno(epoll.add(File::open(folder.path())?, EPOLLIN, 0)), EPERM);
+    Ok(())
+}
+
+/// Readiness that was there before the registration makes an edge too. So bytes that came between `accept` and
+/// the registration are not lost, and need no read on trial.
+#[test]
+fn adding_what_is_ready_already_makes_an_edge() -> io::Result<()> {
+    let (epoll, (ours, theirs)) = (Epoll::new()?, UnixStream::pair()?);
+    io::Write::write_all(&mut &theirs, b"early")?;
+    epoll.add(&ours, EPOLLIN, 4)?;
+    assert_eq!(epoll.one(), Edge { data: 4, mask: EPOLLIN });
+    assert_eq!(epoll.now(), []);
+    Ok(())
+}
