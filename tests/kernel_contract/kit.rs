@@ -127,8 +127,8 @@ pub(crate) fn alone<F: FnOnce() -> io::Result<()>>(body: F) -> io::Result<()> {
     let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
     // A name that matches no test would end well too.
     assert!(ran.status.success() && out.contains(" 1 passed"), "{test} alone: {}\n{out}\n{err}", ran.status);
-    if let Some(line) = err.lines().find(|line| line.starts_with(SKIPPED)) {
-        skip(line);
+    if let Some(reason) = err.lines().find_map(|line| line.strip_prefix(SKIPPED)?.strip_prefix(": ")) {
+        skip(reason);
     }
     Ok(())
 }
@@ -204,8 +204,18 @@ pub(crate) fn fork(body: impl FnOnce() -> io::Result<()>) -> io::Result<Forked> 
     unsafe { libc::_exit(i32::from(!matches!(ended, Ok(Ok(()))))) }
 }
 
-/// Sets a soft limit, and gives the one before.
-pub(crate) fn set_limit(resource: libc::__rlimit_resource_t, soft: u64) -> io::Result<u64> {
+/// The limits that the tests lower.
+pub(crate) enum Limit {
+    Descriptors,
+    QueueBytes,
+}
+
+/// Sets a soft limit of this process, and gives the one before.
+pub(crate) fn set_limit(limit: Limit, soft: u64) -> io::Result<u64> {
+    let resource = match limit {
+        Limit::Descriptors => libc::RLIMIT_NOFILE,
+        Limit::QueueBytes => libc::RLIMIT_MSGQUEUE,
+    };
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the limit outlives the call.
     check(unsafe { libc::getrlimit(resource, &raw mut limit) })?;

@@ -2,8 +2,9 @@
 //! kernel alone. Nothing of `ipc_reactor` is used here. When one of these fails on another kernel, the design
 //! has to be looked at again, whatever the other tests say.
 //!
-//! A test that changes what belongs to the whole process (signals, limits, mounts), or that forks, runs again in
-//! a process of its own: see [`kit::alone`].
+//! A test that changes what belongs to the whole process (signals, limits, mounts), that forks, or that depends on
+//! a close being the last one runs again in a process of its own: see [`kit::alone`]. (The harness is full of
+//! threads, and a program that one of them starts holds every descriptor for the moment between fork and exec.)
 
 mod ancillary;
 mod kit;

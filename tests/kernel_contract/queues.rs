@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use libc::{EAGAIN, EBUSY, EMFILE, EMSGSIZE, ENOENT, EPOLLIN, EPOLLOUT};
 
-use crate::kit::{Edge, Epoll, alone, check, check_len, errno, own, set_limit};
+use crate::kit::{Edge, Epoll, Limit, alone, check, check_len, errno, own, set_limit};
 
 const MESSAGE_BYTES_MAX: usize = 64;
 const WHOLE_MASK: Edge = Edge { data: 0, mask: EPOLLIN | EPOLLOUT };
@@ -97,7 +97,8 @@ fn notify(queue: &OwnedFd, signal: i32) -> io::Result<()> {
     event.sigev_notify = libc::SIGEV_SIGNAL;
     event.sigev_signo = signal;
     // SAFETY: the event outlives the call.
-    check_len(unsafe { libc::syscall(libc::SYS_mq_notify, queue.as_raw_fd(), &raw const event) } as isize).map(drop)
+    check_len(unsafe { libc::syscall(libc::SYS_mq_notify, queue.as_raw_fd(), &raw const event) } as isize)
+        .map(drop)
 }
 
 /// Every send makes an edge, and so does every receive, each with the whole mask that holds at that moment. So
@@ -259,10 +260,10 @@ fn a_full_queue_refuses_and_tells_when_there_is_room() -> io::Result<()> {
 fn rlimit_msgqueue_shows_as_emfile() -> io::Result<()> {
     alone(|| {
         let name = Name::new();
-        let before = set_limit(libc::RLIMIT_MSGQUEUE, 0)?;
+        let before = set_limit(Limit::QueueBytes, 0)?;
         assert_eq!(errno(name.create(1)), EMFILE);
         File::open("/dev/null")?;
-        set_limit(libc::RLIMIT_MSGQUEUE, before)?;
+        set_limit(Limit::QueueBytes, before)?;
         name.create(1).map(drop)
     })
 }
