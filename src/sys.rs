@@ -7,6 +7,9 @@
 
 use std::io;
 
+pub(crate) mod fork;
+pub(crate) mod time;
+
 /// The C library's convention: -1 says that `errno` holds the reason.
 pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -15,4 +18,12 @@ pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 /// [`check`] for calls that answer with a length.
 pub(crate) fn check_len(result: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Where `byte` first occurs.
+#[inline]
+pub(crate) fn memchr(byte: u8, bytes: &[u8]) -> Option<usize> {
+    // SAFETY: the pointer and the length are those of a live slice.
+    let found = unsafe { libc::memchr(bytes.as_ptr().cast(), libc::c_int::from(byte), bytes.len()) };
+    (!found.is_null()).then(|| found as usize - bytes.as_ptr() as usize)
 }

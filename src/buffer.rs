@@ -1,0 +1,192 @@
+//! Bytes that wait: half frames on their way in, unsent replies on their way out.
+//!
+//! The buffers belong to the reactor. A client holds one only while something of its own waits.
+
+use std::io;
+
+/// A first-in, first-out run of bytes in one piece of memory.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer {
+    /// Initialised to its whole length, so that a read can go straight behind `end`.
+    data: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// When the first of the bytes came (half frames), in nanoseconds of the monotonic clock.
+    pub(crate) since_ns: u64,
+    /// How many of the bytes the framing has looked at in vain.
+    pub(crate) scanned: usize,
+}
+
+/// What a buffer has at least, once it holds anything.
+const CAPACITY_MIN: usize = 512;
+
+impl Buffer {
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.data[self.start..self.end]
+    }
+
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        (self.start, self.end, self.scanned) = (0, 0, 0);
+    }
+
+    #[inline]
+    pub(crate) fn consume(&mut self, count: usize) {
+        debug_assert!(count <= self.len());
+        self.start += count;
+        if self.start == self.end {
+            self.clear();
+        }
+    }
+
+    /// Appends `bytes`.
+    ///
+    /// # Errors
+    /// `OutOfMemory`; then nothing was appended.
+    #[inline]
+    pub(crate) fn extend(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.reserve(bytes.len())?;
+        self.data[self.end..self.end + bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len();
+        Ok(())
+    }
+
+    /// Makes room for `room` more bytes, so that appending them cannot fail.
+    #[inline]
+    pub(crate) fn reserve(&mut self, room: usize) -> io::Result<()> {
+        if self.data.len() - self.end < room { self.make_room(room) } else { Ok(()) }
+    }
+
+    /// The room behind the bytes, at least `room` of it, to read into; then [`commit`](Buffer::commit).
+    pub(crate) fn tail(&mut self, room: usize) -> io::Result<&mut [u8]> {
+        self.reserve(room)?;
+        Ok(&mut self.data[self.end..])
+    }
+
+    pub(crate) fn commit(&mut self, count: usize) {
+        self.end += count;
+        debug_assert!(self.end <= self.data.len());
+    }
+
+    #[cold]
+    fn make_room(&mut self, room: usize) -> io::Result<()> {
+        let len = self.len();
+        let wanted = len.checked_add(room).ok_or(io::ErrorKind::OutOfMemory)?;
+        // Moving the bytes to the front pays only if it frees at least as much as it moves.
+        if self.data.len() >= wanted && self.start >= len {
+            self.data.copy_within(self.start..self.end, 0);
+        } else {
+            let capacity = wanted.max(len.saturating_mul(2)).max(CAPACITY_MIN);
+            let mut grown = Vec::new();
+            grown.try_reserve_exact(capacity).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            grown.extend_from_slice(self.bytes());
+            grown.resize(capacity, 0);
+            self.data = grown;
+        }
+        (self.start, self.end) = (0, len);
+        Ok(())
+    }
+}
+
+/// The buffers that nobody needs at the moment, kept for the next who does.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    // Boxed where a client keeps it, so that an idle client is small; boxed here too, so that lending it
+    // allocates nothing.
+    #[allow(clippy::vec_box)]
+    free: Vec<Box<Buffer>>,
+    bytes: usize,
+}
+
+impl Pool {
+    /// Larger buffers are given back to the allocator at once.
+    const BUFFER_MAX: usize = 128 << 10;
+    /// All that is kept, together.
+    const BYTES_MAX: usize = 4 << 20;
+    /// Buffers kept, however small.
+    const COUNT_MAX: usize = 4096;
+
+    pub(crate) fn lend(&mut self) -> Box<Buffer> {
+        match self.free.pop() {
+            Some(buffer) => {
+                self.bytes -= buffer.data.len();
+                buffer
+            }
+            None => Box::default(),
+        }
+    }
+
+    pub(crate) fn give_back(&mut self, mut buffer: Box<Buffer>) {
+        let bytes = buffer.data.len();
+        if bytes > Pool::BUFFER_MAX || self.bytes + bytes > Pool::BYTES_MAX || self.free.len() == Pool::COUNT_MAX {
+            return;
+        }
+        buffer.clear();
+        self.bytes += bytes;
+        self.free.push(buffer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    proptest! {
+        #[test]
+        fn bytes_leave_in_the_order_in_which_they_came(steps in proptest::collection::vec((any::<bool>(), 0usize..2000), 1..200)) {
+            let (mut buffer, mut model) = (Buffer::default(), VecDeque::new());
+            let mut next = 0u8;
+            for (put, count) in steps {
+                if put {
+                    let bytes: Vec<u8> = (0..count).map(|_| { next = next.wrapping_add(1); next }).collect();
+                    if count % 2 == 0 {
+                        buffer.extend(&bytes).unwrap();
+                    } else {
+                        buffer.tail(count).unwrap()[..count].copy_from_slice(&bytes);
+                        buffer.commit(count);
+                    }
+                    model.extend(bytes);
+                } else {
+                    let count = count.min(buffer.len());
+                    buffer.consume(count);
+                    model.drain(..count);
+                }
+                prop_assert_eq!(buffer.bytes(), &model.iter().copied().collect::<Vec<_>>()[..]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_pool_is_bounded() {
+        let mut pool = Pool::default();
+        let buffers: Vec<_> = (0..1000)
+            .map(|_| {
+                let mut buffer = pool.lend();
+                buffer.extend(&[0; 32 << 10]).unwrap();
+                buffer
+            })
+            .collect();
+        for buffer in buffers {
+            pool.give_back(buffer);
+        }
+        assert!(pool.bytes <= Pool::BYTES_MAX && pool.free.len() < 1000);
+        let mut large = pool.lend();
+        large.extend(&vec![0; 1 << 20]).unwrap();
+        let before = pool.free.len();
+        pool.give_back(large);
+        assert_eq!(pool.free.len(), before);
+    }
+}

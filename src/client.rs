@@ -1,0 +1,318 @@
+//! A client handle: what the slab holds of a connection, how it comes in, what it holds, when its time is up.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    rc::Rc,
+    time::Duration,
+};
+
+use mio::Interest;
+
+use crate::{
+    Cause, Framing, Key, Limit, PollSet, Session,
+    buffer::Buffer,
+    set::{Phase, Usage},
+    source::{Ready, Slot, Source},
+    sys::socket,
+};
+
+/// What all clients of one master socket have in common.
+pub(crate) struct Plan {
+    pub(crate) framing: Framing,
+    /// The socket keeps message boundaries (seqpacket): a read is a record, a reply is a record.
+    pub(crate) records: bool,
+    /// A short read proves that nothing is left. It does not where a passed descriptor can cut it short.
+    pub(crate) proved: bool,
+    /// The kernel vouches for the peer's uid.
+    pub(crate) unix: bool,
+}
+
+/// Why a client that still has bytes to take is on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Peer,
+    HalfFrame,
+    Closed,
+    Drain,
+}
+
+impl From<Ending> for Cause {
+    fn from(ending: Ending) -> Cause {
+        match ending {
+            Ending::Peer => Cause::Peer,
+            Ending::HalfFrame => Cause::HalfFrame,
+            Ending::Closed => Cause::Closed,
+            Ending::Drain => Cause::Drain,
+        }
+    }
+}
+
+/// The uid of a client that nobody has asked the kernel about yet; no user has it (`chown(2)` takes -1 for "leave it").
+const UID_UNKNOWN: u32 = u32::MAX;
+/// Stands for all the peers of whom the kernel knows no uid (the overflow uid minus one is nobody's either).
+const NO_UID: u32 = u32::MAX - 1;
+
+pub(crate) struct Client<S> {
+    pub(crate) socket: OwnedFd,
+    pub(crate) plan: Rc<Plan>,
+    pub(crate) session: Box<dyn Session<S>>,
+    /// Bytes that are no whole frame yet, or frames that a budget left.
+    pub(crate) input: Option<Box<Buffer>>,
+    /// Bytes that the socket did not take yet.
+    pub(crate) output: Option<Box<Buffer>>,
+    /// When it last sent or took a byte; for one that is ending, since when.
+    pub(crate) active_ns: u64,
+    /// How much of the reactor's memory it holds, as accounted.
+    pub(crate) held: u32,
+    uid: u32,
+    pub(crate) ending: Option<Ending>,
+    pub(crate) opened: bool,
+    /// `input` may hold whole frames.
+    pub(crate) more: bool,
+    /// The peer has shut down its writing side, or we have ended reading.
+    pub(crate) eof: bool,
+    /// The peer does not read any more: what would be sent is thrown away.
+    pub(crate) mute: bool,
+    /// The socket took all it was given last.
+    pub(crate) writable: bool,
+    /// It is registered for `EPOLLOUT`.
+    pub(crate) watches_write: bool,
+    /// It takes its replies too slowly; nothing is read from it.
+    pub(crate) slow: bool,
+    /// Nothing more is read: a drain has shut its reading side.
+    pub(crate) shut: bool,
+    /// It was asked to end for a drain.
+    pub(crate) asked: bool,
+}
+
+impl<S> Client<S> {
+    pub(crate) fn is_open(&self) -> bool {
+        self.ending.is_none()
+    }
+
+    /// Sends what waits, then closes; nothing more is read.
+    pub(crate) fn end(&mut self, ending: Ending) {
+        self.ending.get_or_insert(ending);
+    }
+
+    pub(crate) fn has_half_frame(&self) -> Option<u64> {
+        self.input.as_ref().filter(|_| !self.more).map(|input| input.since_ns)
+    }
+
+    pub(crate) fn dismantle(mut self, set: &mut PollSet<S>) -> (Box<dyn Session<S>>, [Option<Box<Buffer>>; 2]) {
+        account(set, &mut self, 0);
+        if let Some(users) = &mut set.users
+            && let Some(usage) = users.get_mut(&self.uid)
+        {
+            usage.clients -= 1;
+            if usage.clients == 0 {
+                users.remove(&self.uid);
+            }
+        }
+        (self.session, [self.input, self.output])
+    }
+}
+
+/// A new client: in the slab, in the poll set, and visited in the next round.
+pub(crate) fn admit<S>(
+    set: &mut PollSet<S>,
+    socket: OwnedFd,
+    plan: Rc<Plan>,
+    session: Box<dyn Session<S>>,
+) -> io::Result<Key> {
+    let interest = interest(&plan, false);
+    let mut client = Client {
+        socket,
+        plan,
+        session,
+        input: None,
+        output: None,
+        active_ns: set.now_ns(),
+        held: 0,
+        uid: UID_UNKNOWN,
+        ending: None,
+        opened: false,
+        more: false,
+        eof: false,
+        mute: false,
+        writable: true,
+        watches_write: false,
+        slow: false,
+        shut: false,
+        asked: false,
+    };
+    if set.users.is_some() {
+        client.uid = uid_of(&client);
+    }
+    let (active_ns, uid) = (client.active_ns, client.uid);
+    let key = set.insert(Source::Client(client), interest).map_err(|(error, _)| error)?;
+    if let Some(users) = &mut set.users {
+        users.entry(uid).or_default().clients += 1;
+    }
+    set.stats.clients += 1;
+    if let Some(idle) = set.limits.idle {
+        set.timers.client_deadline(&mut set.slots, key.index, active_ns.saturating_add(idle.as_nanos() as u64));
+    }
+    // The session is opened by its first visit, and in a drain it is asked to end.
+    set.mark_ready(key, if set.phase == Phase::Draining { Ready::READABLE } else { Ready::NONE });
+    Ok(key)
+}
+
+/// Takes in a connected socket that no master socket of ours accepted.
+pub(crate) fn adopt<S>(
+    set: &mut PollSet<S>,
+    socket: OwnedFd,
+    framing: Framing,
+    session: Box<dyn Session<S>>,
+) -> io::Result<Key> {
+    let kind = socket::kind(socket.as_fd())?;
+    socket::set_nonblocking(socket.as_fd())?;
+    // Descriptors that were passed before this are in the socket already: the first event is read to EAGAIN,
+    // because it is marked as though urgent data had come.
+    let refuses = kind.is_unix() && socket::refuse_descriptors(socket.as_fd()).is_ok();
+    if kind.is_records() {
+        socket::receive_credentials(socket.as_fd())?;
+    }
+    let plan = Plan { framing, records: kind.is_records(), proved: refuses || !kind.is_unix(), unix: kind.is_unix() };
+    let key = admit(set, socket, Rc::new(plan), session)?;
+    set.mark_ready(key, Ready::READABLE | Ready::PRIORITY);
+    Ok(key)
+}
+
+pub(crate) fn interest(plan: &Plan, write: bool) -> Interest {
+    // PRIORITY tells of an out-of-band byte, at which a read stops short.
+    let read = if plan.records { Interest::READABLE } else { Interest::READABLE | Interest::PRIORITY };
+    if write { read | Interest::WRITABLE } else { read }
+}
+
+
+/// Accounts what a client holds of the reactor's memory now; names the limit that this exceeds.
+pub(crate) fn account<S>(set: &mut PollSet<S>, client: &mut Client<S>, held: usize) -> Option<Limit> {
+    let before = client.held as usize;
+    set.held = set.held - before + held;
+    client.held = u32::try_from(held).unwrap_or(u32::MAX);
+    if set.held > set.limits.held_max && held > before {
+        return Some(Limit::Held);
+    }
+    // No user can hold more than all together.
+    if client.plan.unix && set.users.is_none() && set.held > set.limits.held_per_uid {
+        count_users(set);
+    }
+    if set.users.is_some() && client.uid == UID_UNKNOWN {
+        // It was out of its slot when the users were counted.
+        let uid = uid_of(client);
+        client.uid = uid;
+        if let Some(users) = &mut set.users {
+            let usage = users.entry(uid).or_default();
+            usage.clients += 1;
+            usage.held += before;
+        }
+    }
+    let limit = set.limits.held_per_uid;
+    let usage = set.users.as_mut()?.get_mut(&client.uid)?;
+    usage.held = usage.held - before + held;
+    (client.plan.unix && usage.held > limit && held > before).then_some(Limit::HeldPerUid)
+}
+
+/// Whether another client of the same user as this new one would be too many.
+pub(crate) fn too_many_of_user<S>(set: &mut PollSet<S>, socket: &OwnedFd) -> bool {
+    // While all clients together are fewer than one user may have, nobody need be asked.
+    if set.stats.clients < set.limits.clients_per_uid {
+        return false;
+    }
+    if set.users.is_none() {
+        count_users(set);
+    }
+    let uid = socket::peer_credentials(socket.as_fd()).map_or(NO_UID, |credentials| credentials.uid);
+    let clients = set.users.as_ref().and_then(|users| users.get(&uid)).map_or(0, |usage| usage.clients);
+    clients >= set.limits.clients_per_uid
+}
+
+/// Asks the kernel whose each client is. Done once, and only where one user could be over a limit at all; from then
+/// on the count is kept.
+fn count_users<S>(set: &mut PollSet<S>) {
+    let mut users: HashMap<u32, Usage> = HashMap::new();
+    for (_, slot) in &mut set.slots {
+        if let Slot { source: Source::Client(client), .. } = slot {
+            client.uid = uid_of(client);
+            let usage = users.entry(client.uid).or_default();
+            usage.clients += 1;
+            usage.held += client.held as usize;
+        }
+    }
+    set.users = Some(users);
+}
+
+fn uid_of<S>(client: &Client<S>) -> u32 {
+    if !client.plan.unix {
+        return NO_UID;
+    }
+    socket::peer_credentials(client.socket.as_fd()).map_or(NO_UID, |credentials| credentials.uid)
+}
+
+/// When this client's time is up next, and why.
+fn deadline<S>(set: &PollSet<S>, client: &Client<S>) -> Option<(u64, Limit)> {
+    let after = |since_ns: u64, duration: Duration| since_ns.saturating_add(duration.as_nanos() as u64);
+    if !client.is_open() {
+        return Some((after(client.active_ns, set.limits.flush), Limit::Flush));
+    }
+    let idle = set.limits.idle.map(|idle| (after(client.active_ns, idle), Limit::Idle));
+    let half_frame = match (set.limits.half_frame, client.has_half_frame()) {
+        (Some(limit), Some(since_ns)) if !client.slow => Some((after(since_ns, limit), Limit::HalfFrame)),
+        _ => None,
+    };
+    [idle, half_frame].into_iter().flatten().min_by_key(|&(due_ns, _)| due_ns)
+}
+
+/// Sees to it that this client's deadline will be noticed. One that moves away needs nothing: it is looked at when
+/// the earlier one has come.
+pub(crate) fn arm_deadline<S>(set: &mut PollSet<S>, key: Key, client: &Client<S>) {
+    if let Some((due_ns, _)) = deadline(set, client) {
+        set.timers.client_deadline(&mut set.slots, key.index, due_ns);
+    }
+}
+
+/// A deadline in the heap has come: the client's time is up, or it is put off.
+pub(crate) fn deadline_due<S>(set: &mut PollSet<S>, key: Key, now_ns: u64) {
+    let Some(Source::Client(client)) = set.source(key) else { return };
+    match deadline(set, client) {
+        Some((due_ns, limit)) if due_ns <= now_ns => {
+            let Some(slot) = set.slot(key) else { return };
+            let source = std::mem::replace(&mut slot.source, Source::Running);
+            set.trip(limit, format_args!("client {key}"));
+            set.retire(key, source, Cause::Limit(limit));
+        }
+        Some((due_ns, _)) => set.timers.client_deadline(&mut set.slots, key.index, due_ns),
+        None => {}
+    }
+}
+
+/// Closes the clients that have been holding a half frame for longest, to make room for newcomers: of those that
+/// connected and never finish a request, none keeps a place that somebody else could use.
+pub(crate) fn evict_half_frames<S>(set: &mut PollSet<S>) -> bool {
+    const AT_ONCE: usize = 64;
+    let mut found: Vec<(u64, Key)> = set
+        .slots
+        .iter()
+        .filter_map(|(index, slot)| match &slot.source {
+            Source::Client(client) => {
+                Some((client.has_half_frame()?, Key { index: index as u32, serial: slot.serial }))
+            }
+            _ => None,
+        })
+        .collect();
+    if found.len() > AT_ONCE {
+        found.select_nth_unstable(AT_ONCE);
+        found.truncate(AT_ONCE);
+    }
+    for &(_, key) in &found {
+        if let Some(slot) = set.slot(key) {
+            let source = std::mem::replace(&mut slot.source, Source::Running);
+            set.trip(Limit::Evicted, format_args!("client {key} with a half frame"));
+            set.retire(key, source, Cause::Limit(Limit::Evicted));
+        }
+    }
+    !found.is_empty()
+}

@@ -1,0 +1,56 @@
+//! The name of a source in the poll set.
+
+use std::fmt;
+
+use mio::Token;
+
+/// Names one source in the poll set: a master socket, a client, a queue, a timer's owner, any descriptor.
+///
+/// A key is a slot's index with the serial number of what was put there. Slots are used again,
+/// keys are not: a key kept after its source was closed names nothing, for the next 2³² insertions.
+/// An event that the kernel reported for an earlier tenant of the slot is recognised in the same way.
+///
+/// ```
+/// # fn show(key: ipc_reactor::Key) {
+/// println!("client {key} has left");   // "client 3:41 has left": slot 3, serial 41
+/// # }
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    pub(crate) index: u32,
+    pub(crate) serial: u32,
+}
+
+impl Key {
+    pub(crate) fn token(self) -> Token {
+        Token((self.serial as usize) << 32 | self.index as usize)
+    }
+
+    pub(crate) fn from_token(token: Token) -> Key {
+        Key { index: token.0 as u32, serial: (token.0 >> 32) as u32 }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.index, self.serial)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_carries_the_whole_key() {
+        for key in [Key { index: 0, serial: u32::MAX }, Key { index: u32::MAX, serial: 0 }, Key { index: 7, serial: 9 }] {
+            assert_eq!(Key::from_token(key.token()), key);
+        }
+    }
+}

@@ -1,0 +1,529 @@
+//! The poll set: a slab of sources, the list of those that are ready, and what a handler may do with them.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt, io, mem,
+    os::fd::{AsRawFd, OwnedFd},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use log::Level;
+use mio::{Interest, Poll, unix::SourceFd};
+use slab::Slab;
+
+use crate::{
+    Cause, Context, Framing, Key, Limit, Limits, Session, Stats,
+    buffer::{Buffer, Pool},
+    client::{self, Client, Ending, Plan},
+    context::{ClientHandle, not_connected},
+    source::{Ready, Slot, Source, Visited},
+    throttle::{Kind, Throttle},
+    timers::Timers,
+};
+
+/// How handlers are told to end the current visit early, and what happens to the source they run for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Halt {
+    No,
+    /// So many replies wait that they should be sent before more requests are handled.
+    Flush,
+    /// The handler closed its own source: once flushed, or at once.
+    Close,
+    Abort,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Running,
+    Draining,
+    Stopped,
+}
+
+/// A handler whose source is gone already; `on_close` is still owed to it.
+pub(crate) struct Dead<S> {
+    pub(crate) key: Key,
+    pub(crate) cause: Cause,
+    pub(crate) handler: DeadHandler<S>,
+}
+
+pub(crate) enum DeadHandler<S> {
+    Session(Box<dyn Session<S>>),
+    Source(Source<S>),
+}
+
+/// What one user has open here.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Usage {
+    pub(crate) clients: usize,
+    pub(crate) held: usize,
+}
+
+/// The poll set, and all that can be done with it between turns and from handlers: a [`Reactor`](crate::Reactor)
+/// and a [`Context`] both dereference to it.
+///
+/// It has no way to run the loop, so a handler cannot re-enter it.
+pub struct PollSet<S> {
+    pub(crate) poll: Poll,
+    pub(crate) slots: Slab<Slot<S>>,
+    serial: u32,
+    pub(crate) ready: VecDeque<Key>,
+    pub(crate) timers: Timers<S>,
+    /// What arrives is read in here first.
+    pub(crate) scratch: Vec<u8>,
+    /// What the client being visited is to be sent.
+    pub(crate) out: Box<Buffer>,
+    pub(crate) pool: Pool,
+    pub(crate) current: Option<Key>,
+    pub(crate) halt: Halt,
+    /// What is known of the client whose session runs.
+    pub(crate) running: Option<Rc<Plan>>,
+    pub(crate) dead: VecDeque<Dead<S>>,
+    /// Master sockets that wait for a descriptor or a place.
+    pub(crate) paused: Vec<Key>,
+    /// Masters, clients and queues: when a drain has closed the last of them, the loop ends.
+    pub(crate) drainable: usize,
+    pub(crate) phase: Phase,
+    pub(crate) held: usize,
+    pub(crate) users: Option<HashMap<u32, Usage>>,
+    pub(crate) limits: Limits,
+    pub(crate) stats: Stats,
+    pub(crate) throttle: Throttle,
+}
+
+impl<S> PollSet<S> {
+    pub(crate) fn new(limits: Limits, scratch: usize) -> io::Result<PollSet<S>> {
+        Ok(PollSet {
+            poll: Poll::new()?,
+            slots: Slab::new(),
+            serial: 0,
+            ready: VecDeque::new(),
+            timers: Timers::new(),
+            scratch: vec![0; scratch],
+            out: Box::default(),
+            pool: Pool::default(),
+            current: None,
+            halt: Halt::No,
+            running: None,
+            dead: VecDeque::new(),
+            paused: Vec::new(),
+            drainable: 0,
+            phase: Phase::Running,
+            held: 0,
+            users: None,
+            limits,
+            stats: Stats::default(),
+            throttle: Throttle::new(),
+        })
+    }
+
+    // ---- The slab ----
+
+    /// Puts a source into the slab and its descriptor into the poll set.
+    pub(crate) fn insert(&mut self, source: Source<S>, interest: Interest) -> Result<Key, (io::Error, Source<S>)> {
+        let vacant = self.slots.vacant_entry();
+        let key = Key { index: vacant.key() as u32, serial: self.serial };
+        if let Some(fd) = source.raw_fd() {
+            if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), key.token(), interest) {
+                self.stats.failed(error.kind());
+                return Err((explain_registration(error), source));
+            }
+        }
+        self.serial = self.serial.wrapping_add(1);
+        self.drainable += usize::from(is_drainable(&source));
+        vacant.insert(Slot::new(source, key.serial));
+        Ok(key)
+    }
+
+    pub(crate) fn slot(&mut self, key: Key) -> Option<&mut Slot<S>> {
+        self.slots.get_mut(key.index as usize).filter(|slot| slot.serial == key.serial)
+    }
+
+    pub(crate) fn source(&self, key: Key) -> Option<&Source<S>> {
+        self.slots.get(key.index as usize).filter(|slot| slot.serial == key.serial).map(|slot| &slot.source)
+    }
+
+    /// Notes edges, and puts their source into the ready list.
+    #[inline]
+    pub(crate) fn mark_ready(&mut self, key: Key, ready: Ready) -> bool {
+        let Some(slot) = self.slots.get_mut(key.index as usize) else { return false };
+        if slot.serial != key.serial {
+            return false;
+        }
+        slot.ready |= ready;
+        if !slot.queued {
+            slot.queued = true;
+            self.ready.push_back(key);
+        }
+        true
+    }
+
+    /// Puts a source back after its visit, or buries it.
+    #[inline]
+    pub(crate) fn put_back(&mut self, key: Key, source: Source<S>, visited: Visited) {
+        let slot = &mut self.slots[key.index as usize];
+        debug_assert_eq!(slot.serial, key.serial, "a slot is not freed while its source runs");
+        match visited {
+            Visited::Drained => slot.source = source,
+            Visited::Parked(ready) => {
+                slot.source = source;
+                slot.ready |= ready;
+            }
+            Visited::Again(ready) => {
+                slot.source = source;
+                self.mark_ready(key, ready);
+            }
+            Visited::Closed(cause) => self.retire(key, source, cause),
+        }
+    }
+
+    /// Takes a source, which the caller has taken out of its slot, out of the poll set; `on_close` follows when the
+    /// running handler has returned.
+    pub(crate) fn retire(&mut self, key: Key, source: Source<S>, cause: Cause) {
+        if let Some(fd) = source.raw_fd() {
+            // DEL though we close: a dup'd descriptor keeps the registration alive.
+            if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
+                self.stats.failed(error.kind());
+            }
+        }
+        self.timers.forget_client(&mut self.slots, key.index);
+        self.slots.remove(key.index as usize);
+        self.drainable -= usize::from(is_drainable(&source));
+        let handler = match source {
+            Source::Client(client) => DeadHandler::Session(self.dismantle(key, client, &cause)),
+            other => DeadHandler::Source(other),
+        };
+        self.dead.push_back(Dead { key, cause, handler });
+        for master in mem::take(&mut self.paused) {
+            self.mark_ready(master, Ready::READABLE);
+        }
+        if self.slots.capacity() > 1024 && self.slots.len() < self.slots.capacity() / 8 {
+            self.slots.shrink_to_fit();
+        }
+    }
+
+    fn dismantle(&mut self, key: Key, client: Client<S>, cause: &Cause) -> Box<dyn Session<S>> {
+        log::debug!(target: "ipc_reactor", "client {key} fd {}: {cause}", client.socket.as_raw_fd());
+        self.stats.clients -= 1;
+        self.stats.closed += 1;
+        match cause {
+            Cause::Drain => self.stats.drained += 1,
+            Cause::DrainDeadline => self.stats.drain_cut += 1,
+            _ => {}
+        }
+        let (session, buffers) = client.dismantle(self);
+        for buffer in buffers.into_iter().flatten() {
+            self.pool.give_back(buffer);
+        }
+        session
+    }
+
+    // ---- Clients ----
+
+    /// The connected client of this key, to send to it or to close it. `None` once it is closed.
+    ///
+    /// ```
+    /// # use ipc_reactor::{Context, Key};
+    /// fn tell<S>(cx: &mut Context<'_, S>, other: Key) -> std::io::Result<()> {
+    ///     if let Some(mut client) = cx.client(other) {
+    ///         client.send(b"news\n")?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn client(&mut self, key: Key) -> Option<ClientHandle<'_, S>> {
+        match self.source(key)? {
+            Source::Client(client) if client.is_open() => {}
+            Source::Running if self.framing_of(key).is_some() => {}
+            _ => return None,
+        }
+        Some(ClientHandle { set: self, key })
+    }
+
+    /// The keys of all connected clients, in no particular order.
+    pub fn clients(&self) -> impl Iterator<Item = Key> + '_ {
+        self.slots.iter().filter_map(|(index, slot)| {
+            let key = Key { index: index as u32, serial: slot.serial };
+            let is_client = match &slot.source {
+                Source::Client(client) => client.is_open(),
+                Source::Running => self.is_current(key),
+                _ => false,
+            };
+            is_client.then_some(key)
+        })
+    }
+
+    /// Calls `each` for every connected client, the one whose session runs included.
+    pub fn each_client(&mut self, mut each: impl FnMut(ClientHandle<'_, S>)) {
+        // The slab may shrink under `each`, never grow: nothing is inserted by a handle.
+        for index in 0..self.slots.capacity() {
+            let Some(slot) = self.slots.get(index) else { continue };
+            let key = Key { index: index as u32, serial: slot.serial };
+            if let Some(client) = self.client(key) {
+                each(client);
+            }
+        }
+    }
+
+    /// Sends `bytes` to every connected client; returns how many took it. A client whose unsent bytes are at
+    /// [`Limits::output_max`] misses it, and is counted in [`Stats::trips`].
+    pub fn broadcast(&mut self, bytes: &[u8]) -> usize {
+        let mut reached = 0;
+        self.each_client(|mut client| reached += usize::from(client.send(bytes).is_ok()));
+        reached
+    }
+
+    /// Takes a connected stream or seqpacket socket into the poll set, as though a master socket had accepted it.
+    ///
+    /// # Errors
+    /// It is no such socket, or the kernel refuses to watch it. The socket is closed.
+    pub fn adopt(
+        &mut self,
+        socket: impl Into<OwnedFd>,
+        framing: Framing,
+        session: impl Session<S> + 'static,
+    ) -> io::Result<Key> {
+        client::adopt(self, socket.into(), framing, Box::new(session))
+    }
+
+    /// The poll set's clock: when this turn began to handle events. All handlers of a turn see the same time.
+    pub fn now(&mut self) -> Instant {
+        self.timers.clock.instant()
+    }
+
+    #[inline]
+    pub(crate) fn now_ns(&mut self) -> u64 {
+        self.timers.clock.now_ns()
+    }
+
+    // ---- Closing ----
+
+    /// Closes any source, that of the running handler included. A client first takes what waits for it (at most for
+    /// [`Limits::flush`]); no more is read from it. Returns false if the key names nothing any more.
+    pub fn close(&mut self, key: Key) -> bool {
+        self.end(key, Halt::Close)
+    }
+
+    /// Closes any source at once. What waits to be sent to a client is lost.
+    pub fn abort(&mut self, key: Key) -> bool {
+        self.end(key, Halt::Abort)
+    }
+
+    fn end(&mut self, key: Key, how: Halt) -> bool {
+        let Some(slot) = self.slots.get_mut(key.index as usize).filter(|slot| slot.serial == key.serial) else {
+            return false;
+        };
+        match &mut slot.source {
+            Source::Running => {
+                debug_assert_eq!(self.current, Some(key), "only the running handler's source is taken out");
+                if self.halt != Halt::Abort {
+                    self.halt = how;
+                }
+            }
+            // The reactor's own.
+            Source::Timers(_) | Source::Remote(_) => return false,
+            Source::Client(client) if how == Halt::Close && client.is_open() && client.output.is_some() => {
+                client.end(Ending::Closed);
+                self.mark_ready(key, Ready::NONE);
+            }
+            Source::Client(client) if how == Halt::Close && !client.is_open() => return false,
+            _ => {
+                let source = mem::replace(&mut slot.source, Source::Running);
+                self.retire(key, source, Cause::Closed);
+            }
+        }
+        true
+    }
+
+    /// Ends the loop when the running handler has returned: every source is closed, with [`Cause::Stop`].
+    pub fn stop(&mut self) {
+        self.phase = Phase::Stopped;
+    }
+
+    /// Ends the loop in order: no more CIRs are accepted than have arrived by now; every request that has arrived is
+    /// handled, every reply sent, every client closed when nothing is owed to it, and messages that are in the queues
+    /// now are handled. What is not done after `within` (or [`Limits::drain`]) is cut off, with
+    /// [`Cause::DrainDeadline`]. [`Stats`] tells how many were drained, and how many cut off.
+    ///
+    /// Another drain while one is under way can only bring its end forward.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn drain(&mut self, within: Duration) -> io::Result<()> {
+        let within = within.min(self.limits.drain);
+        self.timers.drain_deadline(within)?;
+        if self.phase == Phase::Running {
+            log::info!(target: "ipc_reactor", "draining: {} clients, {within:?} at most", self.stats.clients);
+            self.phase = Phase::Draining;
+            let keys: Vec<Key> =
+                self.slots.iter().map(|(index, slot)| Key { index: index as u32, serial: slot.serial }).collect();
+            for key in keys {
+                if self.source(key).is_some_and(|source| is_drainable(source) || matches!(source, Source::Running)) {
+                    self.mark_ready(key, Ready::READABLE);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The drain's deadline has passed.
+    pub(crate) fn cut_off(&mut self) {
+        self.close_all(|| Cause::DrainDeadline, is_drainable);
+        self.phase = Phase::Stopped;
+    }
+
+    pub(crate) fn close_all(&mut self, cause: impl Fn() -> Cause, which: impl Fn(&Source<S>) -> bool) {
+        let keys: Vec<Key> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| which(&slot.source) && !matches!(slot.source, Source::Running))
+            .map(|(index, slot)| Key { index: index as u32, serial: slot.serial })
+            .collect();
+        for key in keys {
+            if let Some(slot) = self.slot(key) {
+                let source = mem::replace(&mut slot.source, Source::Running);
+                self.retire(key, source, cause());
+            }
+        }
+    }
+
+    // ---- Output ----
+
+    /// Whether `key` is the client whose session runs.
+    pub(crate) fn is_current(&self, key: Key) -> bool {
+        self.running.is_some() && self.current == Some(key)
+    }
+
+    pub(crate) fn framing_of(&self, key: Key) -> Option<Framing> {
+        match self.source(key)? {
+            Source::Running if self.is_current(key) => self.running.as_ref().map(|plan| plan.framing.clone()),
+            Source::Client(client) if client.is_open() => Some(client.plan.framing.clone()),
+            _ => None,
+        }
+    }
+
+    /// Appends one reply, given in parts, to what the running session's client is to be sent.
+    #[inline]
+    pub(crate) fn put_current(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        let Some(plan) = &self.running else { return Err(not_connected()) };
+        let records = plan.records;
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        if self.out.len() + bytes > self.limits.output_high_water {
+            if self.out.len() + bytes > self.limits.output_max {
+                return Err(self.refuse_output());
+            }
+            if self.halt == Halt::No {
+                self.halt = Halt::Flush;
+            }
+        }
+        append(&mut self.out, records, bytes, parts)
+    }
+
+    /// Appends one reply, given in parts, to what the client of this key is to be sent.
+    pub(crate) fn put(&mut self, key: Key, parts: &[&[u8]]) -> io::Result<()> {
+        if self.is_current(key) {
+            return self.put_current(parts);
+        }
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        let limit = self.limits.output_max;
+        let slot = self.slots.get_mut(key.index as usize).filter(|slot| slot.serial == key.serial);
+        let Some(Slot { source: Source::Client(client), .. }) = slot else { return Err(not_connected()) };
+        if !client.is_open() {
+            return Err(not_connected());
+        }
+        let output = client.output.get_or_insert_with(|| self.pool.lend());
+        if output.len() + bytes > limit {
+            return Err(self.refuse_output());
+        }
+        append(output, client.plan.records, bytes, parts)?;
+        // Sent by the client's next visit, with all else that this round has for it.
+        self.mark_ready(key, Ready::NONE);
+        Ok(())
+    }
+
+    #[cold]
+    fn refuse_output(&mut self) -> io::Error {
+        self.trip(Limit::Output, format_args!("a reply was refused"));
+        let why = format!(
+            "more than {} bytes would wait for a peer that does not read them; raise Limits::output_max",
+            self.limits.output_max
+        );
+        io::Error::new(io::ErrorKind::WouldBlock, why)
+    }
+
+    // ---- Limits and faults ----
+
+    /// Counts a limit that was reached, and says so in the log.
+    #[cold]
+    pub(crate) fn trip(&mut self, limit: Limit, what: fmt::Arguments<'_>) {
+        self.stats.tripped(limit);
+        let now_ns = self.now_ns();
+        self.throttle.log(Kind::Limit, Level::Warn, now_ns, format_args!("limit reached: {limit}: {what}"));
+    }
+
+    #[cold]
+    pub(crate) fn complain(&mut self, kind: Kind, level: Level, what: fmt::Arguments<'_>) {
+        let now_ns = self.now_ns();
+        self.throttle.log(kind, level, now_ns, what);
+    }
+
+    /// What all that has happened so far amounts to.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Puts other limits in force, from now on: what exceeds them already stays.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+        for master in mem::take(&mut self.paused) {
+            self.mark_ready(master, Ready::READABLE);
+        }
+    }
+}
+
+/// A record's length goes before it in the buffer, so that flushing finds the boundaries again.
+#[inline]
+fn append(out: &mut Buffer, records: bool, bytes: usize, parts: &[&[u8]]) -> io::Result<()> {
+    if records {
+        let length = u32::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+        out.reserve(bytes + 4)?;
+        out.extend(&length.to_ne_bytes())?;
+    } else if parts.len() > 1 {
+        // All of a message or nothing of it.
+        out.reserve(bytes)?;
+    }
+    for part in parts {
+        out.extend(part)?;
+    }
+    Ok(())
+}
+
+/// What a drain waits for.
+fn is_drainable<S>(source: &Source<S>) -> bool {
+    matches!(source, Source::Master(_) | Source::Client(_) | Source::Queue(_))
+}
+
+fn explain_registration(error: io::Error) -> io::Error {
+    let why = match error.raw_os_error() {
+        Some(libc::EPERM) => "epoll does not watch files of this kind: a regular file or a directory is always ready",
+        Some(libc::EEXIST) => "this descriptor is in the poll set already",
+        Some(libc::ENOSPC) => "too many watches; raise /proc/sys/fs/epoll/max_user_watches",
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("{why} ({error})"))
+}
+
+impl<S> fmt::Debug for PollSet<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PollSet")
+            .field("sources", &self.slots.len())
+            .field("ready", &self.ready.len())
+            .field("phase", &self.phase)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,180 @@
+//! What the slab holds: a closed enum of sources, and the edges that the kernel has reported for each.
+
+use std::ops::{BitOr, BitOrAssign};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use mio::event::Event;
+
+use crate::{
+    client::Client,
+    heap::NOWHERE,
+    master::Master,
+    open::Open,
+    queue_source::QueueSource,
+    remote::Inbox,
+    signal_source::SignalSource,
+    timers::TimerFd,
+};
+
+/// Everything that can be in the poll set. `reactor::dispatch` holds the one `match` over it.
+pub(crate) enum Source<S> {
+    /// Taken out of its slot, because its handler runs.
+    Running,
+    /// A master socket: its events are CIRs.
+    Master(Box<Master<S>>),
+    /// A client handle: its events are SRMs.
+    Client(Client<S>),
+    /// A POSIX message queue.
+    Queue(Box<QueueSource<S>>),
+    /// A signalfd.
+    Signals(Box<SignalSource<S>>),
+    /// The timerfd behind all timers.
+    Timers(TimerFd),
+    /// The eventfd behind all `Remote`s.
+    Remote(Inbox<S>),
+    /// Any other descriptor.
+    Open(Box<Open<S>>),
+}
+
+impl<S> Source<S> {
+    /// The descriptor in the poll set; none while its handler runs, nor for the `Remote`s' own eventfd, which mio
+    /// keeps.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Source::Running | Source::Remote(_) => None,
+            Source::Master(master) => Some(master.listener.as_fd()),
+            Source::Client(client) => Some(client.socket.as_fd()),
+            Source::Queue(queue) => Some(queue.queue.as_fd()),
+            Source::Signals(signals) => Some(signals.signals.as_fd()),
+            Source::Timers(timer) => Some(timer.as_fd()),
+            Source::Open(open) => Some(open.source.as_fd()),
+        }
+    }
+
+    pub(crate) fn raw_fd(&self) -> Option<RawFd> {
+        self.fd().map(|fd| fd.as_raw_fd())
+    }
+}
+
+pub(crate) struct Slot<S> {
+    pub(crate) source: Source<S>,
+    pub(crate) serial: u32,
+    /// Where its deadline is in the heap; kept here, not in the client, so that the heap can move entries while
+    /// the client is taken out.
+    pub(crate) deadline: u32,
+    /// The kernel's edges, until they are used up.
+    pub(crate) ready: Ready,
+    /// It is in the ready list.
+    pub(crate) queued: bool,
+}
+
+impl<S> Slot<S> {
+    pub(crate) fn new(source: Source<S>, serial: u32) -> Slot<S> {
+        Slot { source, serial, deadline: NOWHERE, ready: Ready::NONE, queued: false }
+    }
+}
+
+/// What a source is ready for, as the kernel last said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ready(u8);
+
+impl Ready {
+    pub(crate) const NONE: Ready = Ready(0);
+    pub(crate) const READABLE: Ready = Ready(1);
+    pub(crate) const WRITABLE: Ready = Ready(2);
+    pub(crate) const PRIORITY: Ready = Ready(4);
+    pub(crate) const READ_CLOSED: Ready = Ready(8);
+    pub(crate) const WRITE_CLOSED: Ready = Ready(16);
+    pub(crate) const ERROR: Ready = Ready(32);
+
+    #[inline]
+    pub(crate) fn of(event: &Event) -> Ready {
+        let mut ready = Ready::NONE;
+        if event.is_readable() {
+            ready |= Ready::READABLE;
+        }
+        if event.is_writable() {
+            ready |= Ready::WRITABLE;
+        }
+        if event.is_priority() {
+            ready |= Ready::PRIORITY;
+        }
+        if event.is_read_closed() {
+            ready |= Ready::READ_CLOSED;
+        }
+        if event.is_write_closed() {
+            ready |= Ready::WRITE_CLOSED;
+        }
+        if event.is_error() {
+            ready |= Ready::ERROR;
+        }
+        ready
+    }
+
+    #[inline]
+    pub(crate) fn has(self, any: Ready) -> bool {
+        self.0 & any.0 != 0
+    }
+
+    #[inline]
+    pub(crate) fn without(self, gone: Ready) -> Ready {
+        Ready(self.0 & !gone.0)
+    }
+
+    /// There is something to read, or an end of file (`EPOLLIN`).
+    pub fn is_readable(self) -> bool {
+        self.has(Ready::READABLE)
+    }
+
+    /// There is room to write (`EPOLLOUT`).
+    pub fn is_writable(self) -> bool {
+        self.has(Ready::WRITABLE)
+    }
+
+    /// There is urgent data, or an exceptional condition (`EPOLLPRI`).
+    pub fn is_priority(self) -> bool {
+        self.has(Ready::PRIORITY)
+    }
+
+    /// The other end has closed, or shut down its writing side (`EPOLLRDHUP`, `EPOLLHUP`).
+    pub fn is_read_closed(self) -> bool {
+        self.has(Ready::READ_CLOSED)
+    }
+
+    /// Nobody reads what we would write (`EPOLLHUP`, or `EPOLLERR` on a pipe).
+    pub fn is_write_closed(self) -> bool {
+        self.has(Ready::WRITE_CLOSED)
+    }
+
+    /// An error waits to be fetched (`EPOLLERR`).
+    pub fn is_error(self) -> bool {
+        self.has(Ready::ERROR)
+    }
+}
+
+impl BitOr for Ready {
+    type Output = Ready;
+
+    fn bitor(self, other: Ready) -> Ready {
+        Ready(self.0 | other.0)
+    }
+}
+
+impl BitOrAssign for Ready {
+    #[inline]
+    fn bitor_assign(&mut self, other: Ready) {
+        self.0 |= other.0;
+    }
+}
+
+/// How a visit to a source ended.
+pub(crate) enum Visited {
+    /// All that was ready is used up: nothing to do until the kernel's next edge.
+    Drained,
+    /// Its budget is spent. These edges stand, and it is visited again in the next round.
+    Again(Ready),
+    /// These edges stand, but something else must happen first: room, a deadline, a resumption.
+    Parked(Ready),
+    /// It is finished.
+    Closed(crate::Cause),
+}

@@ -1,0 +1,344 @@
+//! Timers: one clock reading a turn, one timerfd for a heap of deadlines.
+
+use std::{
+    fmt, io, mem,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use log::Level;
+use slab::Slab;
+
+use crate::{
+    Cause, Context, Key, PollSet, client,
+    guard::{guarded, report},
+    heap::{Heap, NOWHERE, Owner, Places},
+    source::{Ready, Slot, Visited},
+    sys,
+    throttle::Kind,
+};
+
+/// Names one timer, to cancel it. It is void once a one-shot timer has fired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TimerKey {
+    index: u32,
+    serial: u32,
+}
+
+type Once<S> = Box<dyn FnOnce(&mut Context<'_, S>, &mut S) -> io::Result<()>>;
+type Every<S> = Box<dyn FnMut(&mut Context<'_, S>, &mut S) -> io::Result<()>>;
+
+/// What a timer does when it is due.
+pub(crate) enum Task<S> {
+    Once(Once<S>),
+    Every(Duration, Every<S>),
+    /// Calls the session's `on_timer`.
+    Session(Key),
+    /// Has a source visited again that waited for better times.
+    Resume(Key),
+    /// Cuts a drain off.
+    DrainDeadline,
+    /// Its handler runs.
+    Running,
+}
+
+struct Timer<S> {
+    task: Task<S>,
+    serial: u32,
+    place: u32,
+}
+
+/// The turn's time.
+pub(crate) struct Clock {
+    epoch: Instant,
+    epoch_ns: u64,
+    /// 0: nobody has asked in this turn.
+    now_ns: u64,
+}
+
+impl Clock {
+    #[inline]
+    pub(crate) fn now_ns(&mut self) -> u64 {
+        if self.now_ns == 0 {
+            self.now_ns = sys::time::monotonic_ns();
+        }
+        self.now_ns
+    }
+
+    pub(crate) fn instant(&mut self) -> Instant {
+        self.epoch + Duration::from_nanos(self.now_ns() - self.epoch_ns)
+    }
+
+    #[inline]
+    pub(crate) fn new_turn(&mut self) {
+        self.now_ns = 0;
+    }
+}
+
+pub(crate) struct Timers<S> {
+    pub(crate) clock: Clock,
+    heap: Heap,
+    timers: Slab<Timer<S>>,
+    serial: u32,
+    /// When the timerfd will fire; 0 when it is not armed.
+    armed_ns: u64,
+    due: Vec<(Owner, u32)>,
+    drain: Option<TimerKey>,
+}
+
+/// The two slabs in which the heap's owners keep their places.
+struct Owners<'a, S> {
+    slots: &'a mut Slab<Slot<S>>,
+    timers: &'a mut Slab<Timer<S>>,
+}
+
+impl<S> Places for Owners<'_, S> {
+    fn place(&self, owner: Owner) -> u32 {
+        match owner {
+            Owner::Timer(index) => self.timers.get(index as usize).map_or(NOWHERE, |timer| timer.place),
+            Owner::Client(index) => self.slots.get(index as usize).map_or(NOWHERE, |slot| slot.deadline),
+        }
+    }
+
+    fn set_place(&mut self, owner: Owner, place: u32) {
+        match owner {
+            Owner::Timer(index) => self.timers[index as usize].place = place,
+            Owner::Client(index) => self.slots[index as usize].deadline = place,
+        }
+    }
+}
+
+impl<S> Timers<S> {
+    pub(crate) fn new() -> Timers<S> {
+        let clock = Clock { epoch: Instant::now(), epoch_ns: sys::time::monotonic_ns(), now_ns: 0 };
+        Timers { clock, heap: Heap::default(), timers: Slab::new(), serial: 0, armed_ns: 0, due: Vec::new(), drain: None }
+    }
+
+    fn add(&mut self, slots: &mut Slab<Slot<S>>, due_ns: u64, task: Task<S>) -> TimerKey {
+        let serial = self.serial;
+        self.serial = self.serial.wrapping_add(1);
+        let index = self.timers.insert(Timer { task, serial, place: NOWHERE }) as u32;
+        self.heap.set(Owner::Timer(index), due_ns, &mut Owners { slots, timers: &mut self.timers });
+        TimerKey { index, serial }
+    }
+
+    fn timer(&mut self, key: TimerKey) -> Option<&mut Timer<S>> {
+        self.timers.get_mut(key.index as usize).filter(|timer| timer.serial == key.serial)
+    }
+
+    fn cancel(&mut self, slots: &mut Slab<Slot<S>>, key: TimerKey) -> Option<Task<S>> {
+        self.timer(key)?;
+        self.heap.remove(Owner::Timer(key.index), &mut Owners { slots, timers: &mut self.timers });
+        Some(self.timers.remove(key.index as usize).task)
+    }
+
+    /// Has a client looked at when `due_ns` has come, or earlier.
+    pub(crate) fn client_deadline(&mut self, slots: &mut Slab<Slot<S>>, index: u32, due_ns: u64) {
+        let mut owners = Owners { slots, timers: &mut self.timers };
+        let owner = Owner::Client(index);
+        if self.heap.due_ns(owner, &owners).is_none_or(|set_ns| due_ns < set_ns) {
+            self.heap.set(owner, due_ns, &mut owners);
+        }
+    }
+
+    pub(crate) fn forget_client(&mut self, slots: &mut Slab<Slot<S>>, index: u32) {
+        self.heap.remove(Owner::Client(index), &mut Owners { slots, timers: &mut self.timers });
+    }
+
+    /// Arms the timerfd for the earliest deadline. One that has moved further away is let come: that is a wake-up
+    /// too many now and then, and no system call for every deadline that is put off.
+    #[inline]
+    pub(crate) fn arm(&mut self, timer: BorrowedFd<'_>) -> io::Result<()> {
+        match self.heap.first_ns() {
+            Some(first_ns) if self.armed_ns == 0 || first_ns < self.armed_ns => {
+                sys::time::timerfd_arm(timer, first_ns)?;
+                self.armed_ns = first_ns;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The timerfd. It is never read: edge-triggered, each time that it is armed anew it fires anew.
+pub(crate) struct TimerFd(OwnedFd);
+
+impl TimerFd {
+    pub(crate) fn new() -> io::Result<TimerFd> {
+        sys::time::timerfd().map(TimerFd)
+    }
+}
+
+impl AsFd for TimerFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl<S> PollSet<S> {
+    /// Calls `task` once, `after` from the turn's time ([`now`](PollSet::now)), to the microsecond as far as the
+    /// kernel wakes us in time. A timer set in a round does not fire in that round, even with a zero duration.
+    ///
+    /// An error that `task` returns is counted and logged; it ends nothing.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let mut reactor = ipc_reactor::Reactor::<u32>::new()?;
+    /// reactor.after(Duration::from_micros(250), |cx, fired| {
+    ///     *fired += 1;
+    ///     cx.stop();
+    ///     Ok(())
+    /// });
+    /// let mut fired = 0;
+    /// reactor.run(&mut fired)?;
+    /// assert_eq!(fired, 1);
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn after(
+        &mut self,
+        after: Duration,
+        task: impl FnOnce(&mut Context<'_, S>, &mut S) -> io::Result<()> + 'static,
+    ) -> TimerKey {
+        let due_ns = self.due_ns(after);
+        self.timers.add(&mut self.slots, due_ns, Task::Once(Box::new(task)))
+    }
+
+    /// Calls `task` every `period`, first one period from now, until it is cancelled. Where the loop was held up for
+    /// longer than a period, the calls that were missed are left out, and the rhythm is kept.
+    ///
+    /// # Panics
+    /// If `period` is zero.
+    pub fn every(
+        &mut self,
+        period: Duration,
+        task: impl FnMut(&mut Context<'_, S>, &mut S) -> io::Result<()> + 'static,
+    ) -> TimerKey {
+        assert!(!period.is_zero(), "a period of zero would leave time for nothing else");
+        let due_ns = self.due_ns(period);
+        self.timers.add(&mut self.slots, due_ns, Task::Every(period, Box::new(task)))
+    }
+
+    /// Cancels a timer. False if it has fired already, or been cancelled. A repeating timer can cancel itself.
+    pub fn cancel(&mut self, timer: TimerKey) -> bool {
+        self.timers.cancel(&mut self.slots, timer).is_some()
+    }
+
+    /// How many timers are set, the reactor's own not counted.
+    pub fn timers(&self) -> usize {
+        self.timers.timers.len()
+    }
+
+    pub(crate) fn wake_session(&mut self, key: Key, after: Duration) -> TimerKey {
+        let due_ns = self.due_ns(after);
+        self.timers.add(&mut self.slots, due_ns, Task::Session(key))
+    }
+
+    pub(crate) fn resume_after(&mut self, key: Key, after: Duration) {
+        let due_ns = self.due_ns(after);
+        self.timers.add(&mut self.slots, due_ns, Task::Resume(key));
+    }
+
+    pub(crate) fn drain_deadline(&mut self, within: Duration) {
+        let due_ns = self.due_ns(within);
+        let timers = &mut self.timers;
+        match timers.drain {
+            Some(set) if timers.timer(set).is_some() => {
+                let owner = Owner::Timer(set.index);
+                let mut owners = Owners { slots: &mut self.slots, timers: &mut timers.timers };
+                if timers.heap.due_ns(owner, &owners).is_some_and(|set_ns| due_ns < set_ns) {
+                    timers.heap.set(owner, due_ns, &mut owners);
+                }
+            }
+            _ => timers.drain = Some(timers.add(&mut self.slots, due_ns, Task::DrainDeadline)),
+        }
+    }
+
+    fn due_ns(&mut self, after: Duration) -> u64 {
+        self.now_ns().saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+/// One visit: everything that is due by the turn's time, and was due when the visit began.
+pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> Visited {
+    set.timers.armed_ns = 0;
+    let now_ns = set.now_ns();
+    let mut due = mem::take(&mut set.timers.due);
+    let budget = set.limits.messages_per_visit.max(1);
+    let mut owners = Owners { slots: &mut set.slots, timers: &mut set.timers.timers };
+    while due.len() < budget
+        && let Some(owner) = set.timers.heap.pop_due(now_ns, &mut owners)
+    {
+        let serial = match owner {
+            Owner::Timer(index) => owners.timers[index as usize].serial,
+            Owner::Client(index) => owners.slots[index as usize].serial,
+        };
+        due.push((owner, serial));
+    }
+    let more = due.len() == budget;
+    for (owner, serial) in due.drain(..) {
+        match owner {
+            Owner::Client(index) => client::deadline_due(set, Key { index, serial }, now_ns),
+            Owner::Timer(index) => fire(set, key, TimerKey { index, serial }, now_ns, state),
+        }
+    }
+    set.timers.due = due;
+    if more { Visited::Again(Ready::READABLE) } else { Visited::Drained }
+}
+
+fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, now_ns: u64, state: &mut S) {
+    // A handler earlier in this visit may have cancelled it.
+    let Some(task) = set.timers.timer(timer).map(|timer| mem::replace(&mut timer.task, Task::Running)) else { return };
+    if !matches!(task, Task::Every(..)) {
+        set.timers.timers.remove(timer.index as usize);
+    }
+    if matches!(task, Task::Once(_) | Task::Every(..) | Task::Session(_)) {
+        set.stats.timers += 1;
+    }
+    let outcome = match task {
+        Task::Once(call) => guarded(set, key, |cx| call(cx, state)),
+        Task::Every(period, mut call) => {
+            let outcome = guarded(set, key, |cx| call(cx, state));
+            again(set, timer, now_ns, period, call);
+            outcome
+        }
+        Task::Session(client) => {
+            set.session_timers.push((client, timer));
+            set.mark_ready(client, Ready::NONE);
+            Ok(())
+        }
+        Task::Resume(source) => {
+            set.mark_ready(source, Ready::READABLE);
+            Ok(())
+        }
+        Task::DrainDeadline => {
+            set.complain(Kind::Limit, Level::Warn, format_args!("the drain's deadline has passed"));
+            set.cut_off();
+            Ok(())
+        }
+        Task::Running => Ok(()),
+    };
+    if let Err(cause) = outcome {
+        report(set, key, "timer", &cause);
+    }
+}
+
+/// Sets a repeating timer for its next time, unless it has cancelled itself.
+fn again<S>(set: &mut PollSet<S>, timer: TimerKey, due_ns: u64, period: Duration, call: Every<S>) {
+    let period_ns = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
+    if let Some(slot) = set.timers.timer(timer) {
+        slot.task = Task::Every(period, call);
+        let mut owners = Owners { slots: &mut set.slots, timers: &mut set.timers.timers };
+        set.timers.heap.set(Owner::Timer(timer.index), due_ns.saturating_add(period_ns), &mut owners);
+    }
+}
+
+/// A timer's end without a reactor to run it: nothing but its memory.
+pub(crate) fn unused(cause: Cause) {
+    drop(cause);
+}
+
+impl<S> fmt::Debug for Timers<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timers").field("timers", &self.timers.len()).field("deadlines", &self.heap.len()).finish()
+    }
+}
