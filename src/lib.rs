@@ -5,3 +5,8 @@
 compile_error!("ipc-reactor is for 64-bit Linux: its keys fill a 64-bit epoll token");
 
 mod sys;
+
+pub mod children;
+pub mod signals;
+
+pub use signals::{Signal, SignalInfo, Signals};

@@ -5,6 +5,9 @@
 //! call *means* is the business of the module that calls it.
 #![allow(unsafe_code)]
 
+pub(crate) mod process;
+pub(crate) mod signal;
+
 use std::io;
 
 pub(crate) mod fork;
