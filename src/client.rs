@@ -147,7 +147,8 @@ pub(crate) fn admit<S>(
         client.uid = uid_of(&client);
     }
     let (active_ns, uid) = (client.active_ns, client.uid);
-    let key = set.insert(Source::Client(client), interest).map_err(|(error, _)| error)?;
+    let key = set.register(client.socket.as_fd(), interest)?;
+    set.place(key, Source::Client(client));
     if let Some(users) = &mut set.users {
         users.entry(uid).or_default().clients += 1;
     }

@@ -53,10 +53,7 @@ impl<S> Context<'_, S> {
 
     /// Has [`Session::on_timer`](crate::Session::on_timer) called for the client whose session runs, once, `after`
     /// from now. A timer of a client that is gone by then does nothing.
-    ///
-    /// # Errors
-    /// `OutOfMemory`.
-    pub fn wake_after(&mut self, after: Duration) -> io::Result<TimerKey> {
+    pub fn wake_after(&mut self, after: Duration) -> TimerKey {
         self.set.wake_session(self.key, after)
     }
 }

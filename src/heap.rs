@@ -72,11 +72,11 @@ impl Heap {
         }
     }
 
-    /// Takes the earliest out if it is due.
-    pub(crate) fn pop_due(&mut self, now_ns: u64, places: &mut impl Places) -> Option<Owner> {
-        let first = self.entries.first().filter(|entry| entry.due_ns <= now_ns)?.owner;
-        self.remove(first, places);
-        Some(first)
+    /// Takes the earliest out if it is due; tells whose it is, and for when it was set.
+    pub(crate) fn pop_due(&mut self, now_ns: u64, places: &mut impl Places) -> Option<(Owner, u64)> {
+        let &Entry { due_ns, owner } = self.entries.first().filter(|entry| entry.due_ns <= now_ns)?;
+        self.remove(owner, places);
+        Some((owner, due_ns))
     }
 
     /// Puts `entry` where it belongs, from the hole at `place`.
@@ -161,8 +161,11 @@ mod tests {
                         let earliest = model.values().min().copied();
                         prop_assert_eq!(heap.first_ns(), earliest);
                         match heap.pop_due(due, &mut places) {
-                            Some(Owner::Timer(index)) => prop_assert_eq!(model.remove(&index), earliest),
-                            Some(Owner::Client(_)) => unreachable!(),
+                            Some((Owner::Timer(index), due)) => {
+                                prop_assert_eq!(Some(due), earliest);
+                                prop_assert_eq!(model.remove(&index), earliest);
+                            }
+                            Some((Owner::Client(_), _)) => unreachable!(),
                             None => prop_assert!(earliest.is_none_or(|earliest| earliest > due)),
                         }
                     }

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt, io, mem,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -119,20 +119,28 @@ impl<S> PollSet<S> {
 
     // ---- The slab ----
 
-    /// Puts a source into the slab and its descriptor into the poll set.
-    pub(crate) fn insert(&mut self, source: Source<S>, interest: Interest) -> Result<Key, (io::Error, Source<S>)> {
-        let vacant = self.slots.vacant_entry();
-        let key = Key { index: vacant.key() as u32, serial: self.serial };
-        if let Some(fd) = source.raw_fd() {
-            if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), key.token(), interest) {
-                self.stats.failed(error.kind());
-                return Err((explain_registration(error), source));
-            }
-        }
+    /// Puts a descriptor into the poll set, under the key that the next source [`place`](PollSet::place)d will have.
+    /// Two steps, so that whoever fails at the first still has the source in hand.
+    pub(crate) fn register(&mut self, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<Key> {
+        let key = self.next_key();
+        self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), key.token(), interest).map_err(|error| {
+            self.stats.failed(error.kind());
+            explain_registration(error)
+        })?;
+        Ok(key)
+    }
+
+    pub(crate) fn next_key(&self) -> Key {
+        Key { index: self.slots.vacant_key() as u32, serial: self.serial }
+    }
+
+    /// Puts a source into the slab.
+    pub(crate) fn place(&mut self, key: Key, source: Source<S>) -> Key {
+        debug_assert_eq!(key, self.next_key());
         self.serial = self.serial.wrapping_add(1);
         self.drainable += usize::from(is_drainable(&source));
-        vacant.insert(Slot::new(source, key.serial));
-        Ok(key)
+        self.slots.insert(Slot::new(source, key.serial));
+        key
     }
 
     pub(crate) fn slot(&mut self, key: Key) -> Option<&mut Slot<S>> {
@@ -348,10 +356,10 @@ impl<S> PollSet<S> {
     /// Another drain while one is under way can only bring its end forward.
     ///
     /// # Errors
-    /// `OutOfMemory`.
+    /// None; the type lets it stand as a handler's last expression.
     pub fn drain(&mut self, within: Duration) -> io::Result<()> {
         let within = within.min(self.limits.drain);
-        self.timers.drain_deadline(within)?;
+        self.drain_deadline(within);
         if self.phase == Phase::Running {
             log::info!(target: "ipc_reactor", "draining: {} clients, {within:?} at most", self.stats.clients);
             self.phase = Phase::Draining;
@@ -385,6 +393,11 @@ impl<S> PollSet<S> {
                 self.retire(key, source, cause());
             }
         }
+    }
+
+    /// Whether the running handler has closed its own source; for sources that have nothing to flush.
+    pub(crate) fn take_halt(&mut self) -> bool {
+        matches!(mem::replace(&mut self.halt, Halt::No), Halt::Close | Halt::Abort)
     }
 
     // ---- Output ----

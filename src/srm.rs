@@ -12,12 +12,12 @@ use log::{Level, log_enabled};
 use mio::unix::SourceFd;
 
 use crate::{
-    Cause, Context, Decoded, Drain, HalfClose, Key, Limit, PollSet, SlowConsumer,
+    Cause, Context, Decoded, Drain, HalfClose, Key, Limit, PollSet, SlowConsumer, TimerKey,
     client::{Client, Ending, account, arm_deadline, interest},
     framing::Refusal,
     guard::guarded,
     set::{Halt, Phase},
-    source::{Ready, Visited},
+    source::{Ready, Source, Visited},
     sys::socket,
     throttle::Kind,
 };
@@ -42,18 +42,52 @@ struct Budget {
 
 /// One visit. The client has been taken out of its slot.
 pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>, ready: Ready, state: &mut S) -> Visited {
-    client.writable |= ready.has(Ready::WRITABLE | Ready::WRITE_CLOSED | Ready::ERROR);
-    let mut left = ready.without(Ready::WRITABLE);
-    if left.has(Ready::READ_CLOSED | Ready::WRITE_CLOSED | Ready::ERROR) {
-        left |= Ready::READABLE;
+    lend(set, key, client, |set, client, scratch| {
+        client.writable |= ready.has(Ready::WRITABLE | Ready::WRITE_CLOSED | Ready::ERROR);
+        let mut left = ready.without(Ready::WRITABLE);
+        if left.has(Ready::READ_CLOSED | Ready::WRITE_CLOSED | Ready::ERROR) {
+            left |= Ready::READABLE;
+        }
+        attend(set, key, client, &mut left, scratch, state)
+    })
+}
+
+/// A session's timer is due.
+pub(crate) fn wake<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, state: &mut S) {
+    let Some(slot) = set.slot(key) else { return };
+    if !matches!(&slot.source, Source::Client(client) if client.is_open()) {
+        return;
     }
+    let mut source = mem::replace(&mut slot.source, Source::Running);
+    let timers = set.current.replace(key);
+    if let Source::Client(client) = &mut source {
+        let visited = lend(set, key, client, |set, client, _| {
+            guarded(set, key, |cx| client.session.on_timer(timer, cx, state))?;
+            heed(set, client)?;
+            flush(set, key, client)?;
+            // What it has to do yet, a visit does.
+            Ok(Visited::Again(Ready::NONE))
+        });
+        set.put_back(key, source, visited);
+    }
+    set.current = timers;
+}
+
+/// Lends a client the reactor's buffers for as long as `work` takes.
+#[inline]
+fn lend<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    client: &mut Client<S>,
+    work: impl FnOnce(&mut PollSet<S>, &mut Client<S>, &mut [u8]) -> Result<Visited, Cause>,
+) -> Visited {
     if let Some(waiting) = client.output.take() {
         let empty = mem::replace(&mut set.out, waiting);
         set.pool.give_back(empty);
     }
     set.running = Some(client.plan.clone());
     let mut scratch = mem::take(&mut set.scratch);
-    let visited = attend(set, key, client, &mut left, &mut scratch, state).unwrap_or_else(Visited::Closed);
+    let visited = work(set, client, &mut scratch).unwrap_or_else(Visited::Closed);
     set.scratch = scratch;
     set.running = None;
     leave(set, key, client, visited)

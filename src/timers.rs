@@ -10,11 +10,11 @@ use log::Level;
 use slab::Slab;
 
 use crate::{
-    Cause, Context, Key, PollSet, client,
+    Context, Key, PollSet, client,
     guard::{guarded, report},
     heap::{Heap, NOWHERE, Owner, Places},
     source::{Ready, Slot, Visited},
-    sys,
+    srm, sys,
     throttle::Kind,
 };
 
@@ -82,7 +82,7 @@ pub(crate) struct Timers<S> {
     serial: u32,
     /// When the timerfd will fire; 0 when it is not armed.
     armed_ns: u64,
-    due: Vec<(Owner, u32)>,
+    due: Vec<(Owner, u32, u64)>,
     drain: Option<TimerKey>,
 }
 
@@ -264,28 +264,29 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> Visited
     let now_ns = set.now_ns();
     let mut due = mem::take(&mut set.timers.due);
     let budget = set.limits.messages_per_visit.max(1);
-    let mut owners = Owners { slots: &mut set.slots, timers: &mut set.timers.timers };
+    let Timers { heap, timers, .. } = &mut set.timers;
+    let mut owners = Owners { slots: &mut set.slots, timers };
     while due.len() < budget
-        && let Some(owner) = set.timers.heap.pop_due(now_ns, &mut owners)
+        && let Some((owner, due_ns)) = heap.pop_due(now_ns, &mut owners)
     {
         let serial = match owner {
             Owner::Timer(index) => owners.timers[index as usize].serial,
             Owner::Client(index) => owners.slots[index as usize].serial,
         };
-        due.push((owner, serial));
+        due.push((owner, serial, due_ns));
     }
     let more = due.len() == budget;
-    for (owner, serial) in due.drain(..) {
+    for (owner, serial, due_ns) in due.drain(..) {
         match owner {
             Owner::Client(index) => client::deadline_due(set, Key { index, serial }, now_ns),
-            Owner::Timer(index) => fire(set, key, TimerKey { index, serial }, now_ns, state),
+            Owner::Timer(index) => fire(set, key, TimerKey { index, serial }, due_ns, state),
         }
     }
     set.timers.due = due;
     if more { Visited::Again(Ready::READABLE) } else { Visited::Drained }
 }
 
-fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, now_ns: u64, state: &mut S) {
+fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, state: &mut S) {
     // A handler earlier in this visit may have cancelled it.
     let Some(task) = set.timers.timer(timer).map(|timer| mem::replace(&mut timer.task, Task::Running)) else { return };
     if !matches!(task, Task::Every(..)) {
@@ -298,12 +299,11 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, now_ns: u64, state: 
         Task::Once(call) => guarded(set, key, |cx| call(cx, state)),
         Task::Every(period, mut call) => {
             let outcome = guarded(set, key, |cx| call(cx, state));
-            again(set, timer, now_ns, period, call);
+            again(set, timer, due_ns, period, call);
             outcome
         }
         Task::Session(client) => {
-            set.session_timers.push((client, timer));
-            set.mark_ready(client, Ready::NONE);
+            srm::wake(set, client, timer, state);
             Ok(())
         }
         Task::Resume(source) => {
@@ -325,16 +325,13 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, now_ns: u64, state: 
 /// Sets a repeating timer for its next time, unless it has cancelled itself.
 fn again<S>(set: &mut PollSet<S>, timer: TimerKey, due_ns: u64, period: Duration, call: Every<S>) {
     let period_ns = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
+    let missed = (set.now_ns() - due_ns) / period_ns;
+    let next_ns = due_ns.saturating_add(period_ns.saturating_mul(missed + 1));
     if let Some(slot) = set.timers.timer(timer) {
         slot.task = Task::Every(period, call);
         let mut owners = Owners { slots: &mut set.slots, timers: &mut set.timers.timers };
-        set.timers.heap.set(Owner::Timer(timer.index), due_ns.saturating_add(period_ns), &mut owners);
+        set.timers.heap.set(Owner::Timer(timer.index), next_ns, &mut owners);
     }
-}
-
-/// A timer's end without a reactor to run it: nothing but its memory.
-pub(crate) fn unused(cause: Cause) {
-    drop(cause);
 }
 
 impl<S> fmt::Debug for Timers<S> {

@@ -1,0 +1,193 @@
+//! A master socket, and the way of a CIR: accepted, shown to the factory, made a client handle.
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    rc::Rc,
+};
+
+use log::{Level, log_enabled};
+use mio::Interest;
+
+use crate::{
+    Cause, Framing, Key, Limit, Listener, Peer, PollSet, Rejected, Session, WhenFull,
+    client::{self, Plan},
+    guard::{guarded, report},
+    set::Phase,
+    source::{Ready, Source, Visited},
+    sys::{self, socket},
+    throttle::Kind,
+};
+
+type Factory<S> = Box<dyn FnMut(&Peer<'_>, &mut S) -> io::Result<Box<dyn Session<S>>>>;
+
+pub(crate) struct Master<S> {
+    pub(crate) listener: Listener,
+    factory: Factory<S>,
+    plan: Rc<Plan>,
+    /// Given up when there is no other, to accept one more client and show it the door.
+    spare: Option<OwnedFd>,
+    /// There was no descriptor or place for the last CIR; said once, until there is one again.
+    full: bool,
+}
+
+impl<S> PollSet<S> {
+    /// Puts a master socket into the poll set. For each CIR, `factory` sees the peer and makes the session that will
+    /// handle its requests, cut out of the stream by `framing`; an error from it refuses the connection.
+    ///
+    /// # Errors
+    /// The kernel refuses to watch it; the listener is handed back in the error.
+    pub fn listen<T: Session<S> + 'static>(
+        &mut self,
+        listener: Listener,
+        framing: Framing,
+        mut factory: impl FnMut(&Peer<'_>, &mut S) -> io::Result<T> + 'static,
+    ) -> Result<Key, Rejected<Listener>> {
+        let kind = listener.kind();
+        if kind.is_tcp() {
+            // Every client inherits it: answers are not held back for more to come.
+            if let Err(error) = socket::set_nodelay(listener.as_fd(), true) {
+                return Err(Rejected { error, source: listener });
+            }
+        }
+        if kind.is_seqpacket() {
+            // A record is read whole or not at all.
+            let room = framing.frame_max(self.limits.frame_max).saturating_add(1);
+            if self.scratch.len() < room {
+                self.scratch = vec![0; room];
+            }
+        }
+        let plan = Plan {
+            framing,
+            records: kind.is_seqpacket(),
+            proved: kind.is_tcp() || listener.refuses_descriptors(),
+            unix: !kind.is_tcp(),
+        };
+        let key = match self.register(listener.as_fd(), Interest::READABLE) {
+            Ok(key) => key,
+            Err(error) => return Err(Rejected { error, source: listener }),
+        };
+        let master = Master {
+            listener,
+            factory: Box::new(move |peer, state| Ok(Box::new(factory(peer, state)?))),
+            plan: Rc::new(plan),
+            spare: None,
+            full: false,
+        };
+        Ok(self.place(key, Source::Master(Box::new(master))))
+    }
+}
+
+/// One visit: accepts until nobody waits, a budget is spent, or there is no place.
+pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, master: &mut Master<S>, state: &mut S) -> Visited {
+    if set.limits.when_full == WhenFull::Shed && master.spare.is_none() {
+        master.spare = sys::spare().ok();
+    }
+    for _ in 0..set.limits.accepts_per_visit.max(1) {
+        let full = set.stats.clients >= set.limits.clients && !client::evict_half_frames(set);
+        if full && set.limits.when_full == WhenFull::Wait {
+            return wait(set, key, master, Limit::Clients, None);
+        }
+        match master.listener.accept() {
+            Ok((socket, _)) if full => shed(set, master, Limit::Clients, socket),
+            Ok((socket, address)) => {
+                master.full = false;
+                cir(set, key, master, socket, address, state);
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) if set.phase == Phase::Draining => return Visited::Closed(Cause::Drain),
+                Some(libc::EAGAIN) => return Visited::Drained,
+                // This one has left again; the next may still be there.
+                Some(libc::ECONNABORTED | libc::EINTR) => set.stats.failed(error.kind()),
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                    set.stats.failed(error.kind());
+                    match master.spare.take() {
+                        Some(spare) if set.limits.when_full == WhenFull::Shed => {
+                            drop(spare);
+                            let waiting = master.listener.accept();
+                            if let Ok((socket, _)) = waiting {
+                                shed(set, master, Limit::Descriptors, socket);
+                            }
+                            master.spare = sys::spare().ok();
+                            if master.spare.is_none() {
+                                return wait(set, key, master, Limit::Descriptors, Some(error));
+                            }
+                        }
+                        _ => return wait(set, key, master, Limit::Descriptors, Some(error)),
+                    }
+                }
+                // EPERM (a firewall's), EPROTO and the network's own: of this connection, or to pass. Waiting a
+                // little is right for either, and the socket stays.
+                _ => {
+                    set.stats.failed(error.kind());
+                    return wait(set, key, master, Limit::Descriptors, Some(error));
+                }
+            },
+        }
+    }
+    set.stats.tripped(Limit::Accepts);
+    Visited::Again(Ready::READABLE)
+}
+
+/// Nobody is accepted until a client has left, or for a while. The CIRs wait in the backlog.
+#[cold]
+fn wait<S>(set: &mut PollSet<S>, key: Key, master: &mut Master<S>, limit: Limit, why: Option<io::Error>) -> Visited {
+    if !master.full {
+        master.full = true;
+        match &why {
+            Some(error) => set.trip(limit, format_args!("master socket {key} cannot accept: {error}; CIRs wait")),
+            None => set.trip(limit, format_args!("{} are connected; CIRs wait at {key}", set.stats.clients)),
+        }
+    }
+    if !set.paused.contains(&key) {
+        set.paused.push(key);
+        set.resume_after(key, set.limits.accept_retry);
+    }
+    Visited::Parked(Ready::READABLE)
+}
+
+#[cold]
+fn shed<S>(set: &mut PollSet<S>, master: &mut Master<S>, limit: Limit, socket: OwnedFd) {
+    drop(socket);
+    set.stats.cirs_refused += 1;
+    set.stats.tripped(limit);
+    if !master.full {
+        master.full = true;
+        set.trip(limit, format_args!("newcomers are turned away"));
+    }
+}
+
+/// One connection initiation request.
+fn cir<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    master: &mut Master<S>,
+    socket: OwnedFd,
+    address: Option<SocketAddr>,
+    state: &mut S,
+) {
+    if master.plan.unix && client::too_many_of_user(set, &socket) {
+        set.stats.cirs_refused += 1;
+        set.trip(Limit::ClientsPerUid, format_args!("a CIR at master socket {key} was refused"));
+        return;
+    }
+    let peer = Peer::new(socket.as_fd(), master.listener.kind(), address);
+    if log_enabled!(target: "ipc_reactor", Level::Debug) {
+        log::debug!(target: "ipc_reactor", "CIR at master socket {key} from {peer}");
+    }
+    let session = match guarded(set, key, |_| (master.factory)(&peer, state)) {
+        Ok(session) => session,
+        Err(cause) => {
+            set.stats.cirs_refused += 1;
+            return report(set, key, "CIR refused by the factory of master socket", &cause);
+        }
+    };
+    match client::admit(set, socket, master.plan.clone(), session) {
+        Ok(_) => set.stats.cirs += 1,
+        Err(error) => {
+            set.stats.cirs_refused += 1;
+            set.complain(Kind::Accept, Level::Warn, format_args!("CIR at master socket {key} dropped: {error}"));
+        }
+    }
+}
