@@ -5,3 +5,12 @@
 compile_error!("ipc-reactor is for 64-bit Linux: its keys fill a 64-bit epoll token");
 
 mod sys;
+
+mod address;
+mod listener;
+mod path;
+mod peer;
+
+pub use address::Address;
+pub use listener::{Listener, ListenerKind, ListenerOptions};
+pub use peer::{Credentials, Peer, PeerAddress};
