@@ -268,10 +268,17 @@ impl LockFile {
             let mut options = OpenOptions::new();
             // O_NONBLOCK: a FIFO at this name must not hang the start.
             options.read(true).write(true).create(true).mode(0o600);
-            let file = options
-                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-                .open(&path)
-                .map_err(|cause| failed("cannot open the lock file", &path, cause))?;
+            let file =
+                options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path).map_err(|cause| {
+                    match cause.raw_os_error() {
+                        Some(libc::ELOOP) => error(
+                            io::ErrorKind::AlreadyExists,
+                            &path,
+                            "is a symbolic link in the lock file's place",
+                        ),
+                        _ => failed("cannot open the lock file", &path, cause),
+                    }
+                })?;
             let metadata = file.metadata()?;
             if !metadata.is_file() {
                 return Err(error(

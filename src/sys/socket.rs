@@ -251,3 +251,7 @@ pub(crate) fn set_cloexec(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: FIOCLEX takes no argument.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIOCLEX) }).map(drop)
 }
+
+#[cfg(test)]
+#[path = "socket_tests.rs"]
+mod tests;
