@@ -352,3 +352,29 @@ fn error(kind: io::ErrorKind, path: &Path, why: &str) -> io::Error {
 fn failed(what: &str, path: &Path, cause: io::Error) -> io::Error {
     io::Error::new(cause.kind(), format!("{what} {path:?}: {cause}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_lock_file_removed_meanwhile_is_nobodys_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, holders, held) = (folder.path().join("lock"), AtomicUsize::new(0), AtomicUsize::new(0));
+        let churn = || {
+            for _ in 0..2000 {
+                if let Ok(Some(lock)) = LockFile::acquire(path.clone()) {
+                    assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two holders at once");
+                    held.fetch_add(1, Ordering::Relaxed);
+                    std::thread::yield_now();
+                    holders.fetch_sub(1, Ordering::SeqCst);
+                    drop(lock);
+                }
+            }
+        };
+        std::thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(churn))));
+        assert!(held.into_inner() > 0 && !path.exists());
+    }
+}
