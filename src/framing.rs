@@ -1,6 +1,6 @@
 //! How a byte stream is cut into service request messages.
 
-use std::{fmt, io, ops::Range, rc::Rc};
+use std::{fmt, io, ops::Range, sync::Arc};
 
 use crate::sys;
 
@@ -50,7 +50,7 @@ pub enum Decoded {
 ///
 /// let framing = Framing::custom(Netstring).max(4_096);
 /// ```
-pub trait Decode {
+pub trait Decode: Send + Sync {
     /// Finds the first message in `bytes`, which are never empty.
     ///
     /// # Errors
@@ -118,7 +118,7 @@ enum Rule {
     Fixed(usize),
     Lines,
     Prefixed(Prefix),
-    Custom(Rc<dyn Decode>),
+    Custom(Arc<dyn Decode>),
 }
 
 /// How a stream is cut into messages. A seqpacket socket keeps its own boundaries: there, use [`Framing::raw`].
@@ -160,7 +160,7 @@ impl Framing {
 
     /// A framing of the embedder's own.
     pub fn custom(decoder: impl Decode + 'static) -> Framing {
-        Framing { rule: Rule::Custom(Rc::new(decoder)), max: None }
+        Framing { rule: Rule::Custom(Arc::new(decoder)), max: None }
     }
 
     /// The largest message, in bytes of payload, in place of [`Limits::frame_max`](crate::Limits::frame_max).

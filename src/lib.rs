@@ -4,9 +4,56 @@
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("ipc-reactor is for 64-bit Linux: its keys fill a 64-bit epoll token");
 
-mod sys;
-
+mod address;
+mod buffer;
+mod cause;
 pub mod children;
+mod client;
+mod context;
+mod framing;
+mod guard;
+mod heap;
+mod key;
+mod limits;
+mod listener;
+mod master;
+mod open;
+mod path;
+mod peer;
+mod queue;
+mod queue_source;
+mod reactor;
+mod rejected;
+mod remote;
+mod session;
+mod set;
+mod signal_source;
 pub mod signals;
+mod source;
+mod srm;
+mod stats;
+mod sys;
+mod throttle;
+mod timers;
 
+pub use address::Address;
+pub use cause::{Cause, Limit};
+pub use context::{ClientHandle, Context};
+pub use framing::{Decode, Decoded, Framing, Prefix};
+pub use key::Key;
+pub use limits::{Limits, SlowConsumer, WhenFull};
+pub use listener::{Listener, ListenerKind, ListenerOptions};
+pub use mio::Interest;
+pub use open::{FdSource, Progress};
+pub use peer::{Credentials, Peer, PeerAddress};
+pub use queue::{Attributes, Owner, Queue, QueueOptions, Received, TrySendError};
+pub use queue_source::{Message, Posted, QueueHandler};
+pub use reactor::{Builder, Reactor, Turn};
+pub use rejected::Rejected;
+pub use remote::Remote;
+pub use session::{Drain, HalfClose, Session};
+pub use set::PollSet;
 pub use signals::{Signal, SignalInfo, Signals};
+pub use source::Ready;
+pub use stats::Stats;
+pub use timers::TimerKey;

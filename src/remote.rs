@@ -90,7 +90,7 @@ impl<S> Remote<S> {
     pub fn adopt(
         &self,
         socket: impl Into<OwnedFd>,
-        framing: impl FnOnce() -> Framing + Send + 'static,
+        framing: Framing,
         session: impl Session<S> + Send + 'static,
     ) -> Result<(), Rejected<OwnedFd>> {
         let socket = Arc::new(Mutex::new(Some(socket.into())));
@@ -98,7 +98,7 @@ impl<S> Remote<S> {
         let take = move |socket: &Mutex<Option<OwnedFd>>| socket.lock().unwrap_or_else(PoisonError::into_inner).take();
         let job = move |cx: &mut Context<'_, S>, _: &mut S| {
             if let Some(socket) = take(&sent)
-                && let Err(error) = cx.adopt(socket, framing(), session)
+                && let Err(error) = cx.adopt(socket, framing, session)
             {
                 log::warn!(target: "ipc_reactor", "adopting a socket: {error}");
             }

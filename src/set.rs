@@ -15,6 +15,7 @@ use slab::Slab;
 use crate::{
     Cause, Context, Framing, Key, Limit, Limits, Session, Stats,
     buffer::{Buffer, Pool},
+    children::{Exit, Reaper},
     client::{self, Client, Ending, Plan},
     context::{ClientHandle, not_connected},
     source::{Ready, Slot, Source, Visited},
@@ -84,6 +85,10 @@ pub struct PollSet<S> {
     /// Masters, clients and queues: when a drain has closed the last of them, the loop ends.
     pub(crate) drainable: usize,
     pub(crate) phase: Phase,
+    pub(crate) reaper: Reaper,
+    /// The source that hears of children's exits.
+    pub(crate) children: Option<Key>,
+    pub(crate) exits: Vec<Exit>,
     pub(crate) held: usize,
     pub(crate) users: Option<HashMap<u32, Usage>>,
     pub(crate) limits: Limits,
@@ -109,6 +114,9 @@ impl<S> PollSet<S> {
             paused: Vec::new(),
             drainable: 0,
             phase: Phase::Running,
+            reaper: Reaper::new(),
+            children: None,
+            exits: Vec::new(),
             held: 0,
             users: None,
             limits,

@@ -5,12 +5,14 @@
 //! call *means* is the business of the module that calls it.
 #![allow(unsafe_code)]
 
-pub(crate) mod process;
-pub(crate) mod signal;
-
 use std::io;
 
 pub(crate) mod fork;
+pub(crate) mod path;
+pub(crate) mod process;
+pub(crate) mod signal;
+pub(crate) mod sockaddr;
+pub(crate) mod socket;
 pub(crate) mod time;
 
 /// The C library's convention: -1 says that `errno` holds the reason.

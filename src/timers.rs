@@ -13,6 +13,7 @@ use crate::{
     Context, Key, PollSet, client,
     guard::{guarded, report},
     heap::{Heap, NOWHERE, Owner, Places},
+    queue_source,
     source::{Ready, Slot, Visited},
     srm, sys,
     throttle::Kind,
@@ -36,6 +37,8 @@ pub(crate) enum Task<S> {
     Session(Key),
     /// Has a source visited again that waited for better times.
     Resume(Key),
+    /// Looks whether a queue still has its name, and again after this time.
+    CheckQueue(Key, Duration),
     /// Cuts a drain off.
     DrainDeadline,
     /// Its handler runs.
@@ -238,6 +241,11 @@ impl<S> PollSet<S> {
         self.timers.add(&mut self.slots, due_ns, Task::Resume(key));
     }
 
+    pub(crate) fn check_queue_after(&mut self, key: Key, period: Duration) {
+        let due_ns = self.due_ns(period);
+        self.timers.add(&mut self.slots, due_ns, Task::CheckQueue(key, period));
+    }
+
     pub(crate) fn drain_deadline(&mut self, within: Duration) {
         let due_ns = self.due_ns(within);
         let timers = &mut self.timers;
@@ -308,6 +316,12 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, state: 
         }
         Task::Resume(source) => {
             set.mark_ready(source, Ready::READABLE);
+            Ok(())
+        }
+        Task::CheckQueue(queue, period) => {
+            if queue_source::check(set, queue, state) {
+                set.check_queue_after(queue, period);
+            }
             Ok(())
         }
         Task::DrainDeadline => {

@@ -1,0 +1,342 @@
+//! The loop: wait, note the edges, visit what is ready. It can be read in one sitting, and should be.
+
+use std::{
+    cell::Cell,
+    fmt, io, mem,
+    ops::{Deref, DerefMut},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Interest, Waker};
+
+use crate::{
+    Cause, Key, Limits, PollSet, Remote,
+    guard::{guarded, report},
+    master, open, queue_source, remote,
+    remote::Inbox,
+    set::{Dead, DeadHandler, Phase},
+    signal_source,
+    source::{Ready, Source},
+    srm, sys, timers,
+    timers::TimerFd,
+};
+
+/// A process's communication in one poll set, and the loop over it. `S` is the service's shared state: handlers get it
+/// as an argument, so the reactor neither owns it nor borrows it between turns.
+///
+/// It dereferences to the [`PollSet`], with which sources are put in. It belongs to the thread that made it; other
+/// threads reach it through a [`Remote`].
+pub struct Reactor<S> {
+    set: PollSet<S>,
+    events: Events,
+    timers: Key,
+    inbox: Key,
+    /// How many forks away from the first process it was made.
+    made_in: u32,
+    /// Its descriptor was given out, to be watched by a loop around this one.
+    nested: Cell<bool>,
+}
+
+/// What a turn left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a stopped reactor does nothing more"]
+pub enum Turn {
+    /// All that was ready has been handled.
+    Idle,
+    /// Budgets were spent: take another turn soon. It will not wait.
+    Pending,
+    /// The reactor was stopped, or has drained: every source is closed.
+    Stopped,
+}
+
+/// How a [`Reactor`] is made: [`Reactor::builder`].
+#[derive(Debug, Clone)]
+pub struct Builder {
+    limits: Limits,
+    events: usize,
+    read_buffer: usize,
+}
+
+impl Builder {
+    /// The bounds of everything.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Builder {
+        self.limits = limits;
+        self
+    }
+
+    /// Events fetched from the kernel at once. Default 1,024.
+    #[must_use]
+    pub fn events(mut self, events: usize) -> Builder {
+        self.events = events.max(1);
+        self
+    }
+
+    /// Bytes read from a socket at once. Default 128 KiB; there is one such buffer for all clients. Reading is
+    /// cheapest when it is larger than a client's messages.
+    #[must_use]
+    pub fn read_buffer(mut self, bytes: usize) -> Builder {
+        self.read_buffer = bytes.max(64);
+        self
+    }
+
+    /// Makes the reactor.
+    ///
+    /// # Errors
+    /// No descriptors for an epoll set, a timerfd and an eventfd.
+    pub fn build<S>(self) -> io::Result<Reactor<S>> {
+        sys::fork::watch();
+        let mut set = PollSet::new(self.limits, self.read_buffer)?;
+        let timer = TimerFd::new()?;
+        let timers = set.register(timer.as_fd(), Interest::READABLE)?;
+        set.place(timers, Source::Timers(timer));
+        let inbox = set.next_key();
+        let waker = Waker::new(set.poll.registry(), inbox.token())?;
+        set.place(inbox, Source::Remote(Inbox::new(waker)));
+        Ok(Reactor {
+            set,
+            events: Events::with_capacity(self.events),
+            timers,
+            inbox,
+            made_in: sys::fork::generation(),
+            nested: Cell::new(false),
+        })
+    }
+}
+
+impl<S> Reactor<S> {
+    /// A reactor with the default [`Limits`].
+    ///
+    /// # Errors
+    /// No descriptors for an epoll set, a timerfd and an eventfd.
+    pub fn new() -> io::Result<Reactor<S>> {
+        Reactor::<S>::builder().build()
+    }
+
+    /// A reactor with other limits or buffers.
+    pub fn builder() -> Builder {
+        Builder { limits: Limits::default(), events: 1024, read_buffer: 128 << 10 }
+    }
+
+    /// A handle with which other threads can reach this reactor.
+    pub fn remote(&self) -> Remote<S> {
+        match self.set.source(self.inbox) {
+            Some(Source::Remote(inbox)) => inbox.remote(),
+            _ => unreachable!("the inbox is neither closed nor taken out between turns"),
+        }
+    }
+
+    /// Turns until a handler or a [`Remote`] stops the reactor, or a drain has ended; then every source is closed, and
+    /// its `on_close` called.
+    ///
+    /// # Errors
+    /// The poller itself fails, or this is a forked child of the process that made the reactor. No client's and no
+    /// handler's fault ends the loop.
+    pub fn run(&mut self, state: &mut S) -> io::Result<()> {
+        while self.turn(None, state)? != Turn::Stopped {}
+        Ok(())
+    }
+
+    /// One turn: waits for at most `timeout` (for ever if `None`, not at all while something is ready), then visits every
+    /// source that is ready once. The timeout is rounded up to a millisecond; [`after`](PollSet::after) is finer.
+    ///
+    /// # Errors
+    /// As for [`run`](Reactor::run).
+    pub fn turn(&mut self, timeout: Option<Duration>, state: &mut S) -> io::Result<Turn> {
+        if self.made_in != sys::fork::generation() {
+            return Err(forked());
+        }
+        if self.set.phase == Phase::Running || !self.ended(state) {
+            self.wait(timeout)?;
+            self.note_edges();
+            self.round(state);
+            self.ended(state);
+        }
+        let turn = match self.set.phase {
+            Phase::Stopped => Turn::Stopped,
+            _ if self.set.ready.is_empty() => Turn::Idle,
+            _ => Turn::Pending,
+        };
+        if self.nested.get() {
+            self.tell_outer_loop(turn)?;
+        }
+        Ok(turn)
+    }
+
+    /// Blocks in the one place where the reactor blocks.
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.arm_timers()?;
+        let mut timeout = if self.set.ready.is_empty() { timeout } else { Some(Duration::ZERO) };
+        let deadline = timeout.filter(|timeout| !timeout.is_zero()).and_then(|timeout| Instant::now().checked_add(timeout));
+        while let Err(error) = self.set.poll.poll(&mut self.events, timeout) {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+            // EINTR is not an event: wait for what is left of the time.
+            timeout = deadline.map_or(timeout, |deadline| Some(deadline.saturating_duration_since(Instant::now())));
+        }
+        self.set.timers.clock.new_turn();
+        self.set.stats.turns += 1;
+        Ok(())
+    }
+
+    fn arm_timers(&mut self) -> io::Result<()> {
+        match &self.set.slots[self.timers.index as usize].source {
+            Source::Timers(timer) => self.set.timers.arm(timer.as_fd()),
+            _ => unreachable!("the timerfd is neither closed nor taken out between turns"),
+        }
+    }
+
+    /// Turns the kernel's edges into entries of the ready list.
+    fn note_edges(&mut self) {
+        for event in &self.events {
+            self.set.stats.events += 1;
+            if !self.set.mark_ready(Key::from_token(event.token()), Ready::of(event)) {
+                self.set.stats.stale_events += 1;
+            }
+        }
+    }
+
+    /// Visits what was in the ready list when the round began; what is not done with then comes after what has
+    /// become ready since.
+    fn round(&mut self, state: &mut S) {
+        for _ in 0..self.set.ready.len() {
+            let Some(key) = self.set.ready.pop_front() else { break };
+            self.visit(key, state);
+            if !self.set.dead.is_empty() {
+                self.bury(state);
+            }
+            if self.set.phase == Phase::Stopped {
+                break;
+            }
+        }
+    }
+
+    /// **Everything that can happen.** The source is taken out of its slot, and what became of it decides whether it
+    /// is put back.
+    fn visit(&mut self, key: Key, state: &mut S) {
+        let set = &mut self.set;
+        // Closed since it became ready, whether or not its slot has a new tenant.
+        let Some(slot) = set.slot(key) else { return };
+        slot.queued = false;
+        let ready = mem::take(&mut slot.ready);
+        let mut source = mem::replace(&mut slot.source, Source::Running);
+        set.current = Some(key);
+        let visited = match &mut source {
+            Source::Client(client) => srm::visit(set, key, client, ready, state),
+            Source::Master(master) => master::visit(set, key, master, state),
+            Source::Queue(queue) => queue_source::visit(set, key, queue, ready, state),
+            Source::Signals(signals) => signal_source::visit(set, key, signals, ready, state),
+            Source::Open(open) => open::visit(set, key, open, ready, state),
+            Source::Remote(inbox) => remote::visit(set, key, inbox, state),
+            Source::Timers(_) => timers::visit(set, key, state),
+            Source::Running => unreachable!("only one handler runs at a time"),
+        };
+        set.current = None;
+        set.put_back(key, source, visited);
+    }
+
+    /// Calls the `on_close` that is owed to those that were closed.
+    fn bury(&mut self, state: &mut S) {
+        while let Some(Dead { key, cause, handler }) = self.set.dead.pop_front() {
+            self.set.current = Some(key);
+            let what = "on_close of";
+            let buried = match handler {
+                DeadHandler::Session(mut session) => {
+                    report(&mut self.set, key, "client", &cause);
+                    guarded(&mut self.set, key, |cx| Ok(session.on_close(&cause, cx, state)))
+                }
+                DeadHandler::Source(Source::Open(mut open)) => {
+                    guarded(&mut self.set, key, |cx| Ok(open.source.on_close(&cause, cx, state)))
+                }
+                DeadHandler::Source(Source::Queue(mut queue)) => match queue.handler.take() {
+                    Some(mut handler) => guarded(&mut self.set, key, |cx| Ok(handler.on_close(&cause, cx, state))),
+                    None => Ok(()),
+                },
+                DeadHandler::Source(_) => Ok(()),
+            };
+            self.set.current = None;
+            self.set.take_halt();
+            if let Err(cause) = buried {
+                report(&mut self.set, key, what, &cause);
+            }
+        }
+    }
+
+    /// Whether the loop has ended; if so, closes what is left.
+    fn ended(&mut self, state: &mut S) -> bool {
+        match self.set.phase {
+            Phase::Running => return false,
+            Phase::Draining if self.set.drainable > 0 => return false,
+            Phase::Draining | Phase::Stopped => {}
+        }
+        self.set.phase = Phase::Stopped;
+        let own = |source: &Source<S>| matches!(source, Source::Timers(_) | Source::Remote(_));
+        // An on_close may insert anew; it is closed in its turn.
+        while self.set.slots.iter().any(|(_, slot)| !own(&slot.source)) || !self.set.dead.is_empty() {
+            self.set.close_all(|| Cause::Stop, |source| !own(source));
+            self.bury(state);
+        }
+        true
+    }
+
+    /// The loop around this one sleeps on our epoll descriptor, which knows nothing of what is in the ready list.
+    #[cold]
+    fn tell_outer_loop(&mut self, turn: Turn) -> io::Result<()> {
+        self.arm_timers()?;
+        match self.set.source(self.inbox) {
+            Some(Source::Remote(inbox)) if turn == Turn::Pending => inbox.nudge(),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn forked() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this reactor was made before a fork, by the parent: its poll set is shared, and its signals are not. \
+         Make a new reactor in the child",
+    )
+}
+
+impl<S> Deref for Reactor<S> {
+    type Target = PollSet<S>;
+
+    fn deref(&self) -> &PollSet<S> {
+        &self.set
+    }
+}
+
+impl<S> DerefMut for Reactor<S> {
+    fn deref_mut(&mut self) -> &mut PollSet<S> {
+        &mut self.set
+    }
+}
+
+/// The poll set's own descriptor: it is readable when a [`turn`](Reactor::turn) would find something to do, so a reactor can be
+/// a source in another loop. After changing a reactor from outside a turn (a new timer, say), take a turn with a zero
+/// timeout.
+impl<S> AsFd for Reactor<S> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.nested.set(true);
+        self.set.poll.as_fd()
+    }
+}
+
+impl<S> Drop for Reactor<S> {
+    fn drop(&mut self) {
+        // In a forked child the poll set is the parent's: nothing may be taken out of it there, and merely closing
+        // takes nothing out while the parent has its descriptors.
+        if self.made_in == sys::fork::generation() {
+            self.set.phase = Phase::Stopped;
+            self.set.close_all(|| Cause::Stop, |_| true);
+        }
+    }
+}
+
+impl<S> fmt::Debug for Reactor<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactor").field("fd", &self.set.poll.as_raw_fd()).field("set", &self.set).finish()
+    }
+}
