@@ -5,6 +5,8 @@
 //! call *means* is the business of the module that calls it.
 #![allow(unsafe_code)]
 
+pub(crate) mod mq;
+
 use std::io;
 
 /// The C library's convention: -1 says that `errno` holds the reason.
