@@ -289,9 +289,7 @@ fn explain_open(name: &str, error: io::Error) -> io::Error {
         ),
         Some(libc::EACCES) => io::Error::new(
             error.kind(),
-            format!(
-                "queue {name} does not admit this user; receiving needs read permission, sending write permission"
-            ),
+            format!("queue {name} does not admit this user; receiving needs read, sending write permission"),
         ),
         _ => io::Error::new(error.kind(), format!("cannot open queue {name}: {error}")),
     }
