@@ -78,8 +78,9 @@ fn prlimit(limit: &str) {
 fn can(possible: bool, need: &str) -> bool {
     if !possible {
         assert!(std::env::var_os("CI").is_none(), "this test needs {need}");
-        // Not by eprintln, which the harness keeps to itself when a test passes.
-        writeln!(io::stderr(), "SKIPPED: this test needs {need}").unwrap();
+        // Not by eprintln, whose text the harness withholds when a test passes.
+        let mut stderr = io::stderr();
+        writeln!(stderr, "SKIPPED: this test needs {need}").unwrap();
     }
     possible
 }
