@@ -11,7 +11,7 @@ use std::{
 use mio::Interest;
 
 use crate::{
-    Cause, Framing, Key, Limit, PollSet, Session,
+    Cause, Framing, Key, Limit, ListenerKind, PollSet, Session,
     buffer::Buffer,
     set::{Phase, Usage},
     source::{Ready, Slot, Source},
@@ -27,6 +27,17 @@ pub(crate) struct Plan {
     pub(crate) proved: bool,
     /// The kernel vouches for the peer's uid.
     pub(crate) unix: bool,
+}
+
+impl Plan {
+    pub(crate) fn new(kind: ListenerKind, framing: Framing, refuses_descriptors: bool) -> Plan {
+        Plan {
+            framing,
+            records: kind.is_seqpacket(),
+            proved: kind.is_tcp() || refuses_descriptors,
+            unix: !kind.is_tcp(),
+        }
+    }
 }
 
 /// Why a client that still has bytes to take is on its way out.
@@ -168,16 +179,16 @@ pub(crate) fn adopt<S>(
     framing: Framing,
     session: Box<dyn Session<S>>,
 ) -> io::Result<Key> {
-    let kind = socket::kind(socket.as_fd())?;
+    let kind = ListenerKind::of(socket.as_fd())?;
     socket::set_nonblocking(socket.as_fd())?;
-    // Descriptors that were passed before this are in the socket already: the first event is read to EAGAIN,
-    // because it is marked as though urgent data had come.
-    let refuses = kind.is_unix() && socket::refuse_descriptors(socket.as_fd()).is_ok();
-    if kind.is_records() {
-        socket::receive_credentials(socket.as_fd())?;
+    let refuses = !kind.is_tcp() && socket::set_passes_rights(socket.as_fd(), false).is_ok();
+    if kind.is_seqpacket() {
+        socket::set_passes_credentials(socket.as_fd(), true)?;
     }
-    let plan = Plan { framing, records: kind.is_records(), proved: refuses || !kind.is_unix(), unix: kind.is_unix() };
+    let plan = Plan::new(kind, framing, refuses);
     let key = admit(set, socket, Rc::new(plan), session)?;
+    // Descriptors that were passed before they were refused may be in the socket: the first visit reads to EAGAIN, as
+    // though urgent data had come.
     set.mark_ready(key, Ready::READABLE | Ready::PRIORITY);
     Ok(key)
 }

@@ -174,10 +174,6 @@ impl Framing {
         self.max.unwrap_or(default)
     }
 
-    pub(crate) fn is_raw(&self) -> bool {
-        matches!(self.rule, Rule::Raw)
-    }
-
     /// Finds the first message in `bytes`. The first `scanned` bytes are known to hold no whole one, and `scanned`
     /// is moved on when there is none in the rest either, so that a peer that sends byte by byte costs no more
     /// than one that does not.

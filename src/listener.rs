@@ -28,6 +28,29 @@ pub enum ListenerKind {
 }
 
 impl ListenerKind {
+    /// Of which kind a socket is.
+    pub(crate) fn of(fd: BorrowedFd<'_>) -> io::Result<ListenerKind> {
+        let option = |name| socket::option(fd, libc::SOL_SOCKET, name);
+        match (option(libc::SO_DOMAIN)?, option(libc::SO_TYPE)?) {
+            (libc::AF_UNIX, libc::SOCK_STREAM) => Ok(ListenerKind::UnixStream),
+            (libc::AF_UNIX, libc::SOCK_SEQPACKET) => Ok(ListenerKind::UnixSeqpacket),
+            (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM) => Ok(ListenerKind::Tcp),
+            (domain, kind) => Err(invalid(format!(
+                "a Unix stream, a Unix seqpacket or a TCP socket is wanted; this one has domain {domain}, type {kind}"
+            ))),
+        }
+    }
+
+    /// TCP, of either version; the others are Unix sockets, whose peers the kernel vouches for.
+    pub fn is_tcp(self) -> bool {
+        self == ListenerKind::Tcp
+    }
+
+    /// It keeps message boundaries.
+    pub fn is_seqpacket(self) -> bool {
+        self == ListenerKind::UnixSeqpacket
+    }
+
     fn socket_type(self) -> libc::c_int {
         match self {
             Self::UnixStream | Self::Tcp => libc::SOCK_STREAM,
@@ -181,7 +204,6 @@ impl Listener {
     }
 
     /// `accept4(2)`, one system call: the client handle, and its address if it is TCP.
-    #[allow(dead_code, reason = "the reactor accepts")]
     pub(crate) fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
         match self.kind {
             ListenerKind::Tcp => socket::accept_inet(self.as_fd()),
@@ -195,14 +217,12 @@ impl Listener {
     ///
     /// A client inherits that when it connects. So for an adopted socket it is true only if the one who made it had
     /// refused them already: connections may have been waiting.
-    #[allow(dead_code, reason = "the reactor asks")]
     pub(crate) fn refuses_descriptors(&self) -> bool {
         self.refuses_descriptors
     }
 
     /// Whether every client accepted here has `SO_PASSCRED` already, which [`socket::recv_record`] needs. Where
     /// not (an adopted socket whose maker had not set it), set it on each client handle.
-    #[allow(dead_code, reason = "the reactor asks")]
     pub(crate) fn marks_records(&self) -> bool {
         self.marks_records
     }
@@ -292,17 +312,7 @@ impl TryFrom<OwnedFd> for Listener {
         if listening == 0 {
             return Err(invalid("the socket does not listen; call listen(2) before handing it over".into()));
         }
-        let kind = match (option(libc::SO_DOMAIN)?, option(libc::SO_TYPE)?) {
-            (libc::AF_UNIX, libc::SOCK_STREAM) => ListenerKind::UnixStream,
-            (libc::AF_UNIX, libc::SOCK_SEQPACKET) => ListenerKind::UnixSeqpacket,
-            (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM) => ListenerKind::Tcp,
-            (domain, kind) => {
-                let text = format!(
-                    "a master socket is a Unix stream, a Unix seqpacket or TCP; this one has domain {domain}, type {kind}"
-                );
-                return Err(invalid(text));
-            }
-        };
+        let kind = ListenerKind::of(fd.as_fd())?;
         let (listener, usable) = Self::adopt(fd, kind);
         usable.map(|()| listener)
     }

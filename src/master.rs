@@ -16,7 +16,7 @@ use crate::{
     guard::{guarded, report},
     set::Phase,
     source::{Ready, Source, Visited},
-    sys::{self, socket},
+    sys::socket,
     throttle::Kind,
 };
 
@@ -58,12 +58,7 @@ impl<S> PollSet<S> {
                 self.scratch = vec![0; room];
             }
         }
-        let plan = Plan {
-            framing,
-            records: kind.is_seqpacket(),
-            proved: kind.is_tcp() || listener.refuses_descriptors(),
-            unix: !kind.is_tcp(),
-        };
+        let plan = Plan::new(kind, framing, listener.refuses_descriptors());
         let key = match self.register(listener.as_fd(), Interest::READABLE) {
             Ok(key) => key,
             Err(error) => return Err(Rejected { error, source: listener }),
@@ -82,7 +77,7 @@ impl<S> PollSet<S> {
 /// One visit: accepts until nobody waits, a budget is spent, or there is no place.
 pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, master: &mut Master<S>, state: &mut S) -> Visited {
     if set.limits.when_full == WhenFull::Shed && master.spare.is_none() {
-        master.spare = sys::spare().ok();
+        master.spare = socket::spare().ok();
     }
     for _ in 0..set.limits.accepts_per_visit.max(1) {
         let full = set.stats.clients >= set.limits.clients && !client::evict_half_frames(set);
@@ -109,7 +104,7 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, master: &mut Master<S>, s
                             if let Ok((socket, _)) = waiting {
                                 shed(set, master, Limit::Descriptors, socket);
                             }
-                            master.spare = sys::spare().ok();
+                            master.spare = socket::spare().ok();
                             if master.spare.is_none() {
                                 return wait(set, key, master, Limit::Descriptors, Some(error));
                             }
@@ -137,7 +132,7 @@ fn wait<S>(set: &mut PollSet<S>, key: Key, master: &mut Master<S>, limit: Limit,
         master.full = true;
         match &why {
             Some(error) => set.trip(limit, format_args!("master socket {key} cannot accept: {error}; CIRs wait")),
-            None => set.trip(limit, format_args!("{} are connected; CIRs wait at {key}", set.stats.clients)),
+            None => set.trip(limit, format_args!("CIRs wait at master socket {key}")),
         }
     }
     if !set.paused.contains(&key) {
@@ -171,6 +166,13 @@ fn cir<S>(
         set.stats.cirs_refused += 1;
         set.trip(Limit::ClientsPerUid, format_args!("a CIR at master socket {key} was refused"));
         return;
+    }
+    if master.plan.records && !master.listener.marks_records() {
+        // An adopted master socket, whose clients may have connected before it marked records.
+        if let Err(error) = socket::set_passes_credentials(socket.as_fd(), true) {
+            set.stats.cirs_refused += 1;
+            return set.complain(Kind::Accept, Level::Warn, format_args!("CIR at master socket {key} dropped: {error}"));
+        }
     }
     let peer = Peer::new(socket.as_fd(), master.listener.kind(), address);
     if log_enabled!(target: "ipc_reactor", Level::Debug) {

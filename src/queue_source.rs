@@ -165,7 +165,7 @@ impl<S> PollSet<S> {
             match source.queue.try_send(message, priority) {
                 Ok(()) => return Ok(Posted::Sent),
                 Err(TrySendError::Full) => {}
-                Err(TrySendError::Io(error)) => return Err(error),
+                Err(TrySendError::Failed(error)) => return Err(error),
             }
         } else if message.len() > source.queue.message_size() || priority > Queue::PRIORITY_MAX {
             // Refused now, not when its turn comes. The queue says why.
@@ -269,7 +269,7 @@ fn send_waiting<S>(set: &mut PollSet<S>, key: Key, source: &mut QueueSource<S>) 
         match source.queue.try_send(message, *priority) {
             Ok(()) => drop(source.outbox.pop_front()),
             Err(TrySendError::Full) => return Ok(()),
-            Err(TrySendError::Io(error)) => return Err(error),
+            Err(TrySendError::Failed(error)) => return Err(error),
         }
     }
     if source.watches_write {

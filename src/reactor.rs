@@ -320,7 +320,7 @@ impl<S> DerefMut for Reactor<S> {
 impl<S> AsFd for Reactor<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.nested.set(true);
-        self.set.poll.as_fd()
+        sys::poll_fd(&self.set.poll)
     }
 }
 

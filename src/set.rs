@@ -13,7 +13,7 @@ use mio::{Interest, Poll, unix::SourceFd};
 use slab::Slab;
 
 use crate::{
-    Cause, Context, Framing, Key, Limit, Limits, Session, Stats,
+    Cause, Framing, Key, Limit, Limits, Session, Stats,
     buffer::{Buffer, Pool},
     children::{Exit, Reaper},
     client::{self, Client, Ending, Plan},

@@ -5,9 +5,13 @@
 //! call *means* is the business of the module that calls it.
 #![allow(unsafe_code)]
 
-use std::io;
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+};
 
 pub(crate) mod fork;
+pub(crate) mod mq;
 pub(crate) mod path;
 pub(crate) mod process;
 pub(crate) mod signal;
@@ -31,4 +35,10 @@ pub(crate) fn memchr(byte: u8, bytes: &[u8]) -> Option<usize> {
     // SAFETY: the pointer and the length are those of a live slice.
     let found = unsafe { libc::memchr(bytes.as_ptr().cast(), libc::c_int::from(byte), bytes.len()) };
     (!found.is_null()).then(|| found as usize - bytes.as_ptr() as usize)
+}
+
+/// The poll set's own descriptor.
+pub(crate) fn poll_fd(poll: &mio::Poll) -> BorrowedFd<'_> {
+    // SAFETY: `poll` owns the descriptor and is borrowed for as long as the answer.
+    unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) }
 }

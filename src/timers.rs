@@ -249,15 +249,16 @@ impl<S> PollSet<S> {
     pub(crate) fn drain_deadline(&mut self, within: Duration) {
         let due_ns = self.due_ns(within);
         let timers = &mut self.timers;
-        match timers.drain {
-            Some(set) if timers.timer(set).is_some() => {
+        let under_way = timers.drain.filter(|&drain| timers.timer(drain).is_some());
+        match under_way {
+            Some(set) => {
                 let owner = Owner::Timer(set.index);
                 let mut owners = Owners { slots: &mut self.slots, timers: &mut timers.timers };
                 if timers.heap.due_ns(owner, &owners).is_some_and(|set_ns| due_ns < set_ns) {
                     timers.heap.set(owner, due_ns, &mut owners);
                 }
             }
-            _ => timers.drain = Some(timers.add(&mut self.slots, due_ns, Task::DrainDeadline)),
+            None => timers.drain = Some(timers.add(&mut self.slots, due_ns, Task::DrainDeadline)),
         }
     }
 

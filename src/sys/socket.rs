@@ -239,6 +239,11 @@ pub(crate) fn peer_pidfd(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     own(option(fd, libc::SOL_SOCKET, SO_PEERPIDFD)?)
 }
 
+/// A descriptor for its own sake: one that can be given up when there are no more.
+pub(crate) fn spare() -> io::Result<OwnedFd> {
+    socket(libc::AF_UNIX, libc::SOCK_STREAM)
+}
+
 /// `O_NONBLOCK`, in one call and leaving the other status flags alone.
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     let mut on: libc::c_int = 1;
