@@ -129,7 +129,10 @@ impl Pool {
 
     pub(crate) fn give_back(&mut self, mut buffer: Box<Buffer>) {
         let bytes = buffer.data.len();
-        if bytes > Pool::BUFFER_MAX || self.bytes + bytes > Pool::BYTES_MAX || self.free.len() == Pool::COUNT_MAX {
+        if bytes > Pool::BUFFER_MAX
+            || self.bytes + bytes > Pool::BYTES_MAX
+            || self.free.len() == Pool::COUNT_MAX
+        {
             return;
         }
         buffer.clear();

@@ -112,7 +112,8 @@ impl<S> Client<S> {
         self.input.as_ref().filter(|_| !self.more).map(|input| input.since_ns)
     }
 
-    pub(crate) fn dismantle(mut self, set: &mut PollSet<S>) -> (Box<dyn Session<S>>, [Option<Box<Buffer>>; 2]) {
+    /// Gives back what it holds of the reactor's; what is left is the session, to be told.
+    pub(crate) fn dismantle(mut self, set: &mut PollSet<S>) -> Box<dyn Session<S>> {
         account(set, &mut self, 0);
         if let Some(users) = &mut set.users
             && let Some(usage) = users.get_mut(&self.uid)
@@ -122,7 +123,10 @@ impl<S> Client<S> {
                 users.remove(&self.uid);
             }
         }
-        (self.session, [self.input, self.output])
+        for buffer in [self.input, self.output].into_iter().flatten() {
+            set.pool.give_back(buffer);
+        }
+        self.session
     }
 }
 
@@ -165,7 +169,11 @@ pub(crate) fn admit<S>(
     }
     set.stats.clients += 1;
     if let Some(idle) = set.limits.idle {
-        set.timers.client_deadline(&mut set.slots, key.index, active_ns.saturating_add(idle.as_nanos() as u64));
+        set.timers.client_deadline(
+            &mut set.slots,
+            key.index,
+            active_ns.saturating_add(idle.as_nanos() as u64),
+        );
     }
     // The session is opened by its first visit, and in a drain it is asked to end.
     set.mark_ready(key, if set.phase == Phase::Draining { Ready::READABLE } else { Ready::NONE });
@@ -198,7 +206,6 @@ pub(crate) fn interest(plan: &Plan, write: bool) -> Interest {
     let read = if plan.records { Interest::READABLE } else { Interest::READABLE | Interest::PRIORITY };
     if write { read | Interest::WRITABLE } else { read }
 }
-
 
 /// Accounts what a client holds of the reactor's memory now; names the limit that this exceeds.
 pub(crate) fn account<S>(set: &mut PollSet<S>, client: &mut Client<S>, held: usize) -> Option<Limit> {

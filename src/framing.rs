@@ -195,19 +195,28 @@ impl Framing {
     }
 
     /// Appends `payload` as a message, by way of `put`.
-    pub(crate) fn encode(&self, payload: &[u8], mut put: impl FnMut(&[&[u8]]) -> io::Result<()>) -> io::Result<()> {
+    pub(crate) fn encode(
+        &self,
+        payload: &[u8],
+        mut put: impl FnMut(&[&[u8]]) -> io::Result<()>,
+    ) -> io::Result<()> {
         let misfit = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         match &self.rule {
             Rule::Raw => put(&[payload]),
-            &Rule::Fixed(size) if payload.len() != size => {
-                misfit(format!("a reply of {} bytes in frames of {size}; use reply for unframed bytes", payload.len()))
-            }
+            &Rule::Fixed(size) if payload.len() != size => misfit(format!(
+                "a reply of {} bytes in frames of {size}; use reply for unframed bytes",
+                payload.len()
+            )),
             Rule::Fixed(_) => put(&[payload]),
-            Rule::Lines if payload.contains(&b'\n') => misfit("a line feed within a line; reply line by line".into()),
+            Rule::Lines if payload.contains(&b'\n') => {
+                misfit("a line feed within a line; reply line by line".into())
+            }
             Rule::Lines => put(&[payload, b"\n"]),
             Rule::Prefixed(prefix) => match prefix.write(payload.len()) {
                 Some(header) => put(&[&header[..prefix.width()], payload]),
-                None => misfit(format!("a reply of {} bytes does not fit a {prefix:?} length", payload.len())),
+                None => {
+                    misfit(format!("a reply of {} bytes does not fit a {prefix:?} length", payload.len()))
+                }
             },
             Rule::Custom(decoder) => {
                 let mut frame = Vec::with_capacity(payload.len() + 16);
@@ -232,7 +241,11 @@ fn line(bytes: &[u8], scanned: &mut usize, max: usize) -> Result<Decoded, Refusa
             let end = *scanned + found;
             let payload = if end > 0 && bytes[end - 1] == b'\r' { 0..end - 1 } else { 0..end };
             *scanned = 0;
-            if payload.end > max { Err(Refusal::TooLarge(payload.end, max)) } else { Ok(Decoded::Frame { payload, consumed: end + 1 }) }
+            if payload.end > max {
+                Err(Refusal::TooLarge(payload.end, max))
+            } else {
+                Ok(Decoded::Frame { payload, consumed: end + 1 })
+            }
         }
         // Room for a carriage return behind the largest line.
         None if bytes.len() > max.saturating_add(1) => Err(Refusal::TooLarge(bytes.len(), max)),
@@ -262,11 +275,20 @@ fn custom(decoder: &dyn Decode, bytes: &[u8], scanned: &mut usize, max: usize) -
     match decoder.decode(bytes).map_err(Refusal::Malformed)? {
         Decoded::Frame { payload, consumed } => {
             *scanned = 0;
-            if consumed == 0 || consumed > bytes.len() || payload.start > payload.end || payload.end > consumed {
-                let why = format!("the decoder answered {payload:?} of {consumed} bytes out of {}", bytes.len());
+            if consumed == 0
+                || consumed > bytes.len()
+                || payload.start > payload.end
+                || payload.end > consumed
+            {
+                let why =
+                    format!("the decoder answered {payload:?} of {consumed} bytes out of {}", bytes.len());
                 return Err(Refusal::Malformed(io::Error::other(why)));
             }
-            if payload.len() > max { Err(Refusal::TooLarge(payload.len(), max)) } else { Ok(Decoded::Frame { payload, consumed }) }
+            if payload.len() > max {
+                Err(Refusal::TooLarge(payload.len(), max))
+            } else {
+                Ok(Decoded::Frame { payload, consumed })
+            }
         }
         // A header's room on top of the payload: what a frame may need beyond `max` is the decoder's affair.
         Decoded::Partial { needed } if needed.max(bytes.len()) > max.saturating_add(64) => {

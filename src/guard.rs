@@ -26,7 +26,8 @@ pub(crate) fn guarded<S, T>(
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a panic without a message").to_owned()
 }
 
@@ -36,11 +37,19 @@ pub(crate) fn report<S>(set: &mut PollSet<S>, key: Key, what: &str, cause: &Caus
     match cause {
         Cause::Panic(message) => {
             set.stats.panics += 1;
-            set.complain(Kind::Panic, Level::Error, format_args!("{what} {key}: the handler panicked: {message}"));
+            set.complain(
+                Kind::Panic,
+                Level::Error,
+                format_args!("{what} {key}: the handler panicked: {message}"),
+            );
         }
         Cause::Handler(error) => {
             set.stats.handler_errors += 1;
-            set.complain(Kind::Handler, Level::Warn, format_args!("{what} {key}: the handler failed: {error}"));
+            set.complain(
+                Kind::Handler,
+                Level::Warn,
+                format_args!("{what} {key}: the handler failed: {error}"),
+            );
         }
         _ => {}
     }

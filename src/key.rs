@@ -49,7 +49,11 @@ mod tests {
 
     #[test]
     fn a_token_carries_the_whole_key() {
-        for key in [Key { index: 0, serial: u32::MAX }, Key { index: u32::MAX, serial: 0 }, Key { index: 7, serial: 9 }] {
+        for key in [
+            Key { index: 0, serial: u32::MAX },
+            Key { index: u32::MAX, serial: 0 },
+            Key { index: 7, serial: 9 },
+        ] {
             assert_eq!(Key::from_token(key.token()), key);
         }
     }

@@ -38,6 +38,10 @@ impl<S> PollSet<S> {
     ///
     /// # Errors
     /// The kernel refuses to watch it; the listener is handed back in the error.
+    #[allow(
+        clippy::result_large_err,
+        reason = "once per master socket, and the listener is worth having back"
+    )]
     pub fn listen<T: Session<S> + 'static>(
         &mut self,
         listener: Listener,
@@ -127,11 +131,19 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, master: &mut Master<S>, s
 
 /// Nobody is accepted until a client has left, or for a while. The CIRs wait in the backlog.
 #[cold]
-fn wait<S>(set: &mut PollSet<S>, key: Key, master: &mut Master<S>, limit: Limit, why: Option<io::Error>) -> Visited {
+fn wait<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    master: &mut Master<S>,
+    limit: Limit,
+    why: Option<io::Error>,
+) -> Visited {
     if !master.full {
         master.full = true;
         match &why {
-            Some(error) => set.trip(limit, format_args!("master socket {key} cannot accept: {error}; CIRs wait")),
+            Some(error) => {
+                set.trip(limit, format_args!("master socket {key} cannot accept: {error}; CIRs wait"))
+            }
             None => set.trip(limit, format_args!("CIRs wait at master socket {key}")),
         }
     }
@@ -171,7 +183,11 @@ fn cir<S>(
         // An adopted master socket, whose clients may have connected before it marked records.
         if let Err(error) = socket::set_passes_credentials(socket.as_fd(), true) {
             set.stats.cirs_refused += 1;
-            return set.complain(Kind::Accept, Level::Warn, format_args!("CIR at master socket {key} dropped: {error}"));
+            return set.complain(
+                Kind::Accept,
+                Level::Warn,
+                format_args!("CIR at master socket {key} dropped: {error}"),
+            );
         }
     }
     let peer = Peer::new(socket.as_fd(), master.listener.kind(), address);
@@ -189,7 +205,11 @@ fn cir<S>(
         Ok(_) => set.stats.cirs += 1,
         Err(error) => {
             set.stats.cirs_refused += 1;
-            set.complain(Kind::Accept, Level::Warn, format_args!("CIR at master socket {key} dropped: {error}"));
+            set.complain(
+                Kind::Accept,
+                Level::Warn,
+                format_args!("CIR at master socket {key} dropped: {error}"),
+            );
         }
     }
 }

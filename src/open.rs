@@ -103,7 +103,8 @@ impl<S> PollSet<S> {
         handler: impl FnMut(&mut T, Ready, &mut Context<'_, S>, &mut S) -> io::Result<Progress> + 'static,
     ) -> Result<Key, Rejected<T>> {
         match self.register(fd.as_fd(), interest) {
-            Ok(key) => Ok(self.place(key, Source::Open(Box::new(Open { source: Box::new(WithClosure { fd, handler }) })))),
+            Ok(key) => Ok(self
+                .place(key, Source::Open(Box::new(Open { source: Box::new(WithClosure { fd, handler }) })))),
             Err(error) => Err(Rejected { error, source: fd }),
         }
     }
@@ -112,7 +113,11 @@ impl<S> PollSet<S> {
     ///
     /// # Errors
     /// As for [`fd`](PollSet::fd).
-    pub fn fd_source<T: FdSource<S> + 'static>(&mut self, source: T, interest: Interest) -> Result<Key, Rejected<T>> {
+    pub fn fd_source<T: FdSource<S> + 'static>(
+        &mut self,
+        source: T,
+        interest: Interest,
+    ) -> Result<Key, Rejected<T>> {
         match self.register(source.as_fd(), interest) {
             Ok(key) => Ok(self.place(key, Source::Open(Box::new(Open { source: Box::new(source) })))),
             Err(error) => Err(Rejected { error, source }),
@@ -125,7 +130,10 @@ impl<S> PollSet<S> {
     /// `NotFound`: the key names no open descriptor, or its own handler runs (which answers with its progress instead).
     pub fn set_interest(&mut self, key: Key, interest: Interest) -> io::Result<()> {
         let Some(Source::Open(open)) = self.source(key) else {
-            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{key} is no open descriptor at rest")));
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("{key} is no open descriptor at rest"),
+            ));
         };
         let fd = open.source.as_fd().as_raw_fd();
         self.poll.registry().reregister(&mut SourceFd(&fd), key.token(), interest)
@@ -133,7 +141,13 @@ impl<S> PollSet<S> {
 }
 
 /// One visit: calls the handler until it has drained the descriptor, or the budget is spent.
-pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, open: &mut Open<S>, ready: Ready, state: &mut S) -> Visited {
+pub(crate) fn visit<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    open: &mut Open<S>,
+    ready: Ready,
+    state: &mut S,
+) -> Visited {
     for _ in 0..set.limits.messages_per_visit.max(1) {
         let progress = match guarded(set, key, |cx| open.source.on_ready(ready, cx, state)) {
             Ok(progress) => progress,

@@ -288,17 +288,20 @@ pub(crate) fn check<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> bool {
     }
     source.unlinked = true;
     let handler = source.handler.take();
-    set.complain(Kind::Queue, Level::Warn, format_args!("queue {key} was unlinked: nobody can open it by name any more"));
+    set.complain(
+        Kind::Queue,
+        Level::Warn,
+        format_args!("queue {key} was unlinked: nobody can open it by name any more"),
+    );
     if let Some(mut handler) = handler {
         let timers = set.current.replace(key);
         if let Err(cause) = guarded(set, key, |cx| handler.on_unlinked(cx, state)) {
             report(set, key, "queue", &cause);
         }
         set.current = timers;
-        match set.slot(key).map(|slot| &mut slot.source) {
-            Some(Source::Queue(source)) => source.handler = Some(handler),
-            // It closed its own queue.
-            _ => {}
+        // Unless it closed its own queue.
+        if let Some(Source::Queue(source)) = set.slot(key).map(|slot| &mut slot.source) {
+            source.handler = Some(handler);
         }
     }
     false

@@ -168,13 +168,16 @@ impl<S> Reactor<S> {
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.arm_timers()?;
         let mut timeout = if self.set.ready.is_empty() { timeout } else { Some(Duration::ZERO) };
-        let deadline = timeout.filter(|timeout| !timeout.is_zero()).and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = timeout
+            .filter(|timeout| !timeout.is_zero())
+            .and_then(|timeout| Instant::now().checked_add(timeout));
         while let Err(error) = self.set.poll.poll(&mut self.events, timeout) {
             if error.kind() != io::ErrorKind::Interrupted {
                 return Err(error);
             }
             // EINTR is not an event: wait for what is left of the time.
-            timeout = deadline.map_or(timeout, |deadline| Some(deadline.saturating_duration_since(Instant::now())));
+            timeout =
+                deadline.map_or(timeout, |deadline| Some(deadline.saturating_duration_since(Instant::now())));
         }
         self.set.timers.clock.new_turn();
         self.set.stats.turns += 1;
@@ -240,26 +243,27 @@ impl<S> Reactor<S> {
     /// Calls the `on_close` that is owed to those that were closed.
     fn bury(&mut self, state: &mut S) {
         while let Some(Dead { key, cause, handler }) = self.set.dead.pop_front() {
+            if matches!(handler, DeadHandler::Session(_)) {
+                report(&mut self.set, key, "client", &cause);
+            }
             self.set.current = Some(key);
-            let what = "on_close of";
-            let buried = match handler {
-                DeadHandler::Session(mut session) => {
-                    report(&mut self.set, key, "client", &cause);
-                    guarded(&mut self.set, key, |cx| Ok(session.on_close(&cause, cx, state)))
+            let buried = guarded(&mut self.set, key, |cx| {
+                match handler {
+                    DeadHandler::Session(mut session) => session.on_close(&cause, cx, state),
+                    DeadHandler::Source(Source::Open(mut open)) => open.source.on_close(&cause, cx, state),
+                    DeadHandler::Source(Source::Queue(mut queue)) => {
+                        if let Some(handler) = &mut queue.handler {
+                            handler.on_close(&cause, cx, state);
+                        }
+                    }
+                    DeadHandler::Source(_) => {}
                 }
-                DeadHandler::Source(Source::Open(mut open)) => {
-                    guarded(&mut self.set, key, |cx| Ok(open.source.on_close(&cause, cx, state)))
-                }
-                DeadHandler::Source(Source::Queue(mut queue)) => match queue.handler.take() {
-                    Some(mut handler) => guarded(&mut self.set, key, |cx| Ok(handler.on_close(&cause, cx, state))),
-                    None => Ok(()),
-                },
-                DeadHandler::Source(_) => Ok(()),
-            };
+                Ok(())
+            });
             self.set.current = None;
             self.set.take_halt();
             if let Err(cause) = buried {
-                report(&mut self.set, key, what, &cause);
+                report(&mut self.set, key, "on_close of", &cause);
             }
         }
     }

@@ -95,7 +95,9 @@ impl<S> Remote<S> {
     ) -> Result<(), Rejected<OwnedFd>> {
         let socket = Arc::new(Mutex::new(Some(socket.into())));
         let sent = socket.clone();
-        let take = move |socket: &Mutex<Option<OwnedFd>>| socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let take = move |socket: &Mutex<Option<OwnedFd>>| {
+            socket.lock().unwrap_or_else(PoisonError::into_inner).take()
+        };
         let job = move |cx: &mut Context<'_, S>, _: &mut S| {
             if let Some(socket) = take(&sent)
                 && let Err(error) = cx.adopt(socket, framing, session)

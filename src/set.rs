@@ -5,7 +5,7 @@ use std::{
     fmt, io, mem,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     rc::Rc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use log::Level;
@@ -16,8 +16,9 @@ use crate::{
     Cause, Framing, Key, Limit, Limits, Session, Stats,
     buffer::{Buffer, Pool},
     children::{Exit, Reaper},
-    client::{self, Client, Ending, Plan},
-    context::{ClientHandle, not_connected},
+    client::{self, Plan},
+    closing::is_drainable,
+    context::ClientHandle,
     source::{Ready, Slot, Source, Visited},
     throttle::{Kind, Throttle},
     timers::Timers,
@@ -131,10 +132,12 @@ impl<S> PollSet<S> {
     /// Two steps, so that whoever fails at the first still has the source in hand.
     pub(crate) fn register(&mut self, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<Key> {
         let key = self.next_key();
-        self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), key.token(), interest).map_err(|error| {
-            self.stats.failed(error.kind());
-            explain_registration(error)
-        })?;
+        self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), key.token(), interest).map_err(
+            |error| {
+                self.stats.failed(error.kind());
+                explain_registration(error)
+            },
+        )?;
         Ok(key)
     }
 
@@ -191,47 +194,6 @@ impl<S> PollSet<S> {
             }
             Visited::Closed(cause) => self.retire(key, source, cause),
         }
-    }
-
-    /// Takes a source, which the caller has taken out of its slot, out of the poll set; `on_close` follows when the
-    /// running handler has returned.
-    pub(crate) fn retire(&mut self, key: Key, source: Source<S>, cause: Cause) {
-        if let Some(fd) = source.raw_fd() {
-            // DEL though we close: a dup'd descriptor keeps the registration alive.
-            if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
-                self.stats.failed(error.kind());
-            }
-        }
-        self.timers.forget_client(&mut self.slots, key.index);
-        self.slots.remove(key.index as usize);
-        self.drainable -= usize::from(is_drainable(&source));
-        let handler = match source {
-            Source::Client(client) => DeadHandler::Session(self.dismantle(key, client, &cause)),
-            other => DeadHandler::Source(other),
-        };
-        self.dead.push_back(Dead { key, cause, handler });
-        for master in mem::take(&mut self.paused) {
-            self.mark_ready(master, Ready::READABLE);
-        }
-        if self.slots.capacity() > 1024 && self.slots.len() < self.slots.capacity() / 8 {
-            self.slots.shrink_to_fit();
-        }
-    }
-
-    fn dismantle(&mut self, key: Key, client: Client<S>, cause: &Cause) -> Box<dyn Session<S>> {
-        log::debug!(target: "ipc_reactor", "client {key} fd {}: {cause}", client.socket.as_raw_fd());
-        self.stats.clients -= 1;
-        self.stats.closed += 1;
-        match cause {
-            Cause::Drain => self.stats.drained += 1,
-            Cause::DrainDeadline => self.stats.drain_cut += 1,
-            _ => {}
-        }
-        let (session, buffers) = client.dismantle(self);
-        for buffer in buffers.into_iter().flatten() {
-            self.pool.give_back(buffer);
-        }
-        session
     }
 
     // ---- Clients ----
@@ -312,166 +274,6 @@ impl<S> PollSet<S> {
         self.timers.clock.now_ns()
     }
 
-    // ---- Closing ----
-
-    /// Closes any source, that of the running handler included. A client first takes what waits for it (at most for
-    /// [`Limits::flush`]); no more is read from it. Returns false if the key names nothing any more.
-    pub fn close(&mut self, key: Key) -> bool {
-        self.end(key, Halt::Close)
-    }
-
-    /// Closes any source at once. What waits to be sent to a client is lost.
-    pub fn abort(&mut self, key: Key) -> bool {
-        self.end(key, Halt::Abort)
-    }
-
-    fn end(&mut self, key: Key, how: Halt) -> bool {
-        let Some(slot) = self.slots.get_mut(key.index as usize).filter(|slot| slot.serial == key.serial) else {
-            return false;
-        };
-        match &mut slot.source {
-            Source::Running => {
-                debug_assert_eq!(self.current, Some(key), "only the running handler's source is taken out");
-                if self.halt != Halt::Abort {
-                    self.halt = how;
-                }
-            }
-            // The reactor's own.
-            Source::Timers(_) | Source::Remote(_) => return false,
-            Source::Client(client) if how == Halt::Close && client.is_open() && client.output.is_some() => {
-                client.end(Ending::Closed);
-                self.mark_ready(key, Ready::NONE);
-            }
-            Source::Client(client) if how == Halt::Close && !client.is_open() => return false,
-            _ => {
-                let source = mem::replace(&mut slot.source, Source::Running);
-                self.retire(key, source, Cause::Closed);
-            }
-        }
-        true
-    }
-
-    /// Ends the loop when the running handler has returned: every source is closed, with [`Cause::Stop`].
-    pub fn stop(&mut self) {
-        self.phase = Phase::Stopped;
-    }
-
-    /// Ends the loop in order: no more CIRs are accepted than have arrived by now; every request that has arrived is
-    /// handled, every reply sent, every client closed when nothing is owed to it, and messages that are in the queues
-    /// now are handled. What is not done after `within` (or [`Limits::drain`]) is cut off, with
-    /// [`Cause::DrainDeadline`]. [`Stats`] tells how many were drained, and how many cut off.
-    ///
-    /// Another drain while one is under way can only bring its end forward.
-    ///
-    /// # Errors
-    /// None; the type lets it stand as a handler's last expression.
-    pub fn drain(&mut self, within: Duration) -> io::Result<()> {
-        let within = within.min(self.limits.drain);
-        self.drain_deadline(within);
-        if self.phase == Phase::Running {
-            log::info!(target: "ipc_reactor", "draining: {} clients, {within:?} at most", self.stats.clients);
-            self.phase = Phase::Draining;
-            let keys: Vec<Key> =
-                self.slots.iter().map(|(index, slot)| Key { index: index as u32, serial: slot.serial }).collect();
-            for key in keys {
-                if self.source(key).is_some_and(|source| is_drainable(source) || matches!(source, Source::Running)) {
-                    self.mark_ready(key, Ready::READABLE);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The drain's deadline has passed.
-    pub(crate) fn cut_off(&mut self) {
-        self.close_all(|| Cause::DrainDeadline, is_drainable);
-        self.phase = Phase::Stopped;
-    }
-
-    pub(crate) fn close_all(&mut self, cause: impl Fn() -> Cause, which: impl Fn(&Source<S>) -> bool) {
-        let keys: Vec<Key> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| which(&slot.source) && !matches!(slot.source, Source::Running))
-            .map(|(index, slot)| Key { index: index as u32, serial: slot.serial })
-            .collect();
-        for key in keys {
-            if let Some(slot) = self.slot(key) {
-                let source = mem::replace(&mut slot.source, Source::Running);
-                self.retire(key, source, cause());
-            }
-        }
-    }
-
-    /// Whether the running handler has closed its own source; for sources that have nothing to flush.
-    pub(crate) fn take_halt(&mut self) -> bool {
-        matches!(mem::replace(&mut self.halt, Halt::No), Halt::Close | Halt::Abort)
-    }
-
-    // ---- Output ----
-
-    /// Whether `key` is the client whose session runs.
-    pub(crate) fn is_current(&self, key: Key) -> bool {
-        self.running.is_some() && self.current == Some(key)
-    }
-
-    pub(crate) fn framing_of(&self, key: Key) -> Option<Framing> {
-        match self.source(key)? {
-            Source::Running if self.is_current(key) => self.running.as_ref().map(|plan| plan.framing.clone()),
-            Source::Client(client) if client.is_open() => Some(client.plan.framing.clone()),
-            _ => None,
-        }
-    }
-
-    /// Appends one reply, given in parts, to what the running session's client is to be sent.
-    #[inline]
-    pub(crate) fn put_current(&mut self, parts: &[&[u8]]) -> io::Result<()> {
-        let Some(plan) = &self.running else { return Err(not_connected()) };
-        let records = plan.records;
-        let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        if self.out.len() + bytes > self.limits.output_high_water {
-            if self.out.len() + bytes > self.limits.output_max {
-                return Err(self.refuse_output());
-            }
-            if self.halt == Halt::No {
-                self.halt = Halt::Flush;
-            }
-        }
-        append(&mut self.out, records, bytes, parts)
-    }
-
-    /// Appends one reply, given in parts, to what the client of this key is to be sent.
-    pub(crate) fn put(&mut self, key: Key, parts: &[&[u8]]) -> io::Result<()> {
-        if self.is_current(key) {
-            return self.put_current(parts);
-        }
-        let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        let limit = self.limits.output_max;
-        let slot = self.slots.get_mut(key.index as usize).filter(|slot| slot.serial == key.serial);
-        let Some(Slot { source: Source::Client(client), .. }) = slot else { return Err(not_connected()) };
-        if !client.is_open() {
-            return Err(not_connected());
-        }
-        let output = client.output.get_or_insert_with(|| self.pool.lend());
-        if output.len() + bytes > limit {
-            return Err(self.refuse_output());
-        }
-        append(output, client.plan.records, bytes, parts)?;
-        // Sent by the client's next visit, with all else that this round has for it.
-        self.mark_ready(key, Ready::NONE);
-        Ok(())
-    }
-
-    #[cold]
-    fn refuse_output(&mut self) -> io::Error {
-        self.trip(Limit::Output, format_args!("a reply was refused"));
-        let why = format!(
-            "more than {} bytes would wait for a peer that does not read them; raise Limits::output_max",
-            self.limits.output_max
-        );
-        io::Error::new(io::ErrorKind::WouldBlock, why)
-    }
-
     // ---- Limits and faults ----
 
     /// Counts a limit that was reached, and says so in the log.
@@ -507,31 +309,11 @@ impl<S> PollSet<S> {
     }
 }
 
-/// A record's length goes before it in the buffer, so that flushing finds the boundaries again.
-#[inline]
-fn append(out: &mut Buffer, records: bool, bytes: usize, parts: &[&[u8]]) -> io::Result<()> {
-    if records {
-        let length = u32::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
-        out.reserve(bytes + 4)?;
-        out.extend(&length.to_ne_bytes())?;
-    } else if parts.len() > 1 {
-        // All of a message or nothing of it.
-        out.reserve(bytes)?;
-    }
-    for part in parts {
-        out.extend(part)?;
-    }
-    Ok(())
-}
-
-/// What a drain waits for.
-fn is_drainable<S>(source: &Source<S>) -> bool {
-    matches!(source, Source::Master(_) | Source::Client(_) | Source::Queue(_))
-}
-
 fn explain_registration(error: io::Error) -> io::Error {
     let why = match error.raw_os_error() {
-        Some(libc::EPERM) => "epoll does not watch files of this kind: a regular file or a directory is always ready",
+        Some(libc::EPERM) => {
+            "epoll does not watch files of this kind: a regular file or a directory is always ready"
+        }
         Some(libc::EEXIST) => "this descriptor is in the poll set already",
         Some(libc::ENOSPC) => "too many watches; raise /proc/sys/fs/epoll/max_user_watches",
         _ => return error,

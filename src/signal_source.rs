@@ -75,7 +75,10 @@ impl<S> PollSet<S> {
     /// `NotFound`: [`children`](PollSet::children) was not called.
     pub fn watch_child(&mut self, child: Child) -> io::Result<u32> {
         let Some(key) = self.children.filter(|&key| self.source(key).is_some()) else {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "nobody handles exits; call children() first"));
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "nobody handles exits; call children() first",
+            ));
         };
         let pid = self.reaper.watch(child);
         self.mark_ready(key, Ready::READABLE);
@@ -89,7 +92,10 @@ impl<S> PollSet<S> {
     /// Those of [`Command::spawn`], and of [`watch_child`](PollSet::watch_child); then no child is started.
     pub fn spawn(&mut self, command: &mut Command) -> io::Result<u32> {
         if self.children.is_none() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "nobody handles exits; call children() first"));
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "nobody handles exits; call children() first",
+            ));
         }
         self.watch_child(children::spawn(command)?)
     }

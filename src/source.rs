@@ -6,14 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use mio::event::Event;
 
 use crate::{
-    client::Client,
-    heap::NOWHERE,
-    master::Master,
-    open::Open,
-    queue_source::QueueSource,
-    remote::Inbox,
-    signal_source::SignalSource,
-    timers::TimerFd,
+    client::Client, heap::NOWHERE, master::Master, open::Open, queue_source::QueueSource, remote::Inbox,
+    signal_source::SignalSource, timers::TimerFd,
 };
 
 /// Everything that can be in the poll set. `reactor::dispatch` holds the one `match` over it.

@@ -3,19 +3,16 @@
 //! A visit sends what waits, reads until there is proof that nothing is left or until its budget is spent, hands
 //! every whole frame to the session, and sends all the replies at once.
 
-use std::{
-    io, mem,
-    os::fd::{AsFd, AsRawFd},
-};
+use std::{io, mem, os::fd::AsFd};
 
 use log::{Level, log_enabled};
-use mio::unix::SourceFd;
 
 use crate::{
-    Cause, Context, Decoded, Drain, HalfClose, Key, Limit, PollSet, SlowConsumer, TimerKey,
-    client::{Client, Ending, account, arm_deadline, interest},
+    Cause, Context, Decoded, Drain, HalfClose, Key, Limit, PollSet, TimerKey,
+    client::{Client, Ending, account, arm_deadline},
     framing::Refusal,
     guard::guarded,
+    output::{flush, stays_slow},
     set::{Halt, Phase},
     source::{Ready, Source, Visited},
     sys::socket,
@@ -41,7 +38,13 @@ struct Budget {
 }
 
 /// One visit. The client has been taken out of its slot.
-pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>, ready: Ready, state: &mut S) -> Visited {
+pub(crate) fn visit<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    client: &mut Client<S>,
+    ready: Ready,
+    state: &mut S,
+) -> Visited {
     lend(set, key, client, |set, client, scratch| {
         client.writable |= ready.has(Ready::WRITABLE | Ready::WRITE_CLOSED | Ready::ERROR);
         let mut left = ready.without(Ready::WRITABLE);
@@ -195,22 +198,6 @@ fn heed<S>(set: &mut PollSet<S>, client: &mut Client<S>) -> Result<(), Cause> {
     Ok(())
 }
 
-/// More waits for this client than it should. True while it must wait; false when it has caught up.
-#[cold]
-fn stays_slow<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -> Result<bool, Cause> {
-    let waits = set.out.len();
-    if client.slow {
-        client.slow = waits > set.limits.output_high_water / 2;
-        return Ok(client.slow);
-    }
-    client.slow = true;
-    set.trip(Limit::SlowConsumer, format_args!("client {key} does not take {waits} bytes"));
-    match set.limits.slow_consumer {
-        SlowConsumer::Pause => Ok(true),
-        SlowConsumer::Disconnect => Err(Cause::Limit(Limit::SlowConsumer)),
-    }
-}
-
 /// Reads and handles until nothing is left, the budget is spent, or a handler wants something else.
 fn pump<S>(
     client: &mut Client<S>,
@@ -227,10 +214,10 @@ fn pump<S>(
             return Ok(Pass::Halted);
         }
     }
-    if client.more {
-        if let Some(pass) = held_frames(client, cx, budget, state)? {
-            return Ok(pass);
-        }
+    if client.more
+        && let Some(pass) = held_frames(client, cx, budget, state)?
+    {
+        return Ok(pass);
     }
     if client.eof || !left.has(Ready::READABLE) {
         return Ok(Pass::Drained);
@@ -412,12 +399,19 @@ fn frames<S>(
             }
             Ok(Decoded::Partial { .. }) => break,
             Err(Refusal::TooLarge(size, max)) => {
-                cx.set.trip(Limit::Frame, format_args!("client {}: {size} bytes or more, {max} allowed", cx.key));
+                cx.set.trip(
+                    Limit::Frame,
+                    format_args!("client {}: {size} bytes or more, {max} allowed", cx.key),
+                );
                 return Err(Cause::Limit(Limit::Frame));
             }
             Err(Refusal::Malformed(error)) => {
                 let key = cx.key;
-                cx.set.complain(Kind::Client, Level::Warn, format_args!("client {key}: malformed frame: {error}"));
+                cx.set.complain(
+                    Kind::Client,
+                    Level::Warn,
+                    format_args!("client {key}: malformed frame: {error}"),
+                );
                 return Err(Cause::Malformed(error));
             }
         }
@@ -451,62 +445,4 @@ fn end_of_file<S>(
         cx.set.pool.give_back(held);
     }
     Ok(Pass::EndOfFile)
-}
-
-/// Sends what waits for the client, as far as its socket takes it.
-#[inline]
-fn flush<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -> Result<(), Cause> {
-    if set.out.is_empty() || !client.writable {
-        return Ok(());
-    }
-    loop {
-        if client.mute {
-            set.stats.bytes_dropped += set.out.len() as u64;
-            set.out.clear();
-            break;
-        }
-        let sent = if client.plan.records {
-            let (length, rest) = set.out.bytes().split_first_chunk::<4>().expect("a record has its length before it");
-            let length = u32::from_ne_bytes(*length) as usize;
-            socket::send(client.socket.as_fd(), &rest[..length]).map(|sent| (sent, 4 + length))
-        } else {
-            socket::send(client.socket.as_fd(), set.out.bytes()).map(|sent| (sent, sent))
-        };
-        match sent {
-            Ok((sent, used)) => {
-                set.stats.bytes_out += sent as u64;
-                set.out.consume(used);
-                if set.out.is_empty() {
-                    break;
-                }
-                client.active_ns = set.now_ns();
-            }
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EAGAIN) => {
-                    client.writable = false;
-                    return watch_writing(set, key, client, true);
-                }
-                Some(libc::EINTR) => {}
-                // Nobody reads any more; what the peer had sent before is handled all the same.
-                Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN) => client.mute = true,
-                _ => {
-                    set.stats.failed(error.kind());
-                    return Err(Cause::Io(error));
-                }
-            },
-        }
-    }
-    // A standing EPOLLOUT would fire each time the peer reads.
-    if client.watches_write { watch_writing(set, key, client, false) } else { Ok(()) }
-}
-
-#[cold]
-fn watch_writing<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>, watch: bool) -> Result<(), Cause> {
-    if client.watches_write != watch {
-        let fd = client.socket.as_raw_fd();
-        let registry = set.poll.registry();
-        registry.reregister(&mut SourceFd(&fd), key.token(), interest(&client.plan, watch)).map_err(Cause::Io)?;
-        client.watches_write = watch;
-    }
-    Ok(())
 }

@@ -62,7 +62,9 @@ impl Throttle {
         match self.take(kind, now_ns) {
             None => {}
             Some(0) => log::log!(target: "ipc_reactor", level, "{message}"),
-            Some(n) => log::log!(target: "ipc_reactor", level, "{message} ({n} more of this kind were not logged)"),
+            Some(n) => {
+                log::log!(target: "ipc_reactor", level, "{message} ({n} more of this kind were not logged)")
+            }
         }
     }
 }

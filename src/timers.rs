@@ -114,7 +114,15 @@ impl<S> Places for Owners<'_, S> {
 impl<S> Timers<S> {
     pub(crate) fn new() -> Timers<S> {
         let clock = Clock { epoch: Instant::now(), epoch_ns: sys::time::monotonic_ns(), now_ns: 0 };
-        Timers { clock, heap: Heap::default(), timers: Slab::new(), serial: 0, armed_ns: 0, due: Vec::new(), drain: None }
+        Timers {
+            clock,
+            heap: Heap::default(),
+            timers: Slab::new(),
+            serial: 0,
+            armed_ns: 0,
+            due: Vec::new(),
+            drain: None,
+        }
     }
 
     fn add(&mut self, slots: &mut Slab<Slot<S>>, due_ns: u64, task: Task<S>) -> TimerKey {
@@ -297,7 +305,9 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> Visited
 
 fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, state: &mut S) {
     // A handler earlier in this visit may have cancelled it.
-    let Some(task) = set.timers.timer(timer).map(|timer| mem::replace(&mut timer.task, Task::Running)) else { return };
+    let Some(task) = set.timers.timer(timer).map(|timer| mem::replace(&mut timer.task, Task::Running)) else {
+        return;
+    };
     if !matches!(task, Task::Every(..)) {
         set.timers.timers.remove(timer.index as usize);
     }
@@ -351,6 +361,9 @@ fn again<S>(set: &mut PollSet<S>, timer: TimerKey, due_ns: u64, period: Duration
 
 impl<S> fmt::Debug for Timers<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Timers").field("timers", &self.timers.len()).field("deadlines", &self.heap.len()).finish()
+        f.debug_struct("Timers")
+            .field("timers", &self.timers.len())
+            .field("deadlines", &self.heap.len())
+            .finish()
     }
 }

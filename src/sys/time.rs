@@ -20,7 +20,9 @@ pub(crate) fn monotonic_ns() -> u64 {
 /// A disarmed timerfd on the monotonic clock.
 pub(crate) fn timerfd() -> io::Result<OwnedFd> {
     // SAFETY: takes no pointers.
-    let fd = check(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) })?;
+    let fd = check(unsafe {
+        libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC)
+    })?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -35,6 +37,8 @@ pub(crate) fn timerfd_arm(timer: BorrowedFd<'_>, due_ns: u64) -> io::Result<()> 
     };
     let spec = libc::itimerspec { it_interval: zero, it_value: due };
     // SAFETY: `spec` is valid for the call, and a null old value is allowed.
-    check(unsafe { libc::timerfd_settime(timer.as_raw_fd(), libc::TFD_TIMER_ABSTIME, &spec, ptr::null_mut()) })?;
+    check(unsafe {
+        libc::timerfd_settime(timer.as_raw_fd(), libc::TFD_TIMER_ABSTIME, &spec, ptr::null_mut())
+    })?;
     Ok(())
 }

@@ -1,0 +1,157 @@
+//! How sources leave the poll set: closed by a handler, drained, stopped, or by a fault of their own.
+
+use std::{io, mem, os::fd::AsRawFd, time::Duration};
+
+use mio::unix::SourceFd;
+
+use crate::{
+    Cause, Key, PollSet, Session,
+    client::{Client, Ending},
+    set::{Dead, DeadHandler, Halt, Phase},
+    source::{Ready, Source},
+};
+
+impl<S> PollSet<S> {
+    /// Closes any source, that of the running handler included. A client first takes what waits for it (at most for
+    /// [`Limits::flush`]); no more is read from it. Returns false if the key names nothing any more.
+    pub fn close(&mut self, key: Key) -> bool {
+        self.end(key, Halt::Close)
+    }
+
+    /// Closes any source at once. What waits to be sent to a client is lost.
+    pub fn abort(&mut self, key: Key) -> bool {
+        self.end(key, Halt::Abort)
+    }
+
+    fn end(&mut self, key: Key, how: Halt) -> bool {
+        let Some(slot) = self.slots.get_mut(key.index as usize).filter(|slot| slot.serial == key.serial)
+        else {
+            return false;
+        };
+        match &mut slot.source {
+            Source::Running => {
+                debug_assert_eq!(self.current, Some(key), "only the running handler's source is taken out");
+                if self.halt != Halt::Abort {
+                    self.halt = how;
+                }
+            }
+            // The reactor's own.
+            Source::Timers(_) | Source::Remote(_) => return false,
+            Source::Client(client) if how == Halt::Close && client.is_open() && client.output.is_some() => {
+                client.end(Ending::Closed);
+                self.mark_ready(key, Ready::NONE);
+            }
+            Source::Client(client) if how == Halt::Close && !client.is_open() => return false,
+            _ => {
+                let source = mem::replace(&mut slot.source, Source::Running);
+                self.retire(key, source, Cause::Closed);
+            }
+        }
+        true
+    }
+
+    /// Ends the loop when the running handler has returned: every source is closed, with [`Cause::Stop`].
+    pub fn stop(&mut self) {
+        self.phase = Phase::Stopped;
+    }
+
+    /// Ends the loop in order: no more CIRs are accepted than have arrived by now; every request that has arrived is
+    /// handled, every reply sent, every client closed when nothing is owed to it, and messages that are in the queues
+    /// now are handled. What is not done after `within` (or [`Limits::drain`]) is cut off, with
+    /// [`Cause::DrainDeadline`]. [`Stats`] tells how many were drained, and how many cut off.
+    ///
+    /// Another drain while one is under way can only bring its end forward.
+    ///
+    /// # Errors
+    /// None; the type lets it stand as a handler's last expression.
+    pub fn drain(&mut self, within: Duration) -> io::Result<()> {
+        let within = within.min(self.limits.drain);
+        self.drain_deadline(within);
+        if self.phase == Phase::Running {
+            log::info!(target: "ipc_reactor", "draining: {} clients, {within:?} at most", self.stats.clients);
+            self.phase = Phase::Draining;
+            let keys: Vec<Key> = self
+                .slots
+                .iter()
+                .map(|(index, slot)| Key { index: index as u32, serial: slot.serial })
+                .collect();
+            for key in keys {
+                if self
+                    .source(key)
+                    .is_some_and(|source| is_drainable(source) || matches!(source, Source::Running))
+                {
+                    self.mark_ready(key, Ready::READABLE);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The drain's deadline has passed.
+    pub(crate) fn cut_off(&mut self) {
+        self.close_all(|| Cause::DrainDeadline, is_drainable);
+        self.phase = Phase::Stopped;
+    }
+
+    pub(crate) fn close_all(&mut self, cause: impl Fn() -> Cause, which: impl Fn(&Source<S>) -> bool) {
+        let keys: Vec<Key> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| which(&slot.source) && !matches!(slot.source, Source::Running))
+            .map(|(index, slot)| Key { index: index as u32, serial: slot.serial })
+            .collect();
+        for key in keys {
+            if let Some(slot) = self.slot(key) {
+                let source = mem::replace(&mut slot.source, Source::Running);
+                self.retire(key, source, cause());
+            }
+        }
+    }
+
+    /// Whether the running handler has closed its own source; for sources that have nothing to flush.
+    pub(crate) fn take_halt(&mut self) -> bool {
+        matches!(mem::replace(&mut self.halt, Halt::No), Halt::Close | Halt::Abort)
+    }
+
+    /// Takes a source, which the caller has taken out of its slot, out of the poll set; `on_close` follows when the
+    /// running handler has returned.
+    pub(crate) fn retire(&mut self, key: Key, source: Source<S>, cause: Cause) {
+        if let Some(fd) = source.raw_fd() {
+            // DEL though we close: a dup'd descriptor keeps the registration alive.
+            if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
+                self.stats.failed(error.kind());
+            }
+        }
+        self.timers.forget_client(&mut self.slots, key.index);
+        self.slots.remove(key.index as usize);
+        self.drainable -= usize::from(is_drainable(&source));
+        let handler = match source {
+            Source::Client(client) => DeadHandler::Session(self.dismantle(key, client, &cause)),
+            other => DeadHandler::Source(other),
+        };
+        self.dead.push_back(Dead { key, cause, handler });
+        for master in mem::take(&mut self.paused) {
+            self.mark_ready(master, Ready::READABLE);
+        }
+        if self.slots.capacity() > 1024 && self.slots.len() < self.slots.capacity() / 8 {
+            self.slots.shrink_to_fit();
+        }
+    }
+
+    fn dismantle(&mut self, key: Key, client: Client<S>, cause: &Cause) -> Box<dyn Session<S>> {
+        log::debug!(target: "ipc_reactor", "client {key} fd {}: {cause}", client.socket.as_raw_fd());
+        self.stats.clients -= 1;
+        self.stats.closed += 1;
+        match cause {
+            Cause::Drain => self.stats.drained += 1,
+            Cause::DrainDeadline => self.stats.drain_cut += 1,
+            _ => {}
+        }
+        client.dismantle(self)
+    }
+}
+
+/// What a drain waits for.
+pub(crate) fn is_drainable<S>(source: &Source<S>) -> bool {
+    matches!(source, Source::Master(_) | Source::Client(_) | Source::Queue(_))
+}

@@ -1,0 +1,181 @@
+//! What is to be sent: the running session's replies, and what anybody sends to any client.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use mio::unix::SourceFd;
+
+use crate::{
+    Cause, Framing, Key, Limit, PollSet, SlowConsumer,
+    buffer::Buffer,
+    client::{Client, interest},
+    context::not_connected,
+    set::Halt,
+    source::{Ready, Slot, Source},
+    sys::socket,
+};
+
+impl<S> PollSet<S> {
+    /// Whether `key` is the client whose session runs.
+    pub(crate) fn is_current(&self, key: Key) -> bool {
+        self.running.is_some() && self.current == Some(key)
+    }
+
+    pub(crate) fn framing_of(&self, key: Key) -> Option<Framing> {
+        match self.source(key)? {
+            Source::Running if self.is_current(key) => self.running.as_ref().map(|plan| plan.framing.clone()),
+            Source::Client(client) if client.is_open() => Some(client.plan.framing.clone()),
+            _ => None,
+        }
+    }
+
+    /// Appends one reply, given in parts, to what the running session's client is to be sent.
+    #[inline]
+    pub(crate) fn put_current(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        let Some(plan) = &self.running else { return Err(not_connected()) };
+        let records = plan.records;
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        if self.out.len() + bytes > self.limits.output_high_water {
+            if self.out.len() + bytes > self.limits.output_max {
+                return Err(self.refuse_output());
+            }
+            if self.halt == Halt::No {
+                self.halt = Halt::Flush;
+            }
+        }
+        append(&mut self.out, records, bytes, parts)
+    }
+
+    /// Appends one reply, given in parts, to what the client of this key is to be sent.
+    pub(crate) fn put(&mut self, key: Key, parts: &[&[u8]]) -> io::Result<()> {
+        if self.is_current(key) {
+            return self.put_current(parts);
+        }
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        let limit = self.limits.output_max;
+        let slot = self.slots.get_mut(key.index as usize).filter(|slot| slot.serial == key.serial);
+        let Some(Slot { source: Source::Client(client), .. }) = slot else { return Err(not_connected()) };
+        if !client.is_open() {
+            return Err(not_connected());
+        }
+        let output = client.output.get_or_insert_with(|| self.pool.lend());
+        if output.len() + bytes > limit {
+            return Err(self.refuse_output());
+        }
+        append(output, client.plan.records, bytes, parts)?;
+        // Sent by the client's next visit, with all else that this round has for it.
+        self.mark_ready(key, Ready::NONE);
+        Ok(())
+    }
+
+    #[cold]
+    fn refuse_output(&mut self) -> io::Error {
+        self.trip(Limit::Output, format_args!("a reply was refused"));
+        let why = format!(
+            "more than {} bytes would wait for a peer that does not read them; raise Limits::output_max",
+            self.limits.output_max
+        );
+        io::Error::new(io::ErrorKind::WouldBlock, why)
+    }
+}
+
+/// A record's length goes before it in the buffer, so that flushing finds the boundaries again.
+#[inline]
+fn append(out: &mut Buffer, records: bool, bytes: usize, parts: &[&[u8]]) -> io::Result<()> {
+    if records {
+        let length = u32::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+        out.reserve(bytes + 4)?;
+        out.extend(&length.to_ne_bytes())?;
+    } else if parts.len() > 1 {
+        // All of a message or nothing of it.
+        out.reserve(bytes)?;
+    }
+    for part in parts {
+        out.extend(part)?;
+    }
+    Ok(())
+}
+
+/// Sends what waits for the client, as far as its socket takes it.
+#[inline]
+pub(crate) fn flush<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -> Result<(), Cause> {
+    if set.out.is_empty() || !client.writable {
+        return Ok(());
+    }
+    loop {
+        if client.mute {
+            set.stats.bytes_dropped += set.out.len() as u64;
+            set.out.clear();
+            break;
+        }
+        let sent = if client.plan.records {
+            let (length, rest) =
+                set.out.bytes().split_first_chunk::<4>().expect("a record has its length before it");
+            let length = u32::from_ne_bytes(*length) as usize;
+            socket::send(client.socket.as_fd(), &rest[..length]).map(|sent| (sent, 4 + length))
+        } else {
+            socket::send(client.socket.as_fd(), set.out.bytes()).map(|sent| (sent, sent))
+        };
+        match sent {
+            Ok((sent, used)) => {
+                set.stats.bytes_out += sent as u64;
+                set.out.consume(used);
+                if set.out.is_empty() {
+                    break;
+                }
+                client.active_ns = set.now_ns();
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => {
+                    client.writable = false;
+                    return watch_writing(set, key, client, true);
+                }
+                Some(libc::EINTR) => {}
+                // Nobody reads any more; what the peer had sent before is handled all the same.
+                Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN) => client.mute = true,
+                _ => {
+                    set.stats.failed(error.kind());
+                    return Err(Cause::Io(error));
+                }
+            },
+        }
+    }
+    // A standing EPOLLOUT would fire each time the peer reads.
+    if client.watches_write { watch_writing(set, key, client, false) } else { Ok(()) }
+}
+
+#[cold]
+fn watch_writing<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    client: &mut Client<S>,
+    watch: bool,
+) -> Result<(), Cause> {
+    if client.watches_write != watch {
+        let fd = client.socket.as_raw_fd();
+        let registry = set.poll.registry();
+        registry
+            .reregister(&mut SourceFd(&fd), key.token(), interest(&client.plan, watch))
+            .map_err(Cause::Io)?;
+        client.watches_write = watch;
+    }
+    Ok(())
+}
+
+/// More waits for this client than it should. True while it must wait; false when it has caught up.
+#[cold]
+pub(crate) fn stays_slow<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -> Result<bool, Cause> {
+    let waits = set.out.len();
+    if client.slow {
+        client.slow = waits > set.limits.output_high_water / 2;
+        return Ok(client.slow);
+    }
+    client.slow = true;
+    set.trip(Limit::SlowConsumer, format_args!("client {key} does not take {waits} bytes"));
+    match set.limits.slow_consumer {
+        SlowConsumer::Pause => Ok(true),
+        SlowConsumer::Disconnect => Err(Cause::Limit(Limit::SlowConsumer)),
+    }
+}
