@@ -7,7 +7,7 @@ use mio::unix::SourceFd;
 use crate::{
     Cause, Key, PollSet, Session,
     client::{Client, Ending},
-    set::{Dead, DeadHandler, Halt, Phase},
+    set::{Dead, DeadHandler, Halt, OWN_SOURCES, Phase},
     source::{Ready, Source},
 };
 
@@ -24,6 +24,10 @@ impl<S> PollSet<S> {
     }
 
     fn end(&mut self, key: Key, how: Halt) -> bool {
+        if key.index < OWN_SOURCES {
+            return false;
+        }
+        let now_ns = self.now_ns();
         let Some(slot) = self.slots.get_mut(key.index as usize).filter(|slot| slot.serial == key.serial)
         else {
             return false;
@@ -35,9 +39,8 @@ impl<S> PollSet<S> {
                     self.halt = how;
                 }
             }
-            // The reactor's own.
-            Source::Timers(_) | Source::Remote(_) => return false,
             Source::Client(client) if how == Halt::Close && client.is_open() && client.output.is_some() => {
+                client.active_ns = now_ns;
                 client.end(Ending::Closed);
                 self.mark_ready(key, Ready::NONE);
             }

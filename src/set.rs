@@ -24,6 +24,10 @@ use crate::{
     timers::Timers,
 };
 
+/// The timerfd and the `Remote`s' eventfd have the first slots, for good: handlers see their keys, and cannot close
+/// them.
+pub(crate) const OWN_SOURCES: u32 = 2;
+
 /// How handlers are told to end the current visit early, and what happens to the source they run for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Halt {

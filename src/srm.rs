@@ -93,6 +93,7 @@ fn lend<S>(
     let visited = work(set, client, &mut scratch).unwrap_or_else(Visited::Closed);
     set.scratch = scratch;
     set.running = None;
+    set.halt = Halt::No;
     leave(set, key, client, visited)
 }
 
