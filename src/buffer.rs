@@ -2,7 +2,9 @@
 //!
 //! The buffers belong to the reactor. A client holds one only while something of its own waits.
 
-use std::io;
+use std::{collections::VecDeque, io, os::fd::OwnedFd};
+
+use crate::descriptors::Attached;
 
 /// A first-in, first-out run of bytes in one piece of memory.
 #[derive(Debug, Default)]
@@ -11,6 +13,10 @@ pub(crate) struct Buffer {
     data: Vec<u8>,
     start: usize,
     end: usize,
+    /// Bytes consumed since the buffer was last empty and without attachments.
+    consumed: u64,
+    /// Descriptors on their way out, in the order of their places.
+    attached: VecDeque<Attached>,
     /// When the first of the bytes came (half frames), in nanoseconds of the monotonic clock.
     pub(crate) since_ns: u64,
     /// How many of the bytes the framing has looked at in vain.
@@ -39,15 +45,48 @@ impl Buffer {
     #[inline]
     pub(crate) fn clear(&mut self) {
         (self.start, self.end, self.scanned) = (0, 0, 0);
+        if !self.attached.is_empty() {
+            self.attached.clear();
+        }
     }
 
     #[inline]
     pub(crate) fn consume(&mut self, count: usize) {
         debug_assert!(count <= self.len());
         self.start += count;
+        self.consumed += count as u64;
         if self.start == self.end {
             self.clear();
         }
+    }
+
+    /// Attaches descriptors to the byte that is appended next.
+    pub(crate) fn attach(&mut self, descriptors: Vec<OwnedFd>) {
+        self.attached.push_back(Attached { at: self.consumed + self.len() as u64, descriptors });
+    }
+
+    /// What goes out next: bytes up to where the next descriptors are attached, and those attached to the first of
+    /// them.
+    #[inline]
+    pub(crate) fn next_piece(&self) -> (&[u8], &[OwnedFd]) {
+        if self.attached.is_empty() { (self.bytes(), &[]) } else { self.next_attached_piece() }
+    }
+
+    #[cold]
+    fn next_attached_piece(&self) -> (&[u8], &[OwnedFd]) {
+        let upto = |at: u64| &self.bytes()[..((at - self.consumed) as usize).min(self.len())];
+        match (self.attached.front(), self.attached.get(1)) {
+            (Some(here), next) if here.at == self.consumed => {
+                (next.map_or(self.bytes(), |next| upto(next.at)), &here.descriptors)
+            }
+            (Some(later), _) => (upto(later.at), &[]),
+            (None, _) => (self.bytes(), &[]),
+        }
+    }
+
+    /// Closes the descriptors that have just gone out with the first byte.
+    pub(crate) fn detach(&mut self) {
+        self.attached.pop_front();
     }
 
     /// Appends `bytes`.

@@ -14,6 +14,8 @@ pub enum Cause {
     Reset,
     /// A handler closed it with `close` or `abort`.
     Closed,
+    /// The connection could not be made ([`PollSet::connect`](crate::PollSet::connect)).
+    Connect(io::Error),
     /// Reading, writing or registering failed.
     Io(io::Error),
     /// The handler returned this error.
@@ -41,6 +43,7 @@ impl fmt::Display for Cause {
             Cause::HalfFrame => f.write_str("closed by the peer in the middle of a frame"),
             Cause::Reset => f.write_str("the peer left with bytes unread"),
             Cause::Closed => f.write_str("closed by a handler"),
+            Cause::Connect(error) => write!(f, "connecting failed: {error}"),
             Cause::Io(error) => write!(f, "input or output failed: {error}"),
             Cause::Handler(error) => write!(f, "the handler failed: {error}"),
             Cause::Malformed(error) => write!(f, "malformed frame: {error}"),
@@ -93,6 +96,10 @@ limits! {
     Messages => "messages per visit",
     /// [`Limits::frame_max`](crate::Limits::frame_max): the client is closed.
     Frame => "largest frame",
+    /// [`Framing::descriptors`](crate::Framing::descriptors): the client is closed, and what it passed.
+    DescriptorsHeld => "descriptors held per client",
+    /// [`Limits::connect`](crate::Limits::connect): the connection was given up.
+    Connect => "connect deadline",
     /// [`Limits::output_high_water`](crate::Limits::output_high_water): reading pauses, or the client is closed.
     SlowConsumer => "output high-water mark",
     /// [`Limits::output_max`](crate::Limits::output_max): the reply is refused.

@@ -1,9 +1,9 @@
 //! A client handle: what the slab holds of a connection, how it comes in, what it holds, when its time is up.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
     time::Duration,
 };
@@ -15,7 +15,7 @@ use crate::{
     buffer::Buffer,
     set::{Phase, Usage},
     source::{Ready, Slot, Source},
-    sys::socket,
+    sys::{sockaddr::SockAddr, socket},
 };
 
 /// What all clients of one master socket have in common.
@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) records: bool,
     /// A short read proves that nothing is left. It does not where a passed descriptor can cut it short.
     pub(crate) proved: bool,
+    /// The peer may pass descriptors.
+    pub(crate) passes: bool,
     /// The kernel vouches for the peer's uid.
     pub(crate) unix: bool,
 }
@@ -32,10 +34,12 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(kind: ListenerKind, framing: Framing, refuses_descriptors: bool) -> Plan {
         Plan {
-            framing,
             records: kind.is_seqpacket(),
-            proved: kind.is_tcp() || refuses_descriptors,
+            // A passed descriptor stops a read short.
+            proved: kind.is_tcp() || (refuses_descriptors && framing.descriptors_max() == 0),
+            passes: framing.descriptors_max() > 0 && !kind.is_tcp(),
             unix: !kind.is_tcp(),
+            framing,
         }
     }
 }
@@ -73,6 +77,8 @@ pub(crate) struct Client<S> {
     pub(crate) input: Option<Box<Buffer>>,
     /// Bytes that the socket did not take yet.
     pub(crate) output: Option<Box<Buffer>>,
+    /// What few clients have.
+    pub(crate) extra: Option<Box<Extra>>,
     /// When it last sent or took a byte; for one that is ending, since when.
     pub(crate) active_ns: u64,
     /// How much of the reactor's memory it holds, as accounted.
@@ -98,7 +104,26 @@ pub(crate) struct Client<S> {
     pub(crate) asked: bool,
 }
 
+/// What few clients have.
+#[derive(Default)]
+pub(crate) struct Extra {
+    /// Passed by the peer, and not taken by the session yet.
+    pub(crate) descriptors: VecDeque<OwnedFd>,
+    /// Where a connection of ours is being made to.
+    pub(crate) connecting: Option<Box<SockAddr>>,
+    /// Why that failed at once; told by its first visit.
+    pub(crate) failure: Option<io::Error>,
+}
+
 impl<S> Client<S> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    pub(crate) fn connecting(&self) -> Option<&SockAddr> {
+        self.extra.as_ref()?.connecting.as_deref()
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.ending.is_none()
     }
@@ -136,14 +161,18 @@ pub(crate) fn admit<S>(
     socket: OwnedFd,
     plan: Rc<Plan>,
     session: Box<dyn Session<S>>,
+    extra: Option<Box<Extra>>,
 ) -> io::Result<Key> {
-    let interest = interest(&plan, false);
+    let connecting = extra.as_ref().is_some_and(|extra| extra.connecting.is_some());
+    let interest = interest(&plan, connecting);
+    let extra = extra.or_else(|| plan.passes.then(Box::default));
     let mut client = Client {
         socket,
         plan,
         session,
         input: None,
         output: None,
+        extra,
         active_ns: set.now_ns(),
         held: 0,
         uid: UID_UNKNOWN,
@@ -152,8 +181,8 @@ pub(crate) fn admit<S>(
         more: false,
         eof: false,
         mute: false,
-        writable: true,
-        watches_write: false,
+        writable: !connecting,
+        watches_write: connecting,
         slow: false,
         shut: false,
         asked: false,
@@ -189,12 +218,13 @@ pub(crate) fn adopt<S>(
 ) -> io::Result<Key> {
     let kind = ListenerKind::of(socket.as_fd())?;
     socket::set_nonblocking(socket.as_fd())?;
-    let refuses = !kind.is_tcp() && socket::set_passes_rights(socket.as_fd(), false).is_ok();
+    let passes = framing.descriptors_max() > 0;
+    let refuses = !kind.is_tcp() && socket::set_passes_rights(socket.as_fd(), passes).is_ok() && !passes;
     if kind.is_seqpacket() {
         socket::set_passes_credentials(socket.as_fd(), true)?;
     }
     let plan = Plan::new(kind, framing, refuses);
-    let key = admit(set, socket, Rc::new(plan), session)?;
+    let key = admit(set, socket, Rc::new(plan), session, None)?;
     // Descriptors that were passed before they were refused may be in the socket: the first visit reads to EAGAIN, as
     // though urgent data had come.
     set.mark_ready(key, Ready::READABLE | Ready::PRIORITY);
@@ -276,6 +306,9 @@ fn deadline<S>(set: &PollSet<S>, client: &Client<S>) -> Option<(u64, Limit)> {
     let after = |since_ns: u64, duration: Duration| since_ns.saturating_add(duration.as_nanos() as u64);
     if !client.is_open() {
         return Some((after(client.active_ns, set.limits.flush), Limit::Flush));
+    }
+    if client.connecting().is_some() {
+        return Some((after(client.active_ns, set.limits.connect), Limit::Connect));
     }
     let idle = set.limits.idle.map(|idle| (after(client.active_ns, idle), Limit::Idle));
     let half_frame = match (set.limits.half_frame, client.has_half_frame()) {

@@ -130,12 +130,13 @@ enum Rule {
 pub struct Framing {
     rule: Rule,
     max: Option<usize>,
+    descriptors: u16,
 }
 
 impl Framing {
     /// Whatever has arrived is a message, of at least one byte.
     pub fn raw() -> Framing {
-        Framing { rule: Rule::Raw, max: None }
+        Framing { rule: Rule::Raw, max: None, descriptors: 0 }
     }
 
     /// Each message is `size` bytes.
@@ -144,23 +145,23 @@ impl Framing {
     /// If `size` is 0.
     pub fn fixed(size: usize) -> Framing {
         assert!(size > 0, "a fixed frame has at least one byte");
-        Framing { rule: Rule::Fixed(size), max: Some(size) }
+        Framing { rule: Rule::Fixed(size), max: Some(size), descriptors: 0 }
     }
 
     /// Each message ends with a line feed, which is not part of it, nor is a carriage return before it. A last
     /// line that the peer's end of file cut short is a message too, as in [`std::io::BufRead::lines`].
     pub fn lines() -> Framing {
-        Framing { rule: Rule::Lines, max: None }
+        Framing { rule: Rule::Lines, max: None, descriptors: 0 }
     }
 
     /// Each message is preceded by its length in bytes, which does not count itself. A message may be empty.
     pub fn prefixed(prefix: Prefix) -> Framing {
-        Framing { rule: Rule::Prefixed(prefix), max: None }
+        Framing { rule: Rule::Prefixed(prefix), max: None, descriptors: 0 }
     }
 
     /// A framing of the embedder's own.
     pub fn custom(decoder: impl Decode + 'static) -> Framing {
-        Framing { rule: Rule::Custom(Arc::new(decoder)), max: None }
+        Framing { rule: Rule::Custom(Arc::new(decoder)), max: None, descriptors: 0 }
     }
 
     /// The largest message, in bytes of payload, in place of [`Limits::frame_max`](crate::Limits::frame_max).
@@ -168,6 +169,21 @@ impl Framing {
     pub fn max(mut self, bytes: usize) -> Framing {
         self.max = Some(bytes);
         self
+    }
+
+    /// Lets peers on Unix sockets pass descriptors (`SCM_RIGHTS`), and holds at most `held` for a client until its
+    /// session takes them ([`Context::descriptor`](crate::Context::descriptor)); one more closes the client. Without
+    /// this, a peer that tries gets `EPERM` (or, before Linux 6.16, what it passed is closed).
+    ///
+    /// Reading costs a system call more then: a short read no longer proves that nothing is left.
+    #[must_use]
+    pub fn descriptors(mut self, held: u16) -> Framing {
+        self.descriptors = held;
+        self
+    }
+
+    pub(crate) fn descriptors_max(&self) -> usize {
+        usize::from(self.descriptors)
     }
 
     pub(crate) fn frame_max(&self, default: usize) -> usize {

@@ -62,6 +62,8 @@ pub struct Limits {
     pub idle: Option<Duration>,
     /// How long the rest of a frame may take after its first byte. Default 30 s.
     pub half_frame: Option<Duration>,
+    /// How long a connection of our own may take to stand. Default 10 s.
+    pub connect: Duration,
     /// How long a client that is being closed may take over its last bytes. Default 30 s.
     pub flush: Duration,
     /// The longest that a drain may take, whatever its caller allows. Default 5 minutes.
@@ -94,6 +96,7 @@ impl Default for Limits {
             output_max: 8 * MIB,
             idle: Some(Duration::from_secs(3_600)),
             half_frame: Some(Duration::from_secs(30)),
+            connect: Duration::from_secs(10),
             flush: Duration::from_secs(30),
             drain: Duration::from_secs(300),
             accept_retry: Duration::from_millis(100),

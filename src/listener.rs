@@ -51,7 +51,7 @@ impl ListenerKind {
         self == ListenerKind::UnixSeqpacket
     }
 
-    fn socket_type(self) -> libc::c_int {
+    pub(crate) fn socket_type(self) -> libc::c_int {
         match self {
             Self::UnixStream | Self::Tcp => libc::SOCK_STREAM,
             Self::UnixSeqpacket => libc::SOCK_SEQPACKET,

@@ -179,16 +179,13 @@ fn cir<S>(
         set.trip(Limit::ClientsPerUid, format_args!("a CIR at master socket {key} was refused"));
         return;
     }
-    if master.plan.records && !master.listener.marks_records() {
-        // An adopted master socket, whose clients may have connected before it marked records.
-        if let Err(error) = socket::set_passes_credentials(socket.as_fd(), true) {
-            set.stats.cirs_refused += 1;
-            return set.complain(
-                Kind::Accept,
-                Level::Warn,
-                format_args!("CIR at master socket {key} dropped: {error}"),
-            );
-        }
+    if let Err(error) = prepare(master, &socket) {
+        set.stats.cirs_refused += 1;
+        return set.complain(
+            Kind::Accept,
+            Level::Warn,
+            format_args!("CIR at master socket {key} dropped: {error}"),
+        );
     }
     let peer = Peer::new(socket.as_fd(), master.listener.kind(), address);
     if log_enabled!(target: "ipc_reactor", Level::Debug) {
@@ -201,7 +198,7 @@ fn cir<S>(
             return report(set, key, "CIR refused by the factory of master socket", &cause);
         }
     };
-    match client::admit(set, socket, master.plan.clone(), session) {
+    match client::admit(set, socket, master.plan.clone(), session, None) {
         Ok(_) => set.stats.cirs += 1,
         Err(error) => {
             set.stats.cirs_refused += 1;
@@ -212,4 +209,16 @@ fn cir<S>(
             );
         }
     }
+}
+
+/// What a client does not inherit from its master socket, or may have missed by connecting early.
+#[inline]
+fn prepare<S>(master: &Master<S>, socket: &OwnedFd) -> io::Result<()> {
+    if master.plan.records && !master.listener.marks_records() {
+        socket::set_passes_credentials(socket.as_fd(), true)?;
+    }
+    if master.plan.passes && master.listener.refuses_descriptors() {
+        socket::set_passes_rights(socket.as_fd(), true)?;
+    }
+    Ok(())
 }

@@ -2,7 +2,8 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsRawFd, OwnedFd},
+    rc::Rc,
 };
 
 use mio::unix::SourceFd;
@@ -10,11 +11,11 @@ use mio::unix::SourceFd;
 use crate::{
     Cause, Framing, Key, Limit, PollSet, SlowConsumer,
     buffer::Buffer,
-    client::{Client, interest},
+    client::{Client, Plan, interest},
     context::not_connected,
     set::Halt,
     source::{Ready, Slot, Source},
-    sys::socket,
+    sys::{scm, socket},
 };
 
 impl<S> PollSet<S> {
@@ -23,12 +24,16 @@ impl<S> PollSet<S> {
         self.running.is_some() && self.current == Some(key)
     }
 
-    pub(crate) fn framing_of(&self, key: Key) -> Option<Framing> {
+    pub(crate) fn plan_of(&self, key: Key) -> Option<&Rc<Plan>> {
         match self.source(key)? {
-            Source::Running if self.is_current(key) => self.running.as_ref().map(|plan| plan.framing.clone()),
-            Source::Client(client) if client.is_open() => Some(client.plan.framing.clone()),
+            Source::Running if self.is_current(key) => self.running.as_ref(),
+            Source::Client(client) if client.is_open() => Some(&client.plan),
             _ => None,
         }
+    }
+
+    pub(crate) fn framing_of(&self, key: Key) -> Option<Framing> {
+        self.plan_of(key).map(|plan| plan.framing.clone())
     }
 
     /// Appends one reply, given in parts, to what the running session's client is to be sent.
@@ -46,6 +51,40 @@ impl<S> PollSet<S> {
             }
         }
         append(&mut self.out, records, bytes, parts)
+    }
+
+    /// [`put`](PollSet::put), with descriptors that leave with the first byte.
+    pub(crate) fn put_attached(
+        &mut self,
+        key: Key,
+        parts: &[&[u8]],
+        descriptors: Option<Vec<OwnedFd>>,
+    ) -> io::Result<()> {
+        let Some(descriptors) = descriptors else { return self.put(key, parts) };
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        // Room first: what is attached must not be left without its byte.
+        let current = self.is_current(key);
+        let waits =
+            if current { self.out.len() } else { self.output_of(key).map_or(0, |output| output.len()) };
+        if waits + bytes + 4 > self.limits.output_max {
+            return Err(self.refuse_output());
+        }
+        let output = if current { Some(&mut *self.out) } else { self.output_of(key) };
+        let Some(output) = output else { return Err(not_connected()) };
+        output.reserve(bytes + 4)?;
+        output.attach(descriptors);
+        self.put(key, parts)
+    }
+
+    /// The bytes that wait for a client other than the running session's; lent to it if it has none.
+    fn output_of(&mut self, key: Key) -> Option<&mut Buffer> {
+        let slot = self.slots.get_mut(key.index as usize).filter(|slot| slot.serial == key.serial)?;
+        match &mut slot.source {
+            Source::Client(client) if client.is_open() => {
+                Some(client.output.get_or_insert_with(|| self.pool.lend()))
+            }
+            _ => None,
+        }
     }
 
     /// Appends one reply, given in parts, to what the client of this key is to be sent.
@@ -110,18 +149,26 @@ pub(crate) fn flush<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -
             set.out.clear();
             break;
         }
-        let sent = if client.plan.records {
-            let (length, rest) =
-                set.out.bytes().split_first_chunk::<4>().expect("a record has its length before it");
-            let length = u32::from_ne_bytes(*length) as usize;
-            socket::send(client.socket.as_fd(), &rest[..length]).map(|sent| (sent, 4 + length))
+        let (piece, descriptors) = set.out.next_piece();
+        let (bytes, header) = if client.plan.records {
+            let (length, rest) = piece.split_first_chunk::<4>().expect("a record has its length before it");
+            (&rest[..u32::from_ne_bytes(*length) as usize], 4)
         } else {
-            socket::send(client.socket.as_fd(), set.out.bytes()).map(|sent| (sent, sent))
+            (piece, 0)
+        };
+        let attached = !descriptors.is_empty();
+        let sent = if attached {
+            scm::send(client.fd(), bytes, descriptors)
+        } else {
+            socket::send(client.fd(), bytes)
         };
         match sent {
-            Ok((sent, used)) => {
+            Ok(sent) => {
+                if attached {
+                    set.out.detach();
+                }
                 set.stats.bytes_out += sent as u64;
-                set.out.consume(used);
+                set.out.consume(header + sent);
                 if set.out.is_empty() {
                     break;
                 }
@@ -133,6 +180,12 @@ pub(crate) fn flush<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -
                     return watch_writing(set, key, client, true);
                 }
                 Some(libc::EINTR) => {}
+                // Too many descriptors of this user are under way: no edge tells when some have arrived.
+                Some(libc::ETOOMANYREFS) => {
+                    client.writable = false;
+                    set.resume_after(key, set.limits.accept_retry);
+                    return Ok(());
+                }
                 // Nobody reads any more; what the peer had sent before is handled all the same.
                 Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN) => client.mute = true,
                 _ => {
@@ -147,7 +200,7 @@ pub(crate) fn flush<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -
 }
 
 #[cold]
-fn watch_writing<S>(
+pub(crate) fn watch_writing<S>(
     set: &mut PollSet<S>,
     key: Key,
     client: &mut Client<S>,

@@ -79,6 +79,8 @@ pub struct PollSet<S> {
     pub(crate) scratch: Vec<u8>,
     /// What the client being visited is to be sent.
     pub(crate) out: Box<Buffer>,
+    /// What the client being visited has passed, and its session not taken yet.
+    pub(crate) descriptors: VecDeque<OwnedFd>,
     pub(crate) pool: Pool,
     pub(crate) current: Option<Key>,
     pub(crate) halt: Halt,
@@ -111,6 +113,7 @@ impl<S> PollSet<S> {
             timers: Timers::new(),
             scratch: vec![0; scratch],
             out: Box::default(),
+            descriptors: VecDeque::new(),
             pool: Pool::default(),
             current: None,
             halt: Halt::No,

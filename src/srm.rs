@@ -3,13 +3,17 @@
 //! A visit sends what waits, reads until there is proof that nothing is left or until its budget is spent, hands
 //! every whole frame to the session, and sends all the replies at once.
 
-use std::{io, mem, os::fd::AsFd};
+use std::{
+    mem,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use log::{Level, log_enabled};
 
 use crate::{
     Cause, Context, Decoded, Drain, HalfClose, Key, Limit, PollSet, TimerKey,
-    client::{Client, Ending, account, arm_deadline},
+    client::{Client, Ending, Plan, account, arm_deadline},
+    connect, descriptors,
     framing::Refusal,
     guard::guarded,
     output::{flush, stays_slow},
@@ -88,13 +92,26 @@ fn lend<S>(
         let empty = mem::replace(&mut set.out, waiting);
         set.pool.give_back(empty);
     }
+    if client.plan.passes {
+        swap_descriptors(set, client);
+    }
     set.running = Some(client.plan.clone());
     let mut scratch = mem::take(&mut set.scratch);
     let visited = work(set, client, &mut scratch).unwrap_or_else(Visited::Closed);
     set.scratch = scratch;
     set.running = None;
     set.halt = Halt::No;
+    if client.plan.passes {
+        swap_descriptors(set, client);
+    }
     leave(set, key, client, visited)
+}
+
+#[cold]
+fn swap_descriptors<S>(set: &mut PollSet<S>, client: &mut Client<S>) {
+    if let Some(extra) = &mut client.extra {
+        mem::swap(&mut set.descriptors, &mut extra.descriptors);
+    }
 }
 
 /// The end of a visit: what was not sent stays with the client, and what it holds is accounted.
@@ -132,6 +149,9 @@ fn attend<S>(
 ) -> Result<Visited, Cause> {
     let mut budget = Budget { bytes: set.limits.bytes_per_visit, messages: set.limits.messages_per_visit };
     let gone = left.has(Ready::WRITE_CLOSED);
+    if client.extra.is_some() && !connect::stands(set, key, client, left)? {
+        return Ok(Visited::Parked(Ready::NONE));
+    }
     loop {
         flush(set, key, client)?;
         if let Some(ending) = client.ending {
@@ -233,30 +253,33 @@ fn pump<S>(
     loop {
         let (read, room) = match &mut client.input {
             _ if client.plan.records => (read_record(client, cx.set, scratch), usize::MAX),
-            None => (socket::recv(client.socket.as_fd(), scratch).map(Some), scratch.len()),
+            None => (read_stream(&client.socket, &client.plan, cx.set, scratch), scratch.len()),
             Some(held) => {
                 let room = held.tail(held.len().clamp(4 << 10, 64 << 10)).map_err(Cause::Io)?;
-                (socket::recv(client.socket.as_fd(), room).map(Some), room.len())
+                (read_stream(&client.socket, &client.plan, cx.set, room), room.len())
             }
         };
         let count = match read {
             Ok(Some(0)) if !client.plan.records => return end_of_file(client, cx, left, budget, state),
             Ok(None) => return end_of_file(client, cx, left, budget, state),
             Ok(Some(count)) => count,
-            Err(error) => match error.raw_os_error() {
+            Err(Cause::Io(error)) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => {
                     *left = Ready::NONE;
                     return Ok(Pass::Drained);
                 }
                 Some(libc::EINTR) => continue,
                 Some(libc::ECONNRESET) => return Err(Cause::Reset),
-                // Ours: a record larger than the limit.
-                None => return Err(Cause::Limit(Limit::Frame)),
                 _ => {
                     cx.set.stats.failed(error.kind());
                     return Err(Cause::Io(error));
                 }
             },
+            Err(Cause::Limit(limit)) => {
+                cx.set.trip(limit, format_args!("client {}", cx.key));
+                return Err(Cause::Limit(limit));
+            }
+            Err(cause) => return Err(cause),
         };
         client.active_ns = cx.set.now_ns();
         cx.set.stats.bytes_in += count as u64;
@@ -284,15 +307,37 @@ fn pump<S>(
 }
 
 /// A record; `None` at the end of file.
-fn read_record<S>(client: &Client<S>, set: &PollSet<S>, scratch: &mut [u8]) -> io::Result<Option<usize>> {
-    let record = socket::recv_record(client.socket.as_fd(), scratch)?;
+fn read_record<S>(
+    client: &Client<S>,
+    set: &mut PollSet<S>,
+    scratch: &mut [u8],
+) -> Result<Option<usize>, Cause> {
+    let record = if client.plan.passes {
+        descriptors::receive(set, client.fd(), &client.plan, scratch)?
+    } else {
+        socket::recv_record(client.fd(), scratch).map_err(Cause::Io)?
+    };
     if record.end {
         return Ok(None);
     }
     if record.truncated || record.len > client.plan.framing.frame_max(set.limits.frame_max) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "record too large"));
+        return Err(Cause::Limit(Limit::Frame));
     }
     Ok(Some(record.len))
+}
+
+/// Bytes of a stream, of which there are none at its end.
+#[inline]
+fn read_stream<S>(
+    socket: &OwnedFd,
+    plan: &Plan,
+    set: &mut PollSet<S>,
+    buffer: &mut [u8],
+) -> Result<Option<usize>, Cause> {
+    if plan.passes {
+        return descriptors::receive(set, socket.as_fd(), plan, buffer).map(|record| Some(record.len));
+    }
+    socket::recv(socket.as_fd(), buffer).map(Some).map_err(Cause::Io)
 }
 
 fn one_record<S>(

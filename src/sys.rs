@@ -14,6 +14,7 @@ pub(crate) mod fork;
 pub(crate) mod mq;
 pub(crate) mod path;
 pub(crate) mod process;
+pub(crate) mod scm;
 pub(crate) mod signal;
 pub(crate) mod sockaddr;
 pub(crate) mod socket;

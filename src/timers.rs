@@ -326,7 +326,7 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, state: 
             Ok(())
         }
         Task::Resume(source) => {
-            set.mark_ready(source, Ready::READABLE);
+            set.mark_ready(source, Ready::READABLE | Ready::WRITABLE);
             Ok(())
         }
         Task::CheckQueue(queue, period) => {

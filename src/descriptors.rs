@@ -1,0 +1,92 @@
+//! Descriptors passed over Unix sockets, in both directions.
+//!
+//! On a stream, descriptors travel with bytes, not with messages: they arrive no later than the first of the bytes they
+//! were sent with. So they wait in a line of their own, and a session takes from it as its protocol says ("the next
+//! message comes with two").
+
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+};
+
+use crate::{
+    Cause, ClientHandle, Context, Key, Limit, PollSet,
+    client::Plan,
+    context::not_connected,
+    sys::{scm, socket::Record},
+};
+
+/// Descriptors that leave with the byte at this place of the stream, or with this record.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) at: u64,
+    pub(crate) descriptors: Vec<OwnedFd>,
+}
+
+impl<S> Context<'_, S> {
+    /// Takes the oldest descriptor that the running session's client has passed and nobody has taken yet. Only where
+    /// its framing allows any: [`Framing::descriptors`](crate::Framing::descriptors).
+    pub fn descriptor(&mut self) -> Option<OwnedFd> {
+        self.set.running.as_ref()?;
+        self.set.descriptors.pop_front()
+    }
+
+    /// [`reply`](Context::reply) with descriptors: they arrive with the first of `bytes`. They are closed here once
+    /// they are sent, or cannot be.
+    ///
+    /// # Errors
+    /// Those of [`reply`](Context::reply). `InvalidInput`: more than 253 descriptors, no bytes for them to travel with,
+    /// or no Unix socket.
+    pub fn reply_with(&mut self, bytes: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        self.set.put_with(self.key, bytes, descriptors)
+    }
+}
+
+impl<S> ClientHandle<'_, S> {
+    /// [`send`](ClientHandle::send) with descriptors, as [`Context::reply_with`].
+    ///
+    /// # Errors
+    /// As for [`Context::reply_with`].
+    pub fn send_with(&mut self, bytes: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        self.set.put_with(self.key, bytes, descriptors)
+    }
+}
+
+impl<S> PollSet<S> {
+    fn put_with(&mut self, key: Key, bytes: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let Some(plan) = self.plan_of(key) else { return Err(not_connected()) };
+        let refuse = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        if !plan.unix {
+            return refuse("descriptors can only be passed over a Unix socket");
+        }
+        if descriptors.len() > scm::AT_ONCE {
+            return refuse("more than 253 descriptors in one message (SCM_MAX_FD)");
+        }
+        if bytes.is_empty() && !plan.records {
+            return refuse("descriptors travel with bytes: there must be at least one");
+        }
+        self.put_attached(key, &[bytes], Some(descriptors))
+    }
+}
+
+/// Reads bytes, or a record, of a client that may pass descriptors. `None` is the end of a seqpacket connection.
+#[cold]
+pub(crate) fn receive<S>(
+    set: &mut PollSet<S>,
+    socket: BorrowedFd<'_>,
+    plan: &Plan,
+    buffer: &mut [u8],
+) -> Result<Record, Cause> {
+    let record = scm::recv(socket, buffer, &mut set.descriptors).map_err(Cause::Io)?;
+    if record.ctrunc {
+        // Which of them are missing nobody can tell: none can be used.
+        set.descriptors.clear();
+        let why = "descriptors were lost on their way in (MSG_CTRUNC): the process has no room for them";
+        return Err(Cause::Io(io::Error::other(why)));
+    }
+    if set.descriptors.len() > plan.framing.descriptors_max() {
+        set.descriptors.clear();
+        return Err(Cause::Limit(Limit::DescriptorsHeld));
+    }
+    Ok(record)
+}
