@@ -143,6 +143,9 @@ struct CompareArgs {
     /// How long to measure each combination, in seconds (taken in three slices, to show the noise).
     #[arg(long, default_value = "1", value_parser = positive_seconds)]
     seconds: f64,
+    /// Let the scheduler place server and clients, rather than keep them on one processor.
+    #[arg(long)]
+    unpinned: bool,
     /// Write everything measured to this file.
     #[arg(long)]
     json: Option<PathBuf>,

@@ -125,9 +125,31 @@ impl Load {
     /// Keeps every client asking for `duration`, then waits for the last answers.
     pub(super) fn run(&mut self, duration: Duration) -> Result<Run, Halt> {
         let mut latency_ns = Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("valid bounds");
-        let mut messages = 0;
         let start = Instant::now();
-        let mut last_answer = start;
+        let end = self.ask_and_wait(|latency, now| {
+            latency_ns.saturating_record(latency.as_nanos() as u64);
+            now - start < duration
+        })?;
+        Ok(Run { messages: latency_ns.len(), elapsed: end - start, latency_ns })
+    }
+
+    /// Has every client ask once, waits for all the answers, pauses, and so on. Answers the messages' number.
+    pub(super) fn run_in_bursts(&mut self, bursts: u32, pause: Duration) -> Result<u64, Halt> {
+        let mut messages = 0;
+        for _ in 0..bursts {
+            self.ask_and_wait(|_, _| {
+                messages += 1;
+                false
+            })?;
+            std::thread::sleep(pause);
+        }
+        Ok(messages)
+    }
+
+    /// `answered` gets each answer's latency and the time now, and says whether that client asks again.
+    /// Answers when the last answer came.
+    fn ask_and_wait(&mut self, mut answered: impl FnMut(Duration, Instant) -> bool) -> Result<Instant, Halt> {
+        let mut last_answer = Instant::now();
         for client in &mut self.clients {
             client.ask()?;
         }
@@ -151,16 +173,14 @@ impl Load {
                     continue;
                 }
                 last_answer = Instant::now();
-                latency_ns.saturating_record((last_answer - client.asked_at).as_nanos() as u64);
-                messages += 1;
-                if last_answer - start < duration {
+                if answered(last_answer - client.asked_at, last_answer) {
                     client.ask()?;
                 } else {
                     under_way -= 1;
                 }
             }
         }
-        Ok(Run { messages, elapsed: last_answer - start, latency_ns })
+        Ok(last_answer)
     }
 }
 

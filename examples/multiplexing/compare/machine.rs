@@ -1,16 +1,20 @@
 //! What the numbers were measured on, and how quiet it was there.
+#![allow(unsafe_code)]
 
 use std::fs;
 use std::io;
-use std::thread::available_parallelism;
 
 use serde_json::{Value, json};
+
+use crate::net::check;
 
 /// The machine, and its other business during the run.
 pub(super) struct Machine {
     cpu: String,
     cores: usize,
     kernel: String,
+    /// The processor that server and clients share, if they are pinned.
+    pinned: Option<usize>,
     load_before: String,
     load_after: String,
     cpu_before: CpuTimes,
@@ -26,7 +30,7 @@ struct CpuTimes {
 }
 
 impl Machine {
-    pub(super) fn before() -> io::Result<Self> {
+    pub(super) fn before(pinned: Option<usize>) -> io::Result<Self> {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
         let cpu = cpuinfo
             .lines()
@@ -35,8 +39,9 @@ impl Machine {
             .map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned());
         Ok(Self {
             cpu,
-            cores: available_parallelism()?.get(),
+            cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            pinned,
             load_before: load_average()?,
             load_after: String::new(),
             cpu_before: CpuTimes::now()?,
@@ -54,10 +59,14 @@ impl Machine {
 
     /// One line each: what it is, and how busy it was.
     pub(super) fn lines(&self) -> [String; 2] {
-        let Self { cpu, cores, kernel, load_before, load_after, steal_percent, .. } = self;
+        let Self { cpu, cores, kernel, pinned, load_before, load_after, steal_percent, .. } = self;
         let profile = if cfg!(debug_assertions) { "; a debug build: build with --release" } else { "" };
+        let place = match pinned {
+            Some(number) => format!("server and clients share processor {number}"),
+            None => "the scheduler places server and clients".to_owned(),
+        };
         [
-            format!("{cpu}, {cores} cores, Linux {kernel}{profile}"),
+            format!("{cpu}, {cores} cores, Linux {kernel}; {place}{profile}"),
             format!(
                 "load average {load_before} before, {load_after} after; {steal_percent:.1} % of the processor stolen"
             ),
@@ -69,12 +78,31 @@ impl Machine {
             "cpu": self.cpu,
             "cores": self.cores,
             "kernel": self.kernel,
+            "pinned_to": self.pinned,
             "load_average_before": self.load_before.parse::<f64>().ok(),
             "load_average_after": self.load_after.parse::<f64>().ok(),
             "steal_percent": self.steal_percent,
             "debug_build": cfg!(debug_assertions),
         })
     }
+}
+
+/// Keeps this process, and the children to come, on one processor: the last it may use, as interrupts
+/// tend to go to the first. `None` if the system will not have it.
+pub(super) fn pin() -> Option<usize> {
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: a cpu_set_t is an array of integers, and all zeros is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is valid for `size` bytes; 0 is this thread.
+    check(unsafe { libc::sched_getaffinity(0, size, &mut set) }).ok()?;
+    // SAFETY: every number asked for is within the set.
+    let last = (0..libc::CPU_SETSIZE as usize).rev().find(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) })?;
+    // SAFETY: as at the first one.
+    let mut one: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `last` was found within a set of the same size.
+    unsafe { libc::CPU_SET(last, &mut one) };
+    // SAFETY: `one` is valid for `size` bytes; 0 is this thread, and the only one.
+    check(unsafe { libc::sched_setaffinity(0, size, &one) }).ok().map(|_| last)
 }
 
 impl CpuTimes {

@@ -24,7 +24,12 @@ use server::Server;
 const SLICES: u32 = 3;
 /// Descriptors of this process that are not clients: its streams, pipes, poller, files.
 const OWN_DESCRIPTORS: u64 = 32;
-const TRACED: Duration = Duration::from_millis(200);
+/// How system calls are counted: every active client asks once, all are answered, a pause.
+///
+/// Without the pause a client's next message overtakes the traced server, which is slow: the `recv` that
+/// should have said "would block" finds it, and edge-triggered seems to need two calls a message.
+const TRACED_BURSTS: u32 = 50;
+const TRACED_PAUSE: Duration = Duration::from_millis(2);
 
 /// Status of a run that Ctrl-C cut short, by the shell's custom: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -37,7 +42,10 @@ pub(crate) fn run(args: &CompareArgs) -> io::Result<ExitCode> {
     let json = args.json.as_ref().map(fs::File::create).transpose()?;
     args.svg.as_ref().map(fs::create_dir_all).transpose()?;
 
-    let mut report = Report::new(Machine::before()?, args.seconds, server::strace_version());
+    // Waking another, sleeping processor can cost several times what the whole message does, and whether
+    // it comes to that is the scheduler's mood: the styles would drown in it.
+    let pinned = if args.unpinned { None } else { machine::pin() };
+    let mut report = Report::new(Machine::before(pinned)?, args.seconds, server::strace_version());
     let interrupted = measure_all(args, limit.to, &mut report)?;
     report.machine.after()?;
     report.interrupted = interrupted;
@@ -147,7 +155,7 @@ fn measure(server: &Server, load: &mut Load, seconds: f64) -> Result<Measured, H
         let cpu = server.cpu_time()?.saturating_sub(before);
         slices.push((run, cpu));
     }
-    let calls = server.count_calls(|| load.run(TRACED).map(|run| run.messages))?;
+    let calls = server.count_calls(|| load.run_in_bursts(TRACED_BURSTS, TRACED_PAUSE))?;
     let spread = |value: &dyn Fn(&load::Run, Duration) -> f64| {
         Spread::of(slices.iter().map(|(run, cpu)| value(run, *cpu)).collect())
     };

@@ -14,8 +14,8 @@ const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 72.0;
 /// Right of a panel, for the names at the lines' ends.
 const NAMES: f64 = 96.0;
-const TOP: f64 = 104.0;
-const BOTTOM: f64 = 118.0;
+const TOP: f64 = 124.0;
+const BOTTOM: f64 = 128.0;
 /// Between the place of 0 and the logarithmic rest of the axis, which has no 0.
 const ZERO_GAP: f64 = 42.0;
 const LINE_OF_TEXT: f64 = 15.0;
@@ -111,7 +111,7 @@ fn draw(report: &Report, question: &Question) -> Option<String> {
         text(
             &mut svg,
             left,
-            TOP - 16.0,
+            TOP - 34.0,
             r#"font-size="14" font-weight="bold""#,
             &format!("{} active", clients(active)),
         );
@@ -119,7 +119,7 @@ fn draw(report: &Report, question: &Question) -> Option<String> {
         let cells: Vec<&Cell> = report.cells.iter().filter(|cell| cell.active == active).collect();
         lines(&mut svg, left, &x, &y, &cells, &spread);
     }
-    let foot = TOP + HEIGHT + 62.0;
+    let foot = TOP + HEIGHT + 74.0;
     for (i, note) in notes.iter().enumerate() {
         text(&mut svg, 20.0, foot + i as f64 * LINE_OF_TEXT, r##"font-size="11" fill="#555""##, note);
     }
@@ -164,7 +164,7 @@ fn grid(svg: &mut String, left: f64, x: &IdleAxis, y: &LogAxis, with_numbers: bo
     text(
         svg,
         left + PANEL / 2.0,
-        bottom + 42.0,
+        bottom + 50.0,
         r##"text-anchor="middle" fill="#555""##,
         "idle clients beside them",
     );
@@ -228,8 +228,8 @@ fn lines(
         name_on_the_way(svg, left, end, &mut ink);
     }
     for (i, line) in absent.iter().enumerate() {
-        let up = (absent.len() - i) as f64 * LINE_OF_TEXT;
-        text(svg, left + 8.0, TOP + HEIGHT - up + 6.0, r##"font-size="11" fill="#777""##, line);
+        let y = TOP - 18.0 + i as f64 * LINE_OF_TEXT;
+        text(svg, left, y, r##"font-size="11" fill="#777""##, line);
     }
 }
 
@@ -273,9 +273,9 @@ fn names_at_the_right(svg: &mut String, right: f64, ends: &mut [End]) {
 /// The name of one that stops before, set where it hides the least.
 fn name_on_the_way(svg: &mut String, left: f64, end: &End, ink: &mut Vec<(f64, f64)>) {
     let ceiling = end.ceiling.unwrap_or_default();
-    let width = ceiling.len().max(end.name.len()) as f64 * 6.6;
+    let width = ceiling.len().max(end.name.len()) as f64 * 6.0;
     let height = 2.0 * LINE_OF_TEXT;
-    let mut best = (usize::MAX, 0.0, 0.0);
+    let mut best = (f64::INFINITY, 0.0, 0.0);
     for step in 0..14 {
         for up in [false, true] {
             let distance = 8.0 + f64::from(step) * 12.0;
@@ -292,8 +292,9 @@ fn name_on_the_way(svg: &mut String, left: f64, end: &End, ink: &mut Vec<(f64, f
                             && (top - 4.0..top + height + 4.0).contains(y)
                     })
                     .count();
-                if hidden < best.0 {
-                    best = (hidden, start, top);
+                let cost = hidden as f64 * 12.0 + distance;
+                if cost < best.0 {
+                    best = (cost, start, top);
                 }
             }
         }

@@ -115,7 +115,9 @@ impl Report {
             "64-byte messages; rate and latency include the clients' work on the same cores, CPU is the server's own"
         )?;
         match &self.strace {
-            Some(version) => writeln!(out, "system calls counted apart, under {version}")?,
+            Some(version) => {
+                writeln!(out, "system calls counted apart, under {version}, with a pause after each answer")?
+            }
             None => writeln!(out, "system calls not measured: strace is not installed")?,
         }
         let mut cells: Vec<&Cell> = self.cells.iter().collect();

@@ -125,9 +125,6 @@ impl Server {
     }
 
     /// Runs `load` with strace attached, and answers each system call's count per message.
-    ///
-    /// Tracing slows the server down, so with many active clients it finds more of them ready at each
-    /// wait than it would untraced: the waits are then a little undercounted.
     pub(super) fn count_calls(
         &self,
         load: impl FnOnce() -> Result<u64, Halt>,
