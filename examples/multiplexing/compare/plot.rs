@@ -103,7 +103,7 @@ fn draw(report: &Report, question: &Question) -> Option<String> {
         20.0,
         54.0,
         r##"fill="#555""##,
-        &format!("{}; both axes are logarithmic", question.better),
+        &format!("{}; both axes are logarithmic; thin upright lines span the three slices", question.better),
     );
 
     for (i, &active) in actives.iter().enumerate() {
