@@ -116,7 +116,8 @@ fn loses_nothing_to_a_slow_reader_over_tcp(style: &str) {
     let server = Server::start_on(style, "tcp:127.0.0.1:0");
     let client = std::net::TcpStream::connect(server.address.strip_prefix("tcp:").unwrap()).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
-    set_receive_buffer(&client, 4096);
+    // Less than loopback's segments of 64 KiB would make TCP wait for its timers.
+    set_receive_buffer(&client, 1 << 17);
     slow_reader(client.try_clone().unwrap(), client, |stream| stream.shutdown(Shutdown::Write).unwrap());
     server.end(libc::SIGTERM);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -134,7 +134,7 @@ fn interrupting_compare_gives_a_partial_report_and_leaves_no_child() {
         let children = wait_for_server_of(pid);
         compare.signal(signal);
         let mut table = String::new();
-        BufReader::new(compare.0.stdout.take().unwrap()).read_to_string(&mut table).unwrap();
+        compare.0.stdout.take().unwrap().read_to_string(&mut table).unwrap();
         assert_eq!(compare.wait().code(), Some(130));
         assert!(table.contains("interrupted"), "{table}");
         let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
@@ -151,11 +151,10 @@ fn wait_for_server_of(pid: u32) -> BTreeSet<u32> {
     loop {
         let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         let children: BTreeSet<u32> = list.split_whitespace().map(|child| child.parse().unwrap()).collect();
+        // One may have ended since (`strace -V`, say).
         let serving = children.iter().any(|child| {
-            BufReader::new(fs::File::open(format!("/proc/{child}/cmdline")).unwrap())
-                .lines()
-                .map_while(Result::ok)
-                .any(|line| line.contains("multiplexing-compare"))
+            fs::read_to_string(format!("/proc/{child}/cmdline"))
+                .is_ok_and(|command| command.contains("abstract:multiplexing-compare"))
         });
         if serving {
             return children;
