@@ -55,6 +55,7 @@ macro_rules! multiplexed {
         tests!(
             serves_500_clients_at_once,
             a_deaf_client_holds_nobody_up,
+            an_answer_that_was_stuck_goes_out,
             a_talker_starves_nobody,
             clients_come_and_go,
         );
@@ -343,6 +344,7 @@ fn a_deaf_client_holds_nobody_up(style: &str) {
         }
         ask(&mut heard, b"is anybody there?");
     }
+    server.await_sleep();
     // What the kernel's buffers hold, and one buffer of the server's: it does not pile up answers.
     assert!(asked < 4 << 20, "{asked} bytes were taken from a client that never reads");
     ask(&mut server.connect(), b"newcomers too");
@@ -353,6 +355,32 @@ fn a_deaf_client_holds_nobody_up(style: &str) {
     deaf.read_to_end(&mut answer).unwrap();
     assert_eq!(answer.len(), asked);
     server.end(libc::SIGTERM);
+}
+
+fn an_answer_that_was_stuck_goes_out(style: &str) {
+    // Somewhere among these sizes the server has read all, so that nothing but room can wake it, and still
+    // holds a part of its answer.
+    for size in (64..=768).step_by(32) {
+        let server = Server::start(style);
+        let mut client = server.connect();
+        client.set_nonblocking(true).unwrap();
+        let message = pattern(size << 10);
+        let mut sent = 0;
+        while sent < message.len() {
+            match client.write(&message[sent..]) {
+                Ok(len) => sent += len,
+                // No more will fit, and from here on there is unread input to wake it.
+                Err(_) => break,
+            }
+            server.await_sleep();
+        }
+        client.set_nonblocking(false).unwrap();
+        let mut answer = vec![0; sent];
+        client.read_exact(&mut answer).unwrap();
+        assert!(answer == message[..sent]);
+        server.await_sleep();
+        server.end(libc::SIGTERM);
+    }
 }
 
 fn a_talker_starves_nobody(style: &str) {

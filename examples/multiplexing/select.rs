@@ -41,6 +41,7 @@ pub(crate) fn serve(address: &Address) -> io::Result<()> {
     let mut to_write = FdSet::new();
     to_read.insert(signals.as_raw_fd())?;
     to_read.insert(master.as_raw_fd())?;
+    // It only grows: to walk a few empty bits is cheaper than to keep count.
     let mut highest = signals.as_raw_fd().max(master.as_raw_fd());
     master.announce()?;
 

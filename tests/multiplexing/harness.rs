@@ -149,6 +149,19 @@ impl Server {
         String::from_utf8_lossy(&text[..len]).into_owned()
     }
 
+    /// Awaits that it sleeps, and goes on sleeping: a loop that spins is always running.
+    pub(crate) fn await_sleep(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut asleep = 0;
+        while asleep < 30 {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.0.id())).unwrap();
+            // The state follows the name, which is in brackets.
+            asleep = if stat.contains(") S ") { asleep + 1 } else { 0 };
+            assert!(Instant::now() < deadline, "the server spins");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Ends it with `signal`, and insists on an end as it should be.
     pub(crate) fn end(mut self, signal: libc::c_int) {
         self.process.signal(signal);
