@@ -140,7 +140,7 @@ struct CompareArgs {
     /// Clients that ask again as soon as they have their answer.
     #[arg(long, value_delimiter = ',', default_value = "1,10,100", value_parser = at_least_one)]
     active: Vec<usize>,
-    /// How long to measure each combination, in seconds (taken in three slices, to show the noise).
+    /// How long to measure each combination, in seconds (taken in five slices, to show the noise).
     #[arg(long, default_value = "1", value_parser = positive_seconds)]
     seconds: f64,
     /// Let the scheduler place server and clients, rather than keep them on one processor.

@@ -21,7 +21,7 @@ use report::{Cell, Measured, Outcome, Report, Spread};
 use server::Server;
 
 /// Each combination is measured in this many slices; how far they differ is the noise.
-const SLICES: u32 = 3;
+const SLICES: u32 = 5;
 /// Descriptors of this process that are not clients: its streams, pipes, poller, files.
 const OWN_DESCRIPTORS: u64 = 32;
 /// How system calls are counted: every active client asks once, all are answered, a pause.

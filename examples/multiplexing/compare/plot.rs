@@ -103,7 +103,10 @@ fn draw(report: &Report, question: &Question) -> Option<String> {
         20.0,
         54.0,
         r##"fill="#555""##,
-        &format!("{}; both axes are logarithmic; thin upright lines span the three slices", question.better),
+        &format!(
+            "{}; both axes are logarithmic; thin upright lines span the slices of a measurement",
+            question.better
+        ),
     );
 
     for (i, &active) in actives.iter().enumerate() {
@@ -365,9 +368,13 @@ impl LogAxis {
         self.from + (self.to - self.from) * (value / self.low).ln() / (self.high / self.low).ln()
     }
 
-    /// 1, 2, 5, 10, …; only the powers of ten where that would be too many.
+    /// As many round numbers as have room.
     fn ticks(&self) -> Vec<f64> {
-        let steps: &[f64] = if self.high / self.low > 1e3 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+        let steps: &[f64] = match self.high / self.low {
+            ratio if ratio > 1e3 => &[1.0],
+            ratio if ratio > 10.0 => &[1.0, 2.0, 5.0],
+            _ => &[1.0, 2.0, 3.0, 4.0, 5.0, 7.0],
+        };
         let decades = self.low.log10().floor() as i32..=self.high.log10().ceil() as i32;
         decades
             .flat_map(|decade| steps.iter().map(move |step| step * 10f64.powi(decade)))

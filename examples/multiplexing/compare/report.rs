@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
+use super::SLICES;
 use super::machine::Machine;
 use super::server::Calls;
 
@@ -95,7 +96,7 @@ impl Report {
         let mut notes = self.machine.lines().to_vec();
         if let Some((middle, worst)) = self.noise_percent() {
             notes.push(format!(
-                "noise: three slices of the same {} s differ by {middle:.0} % in the middle, {worst:.0} % at worst; \
+                "noise: {SLICES} slices of the same {} s differ by {middle:.0} % in the middle, {worst:.0} % at worst; \
                  smaller differences mean nothing",
                 self.seconds
             ));
