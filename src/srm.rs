@@ -276,8 +276,9 @@ fn pump<S>(
             *left = Ready::NONE;
             return Ok(Pass::Drained);
         }
-        if budget.bytes == 0 {
-            cx.set.stats.tripped(Limit::Bytes);
+        if budget.bytes == 0 || budget.messages == 0 {
+            let limit = if budget.bytes == 0 { Limit::Bytes } else { Limit::Messages };
+            cx.set.stats.tripped(limit);
             return Ok(Pass::Budget);
         }
     }
@@ -375,7 +376,6 @@ fn frames<S>(
     let Client { plan, session, .. } = client;
     let max = plan.framing.frame_max(cx.set.limits.frame_max);
     let trace = log_enabled!(target: "ipc_reactor", Level::Trace);
-    let before = budget.messages;
     let mut used = 0;
     let mut pass = None;
     while used < bytes.len() {
@@ -384,6 +384,7 @@ fn frames<S>(
                 let request = &bytes[used..][payload];
                 used += consumed;
                 budget.messages = budget.messages.saturating_sub(1);
+                cx.set.stats.srms += 1;
                 if trace {
                     log::trace!(target: "ipc_reactor", "SRM from client {}: {} bytes", cx.key, request.len());
                 }
@@ -417,7 +418,6 @@ fn frames<S>(
             }
         }
     }
-    cx.set.stats.srms += (before - budget.messages) as u64;
     Ok((used, pass))
 }
 
