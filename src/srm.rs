@@ -251,7 +251,11 @@ fn pump<S>(
                 Some(libc::EINTR) => continue,
                 Some(libc::ECONNRESET) => return Err(Cause::Reset),
                 // Ours: a record larger than the limit.
-                None => return Err(Cause::Limit(Limit::Frame)),
+                None => {
+                    let key = cx.key;
+                    cx.set.trip(Limit::Frame, format_args!("client {key}: {error}"));
+                    return Err(Cause::Limit(Limit::Frame));
+                }
                 _ => {
                     cx.set.stats.failed(error.kind());
                     return Err(Cause::Io(error));
