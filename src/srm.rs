@@ -439,7 +439,14 @@ fn end_of_file<S>(
         return Ok(Pass::Drained);
     }
     if let Some(held) = client.input.take() {
+        let max = client.plan.framing.frame_max(cx.set.limits.frame_max);
         match client.plan.framing.decode_last(held.bytes()) {
+            // Its last byte might have been half of a line's end; it was not.
+            Some(last) if last.len() > max => {
+                let (key, size) = (cx.key, last.len());
+                cx.set.trip(Limit::Frame, format_args!("client {key}: {size} bytes, {max} allowed"));
+                return Err(Cause::Limit(Limit::Frame));
+            }
             Some(last) => {
                 cx.set.stats.srms += 1;
                 budget.messages = budget.messages.saturating_sub(1);
