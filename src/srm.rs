@@ -91,7 +91,10 @@ fn lend<S>(
     set.running = Some(client.plan.clone());
     let mut scratch = mem::take(&mut set.scratch);
     let visited = work(set, client, &mut scratch).unwrap_or_else(Visited::Closed);
-    set.scratch = scratch;
+    // A handler that has put in a seqpacket socket may have made a larger one.
+    if set.scratch.len() < scratch.len() {
+        set.scratch = scratch;
+    }
     set.running = None;
     set.halt = Halt::No;
     leave(set, key, client, visited)
