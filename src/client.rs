@@ -222,6 +222,7 @@ pub(crate) fn adopt<S>(
     let refuses = !kind.is_tcp() && socket::set_passes_rights(socket.as_fd(), passes).is_ok() && !passes;
     if kind.is_seqpacket() {
         socket::set_passes_credentials(socket.as_fd(), true)?;
+        make_room_for_records(set, &framing);
     }
     let plan = Plan::new(kind, framing, refuses);
     let key = admit(set, socket, Rc::new(plan), session, None)?;
@@ -229,6 +230,14 @@ pub(crate) fn adopt<S>(
     // though urgent data had come.
     set.mark_ready(key, Ready::READABLE | Ready::PRIORITY);
     Ok(key)
+}
+
+/// A record is read whole or not at all.
+pub(crate) fn make_room_for_records<S>(set: &mut PollSet<S>, framing: &Framing) {
+    let room = framing.frame_max(set.limits.frame_max).saturating_add(1);
+    if set.scratch.len() < room {
+        set.scratch = vec![0; room];
+    }
 }
 
 pub(crate) fn interest(plan: &Plan, write: bool) -> Interest {

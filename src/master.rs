@@ -56,11 +56,7 @@ impl<S> PollSet<S> {
             }
         }
         if kind.is_seqpacket() {
-            // A record is read whole or not at all.
-            let room = framing.frame_max(self.limits.frame_max).saturating_add(1);
-            if self.scratch.len() < room {
-                self.scratch = vec![0; room];
-            }
+            client::make_room_for_records(self, &framing);
         }
         let plan = Plan::new(kind, framing, listener.refuses_descriptors());
         let key = match self.register(listener.as_fd(), Interest::READABLE) {

@@ -147,6 +147,8 @@ impl<S> Reactor<S> {
         if self.made_in != sys::fork::generation() {
             return Err(forked());
         }
+        // What was closed between turns is told before this one may sleep.
+        self.bury(state);
         if self.set.phase == Phase::Running || !self.ended(state) {
             self.wait(timeout)?;
             self.note_edges();

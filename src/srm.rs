@@ -98,7 +98,10 @@ fn lend<S>(
     set.running = Some(client.plan.clone());
     let mut scratch = mem::take(&mut set.scratch);
     let visited = work(set, client, &mut scratch).unwrap_or_else(Visited::Closed);
-    set.scratch = scratch;
+    // A handler that has put in a seqpacket socket may have made a larger one.
+    if set.scratch.len() < scratch.len() {
+        set.scratch = scratch;
+    }
     set.running = None;
     set.halt = Halt::No;
     if client.plan.passes {
@@ -299,8 +302,9 @@ fn pump<S>(
             *left = Ready::NONE;
             return Ok(Pass::Drained);
         }
-        if budget.bytes == 0 {
-            cx.set.stats.tripped(Limit::Bytes);
+        if budget.bytes == 0 || budget.messages == 0 {
+            let limit = if budget.bytes == 0 { Limit::Bytes } else { Limit::Messages };
+            cx.set.stats.tripped(limit);
             return Ok(Pass::Budget);
         }
     }
@@ -420,7 +424,6 @@ fn frames<S>(
     let Client { plan, session, .. } = client;
     let max = plan.framing.frame_max(cx.set.limits.frame_max);
     let trace = log_enabled!(target: "ipc_reactor", Level::Trace);
-    let before = budget.messages;
     let mut used = 0;
     let mut pass = None;
     while used < bytes.len() {
@@ -429,6 +432,7 @@ fn frames<S>(
                 let request = &bytes[used..][payload];
                 used += consumed;
                 budget.messages = budget.messages.saturating_sub(1);
+                cx.set.stats.srms += 1;
                 if trace {
                     log::trace!(target: "ipc_reactor", "SRM from client {}: {} bytes", cx.key, request.len());
                 }
@@ -462,7 +466,6 @@ fn frames<S>(
             }
         }
     }
-    cx.set.stats.srms += (before - budget.messages) as u64;
     Ok((used, pass))
 }
 
@@ -480,7 +483,14 @@ fn end_of_file<S>(
         return Ok(Pass::Drained);
     }
     if let Some(held) = client.input.take() {
+        let max = client.plan.framing.frame_max(cx.set.limits.frame_max);
         match client.plan.framing.decode_last(held.bytes()) {
+            // Its last byte might have been half of a line's end; it was not.
+            Some(last) if last.len() > max => {
+                let (key, size) = (cx.key, last.len());
+                cx.set.trip(Limit::Frame, format_args!("client {key}: {size} bytes, {max} allowed"));
+                return Err(Cause::Limit(Limit::Frame));
+            }
             Some(last) => {
                 cx.set.stats.srms += 1;
                 budget.messages = budget.messages.saturating_sub(1);
