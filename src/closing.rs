@@ -133,9 +133,7 @@ impl<S> PollSet<S> {
             other => DeadHandler::Source(other),
         };
         self.dead.push_back(Dead { key, cause, handler });
-        for master in mem::take(&mut self.paused) {
-            self.mark_ready(master, Ready::READABLE);
-        }
+        self.resume_masters();
         if self.slots.capacity() > 1024 && self.slots.len() < self.slots.capacity() / 8 {
             self.slots.shrink_to_fit();
         }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fmt, io, mem,
+    fmt, io,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     rc::Rc,
     time::Instant,
@@ -21,7 +21,7 @@ use crate::{
     context::ClientHandle,
     source::{Ready, Slot, Source, Visited},
     throttle::{Kind, Throttle},
-    timers::Timers,
+    timers::{TimerKey, Timers},
 };
 
 /// The timerfd and the `Remote`s' eventfd have the first slots, for good: handlers see their keys, and cannot close
@@ -85,8 +85,8 @@ pub struct PollSet<S> {
     /// What is known of the client whose session runs.
     pub(crate) running: Option<Rc<Plan>>,
     pub(crate) dead: VecDeque<Dead<S>>,
-    /// Master sockets that wait for a descriptor or a place.
-    pub(crate) paused: Vec<Key>,
+    /// Master sockets that wait for a descriptor or a place, each with the timer that has it look again.
+    pub(crate) paused: Vec<(Key, TimerKey)>,
     /// Masters, clients and queues: when a drain has closed the last of them, the loop ends.
     pub(crate) drainable: usize,
     pub(crate) phase: Phase,
@@ -307,7 +307,13 @@ impl<S> PollSet<S> {
     /// Puts other limits in force, from now on: what exceeds them already stays.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
-        for master in mem::take(&mut self.paused) {
+        self.resume_masters();
+    }
+
+    /// Has the master sockets that wait look again, now instead of later.
+    pub(crate) fn resume_masters(&mut self) {
+        while let Some((master, timer)) = self.paused.pop() {
+            self.cancel(timer);
             self.mark_ready(master, Ready::READABLE);
         }
     }
