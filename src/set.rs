@@ -20,6 +20,7 @@ use crate::{
     closing::is_drainable,
     context::ClientHandle,
     source::{Ready, Slot, Source, Visited},
+    sys,
     throttle::{Kind, Throttle},
     timers::{TimerKey, Timers},
 };
@@ -99,6 +100,8 @@ pub struct PollSet<S> {
     pub(crate) limits: Limits,
     pub(crate) stats: Stats,
     pub(crate) throttle: Throttle,
+    /// How many forks away from the first process it was made.
+    made_in: u32,
 }
 
 impl<S> PollSet<S> {
@@ -127,6 +130,7 @@ impl<S> PollSet<S> {
             limits,
             stats: Stats::default(),
             throttle: Throttle::new(),
+            made_in: sys::fork::generation(),
         })
     }
 
@@ -135,6 +139,7 @@ impl<S> PollSet<S> {
     /// Puts a descriptor into the poll set, under the key that the next source [`place`](PollSet::place)d will have.
     /// Two steps, so that whoever fails at the first still has the source in hand.
     pub(crate) fn register(&mut self, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<Key> {
+        self.check_not_forked()?;
         let key = self.next_key();
         self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), key.token(), interest).map_err(
             |error| {
@@ -143,6 +148,12 @@ impl<S> PollSet<S> {
             },
         )?;
         Ok(key)
+    }
+
+    /// In a forked child the kernel's poll set is still the parent's, and what is changed there is changed for the parent.
+    #[inline]
+    pub(crate) fn check_not_forked(&self) -> io::Result<()> {
+        if self.made_in == sys::fork::generation() { Ok(()) } else { Err(forked()) }
     }
 
     pub(crate) fn next_key(&self) -> Key {
@@ -317,6 +328,15 @@ impl<S> PollSet<S> {
             self.mark_ready(master, Ready::READABLE);
         }
     }
+}
+
+#[cold]
+fn forked() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this reactor was made before a fork, by the parent: its poll set is shared, and its signals are not. \
+         Make a new reactor in the child",
+    )
 }
 
 fn explain_registration(error: io::Error) -> io::Error {
