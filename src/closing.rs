@@ -119,7 +119,9 @@ impl<S> PollSet<S> {
     /// Takes a source, which the caller has taken out of its slot, out of the poll set; `on_close` follows when the
     /// running handler has returned.
     pub(crate) fn retire(&mut self, key: Key, source: Source<S>, cause: Cause) {
-        if let Some(fd) = source.raw_fd() {
+        if self.check_not_forked().is_ok()
+            && let Some(fd) = source.raw_fd()
+        {
             // DEL though we close: a dup'd descriptor keeps the registration alive.
             if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
                 self.stats.failed(error.kind());
@@ -133,9 +135,7 @@ impl<S> PollSet<S> {
             other => DeadHandler::Source(other),
         };
         self.dead.push_back(Dead { key, cause, handler });
-        for master in mem::take(&mut self.paused) {
-            self.mark_ready(master, Ready::READABLE);
-        }
+        self.resume_masters();
         if self.slots.capacity() > 1024 && self.slots.len() < self.slots.capacity() / 8 {
             self.slots.shrink_to_fit();
         }

@@ -143,9 +143,9 @@ fn wait<S>(
             None => set.trip(limit, format_args!("CIRs wait at master socket {key}")),
         }
     }
-    if !set.paused.contains(&key) {
-        set.paused.push(key);
-        set.resume_after(key, set.limits.accept_retry);
+    if !set.paused.iter().any(|&(paused, _)| paused == key) {
+        let retry = set.resume_after(key, set.limits.accept_retry);
+        set.paused.push((key, retry));
     }
     Visited::Parked(Ready::READABLE)
 }

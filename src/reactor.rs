@@ -32,8 +32,6 @@ pub struct Reactor<S> {
     events: Events,
     timers: Key,
     inbox: Key,
-    /// How many forks away from the first process it was made.
-    made_in: u32,
     /// Its descriptor was given out, to be watched by a loop around this one.
     nested: Cell<bool>,
 }
@@ -99,7 +97,6 @@ impl Builder {
             events: Events::with_capacity(self.events),
             timers,
             inbox,
-            made_in: sys::fork::generation(),
             nested: Cell::new(false),
         })
     }
@@ -144,9 +141,7 @@ impl<S> Reactor<S> {
     /// # Errors
     /// As for [`run`](Reactor::run).
     pub fn turn(&mut self, timeout: Option<Duration>, state: &mut S) -> io::Result<Turn> {
-        if self.made_in != sys::fork::generation() {
-            return Err(forked());
-        }
+        self.set.check_not_forked()?;
         // What was closed between turns is told before this one may sleep.
         self.bury(state);
         if self.set.phase == Phase::Running || !self.ended(state) {
@@ -298,14 +293,6 @@ impl<S> Reactor<S> {
     }
 }
 
-fn forked() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::Unsupported,
-        "this reactor was made before a fork, by the parent: its poll set is shared, and its signals are not. \
-         Make a new reactor in the child",
-    )
-}
-
 impl<S> Deref for Reactor<S> {
     type Target = PollSet<S>;
 
@@ -334,7 +321,7 @@ impl<S> Drop for Reactor<S> {
     fn drop(&mut self) {
         // In a forked child the poll set is the parent's: nothing may be taken out of it there, and merely closing
         // takes nothing out while the parent has its descriptors.
-        if self.made_in == sys::fork::generation() {
+        if self.set.check_not_forked().is_ok() {
             self.set.phase = Phase::Stopped;
             self.set.close_all(|| Cause::Stop, |_| true);
         }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fmt, io, mem,
+    fmt, io,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     rc::Rc,
     time::Instant,
@@ -20,8 +20,9 @@ use crate::{
     closing::is_drainable,
     context::ClientHandle,
     source::{Ready, Slot, Source, Visited},
+    sys,
     throttle::{Kind, Throttle},
-    timers::Timers,
+    timers::{TimerKey, Timers},
 };
 
 /// The timerfd and the `Remote`s' eventfd have the first slots, for good: handlers see their keys, and cannot close
@@ -87,8 +88,8 @@ pub struct PollSet<S> {
     /// What is known of the client whose session runs.
     pub(crate) running: Option<Rc<Plan>>,
     pub(crate) dead: VecDeque<Dead<S>>,
-    /// Master sockets that wait for a descriptor or a place.
-    pub(crate) paused: Vec<Key>,
+    /// Master sockets that wait for a descriptor or a place, each with the timer that has it look again.
+    pub(crate) paused: Vec<(Key, TimerKey)>,
     /// Masters, clients and queues: when a drain has closed the last of them, the loop ends.
     pub(crate) drainable: usize,
     pub(crate) phase: Phase,
@@ -101,6 +102,8 @@ pub struct PollSet<S> {
     pub(crate) limits: Limits,
     pub(crate) stats: Stats,
     pub(crate) throttle: Throttle,
+    /// How many forks away from the first process it was made.
+    made_in: u32,
 }
 
 impl<S> PollSet<S> {
@@ -130,6 +133,7 @@ impl<S> PollSet<S> {
             limits,
             stats: Stats::default(),
             throttle: Throttle::new(),
+            made_in: sys::fork::generation(),
         })
     }
 
@@ -138,6 +142,7 @@ impl<S> PollSet<S> {
     /// Puts a descriptor into the poll set, under the key that the next source [`place`](PollSet::place)d will have.
     /// Two steps, so that whoever fails at the first still has the source in hand.
     pub(crate) fn register(&mut self, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<Key> {
+        self.check_not_forked()?;
         let key = self.next_key();
         self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), key.token(), interest).map_err(
             |error| {
@@ -146,6 +151,12 @@ impl<S> PollSet<S> {
             },
         )?;
         Ok(key)
+    }
+
+    /// In a forked child the kernel's poll set is still the parent's, and what is changed there is changed for the parent.
+    #[inline]
+    pub(crate) fn check_not_forked(&self) -> io::Result<()> {
+        if self.made_in == sys::fork::generation() { Ok(()) } else { Err(forked()) }
     }
 
     pub(crate) fn next_key(&self) -> Key {
@@ -310,10 +321,25 @@ impl<S> PollSet<S> {
     /// Puts other limits in force, from now on: what exceeds them already stays.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
-        for master in mem::take(&mut self.paused) {
+        self.resume_masters();
+    }
+
+    /// Has the master sockets that wait look again, now instead of later.
+    pub(crate) fn resume_masters(&mut self) {
+        while let Some((master, timer)) = self.paused.pop() {
+            self.cancel(timer);
             self.mark_ready(master, Ready::READABLE);
         }
     }
+}
+
+#[cold]
+fn forked() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this reactor was made before a fork, by the parent: its poll set is shared, and its signals are not. \
+         Make a new reactor in the child",
+    )
 }
 
 fn explain_registration(error: io::Error) -> io::Error {

@@ -244,9 +244,9 @@ impl<S> PollSet<S> {
         self.timers.add(&mut self.slots, due_ns, Task::Session(key))
     }
 
-    pub(crate) fn resume_after(&mut self, key: Key, after: Duration) {
+    pub(crate) fn resume_after(&mut self, key: Key, after: Duration) -> TimerKey {
         let due_ns = self.due_ns(after);
-        self.timers.add(&mut self.slots, due_ns, Task::Resume(key));
+        self.timers.add(&mut self.slots, due_ns, Task::Resume(key))
     }
 
     pub(crate) fn check_queue_after(&mut self, key: Key, period: Duration) {
@@ -326,6 +326,7 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, state: 
             Ok(())
         }
         Task::Resume(source) => {
+            set.paused.retain(|&(_, retry)| retry != timer);
             set.mark_ready(source, Ready::READABLE | Ready::WRITABLE);
             Ok(())
         }
