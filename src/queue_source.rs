@@ -125,6 +125,13 @@ impl<S> PollSet<S> {
         queue: Queue,
         handler: Option<Box<dyn QueueHandler<S>>>,
     ) -> Result<Key, Rejected<Queue>> {
+        // Whether it is open for reading is asked first of all, so a buffer too short for any message does no harm.
+        if handler.is_some()
+            && let Err(error) = queue.try_recv(&mut [])
+            && error.kind() == io::ErrorKind::PermissionDenied
+        {
+            return Err(Rejected { error, source: queue });
+        }
         // One's own sends wake one, with the whole mask: a queue that is not read is watched for what never comes.
         let interest = if handler.is_some() { Interest::READABLE } else { Interest::PRIORITY };
         let registered = queue.set_nonblocking(true).and_then(|()| self.register(queue.as_fd(), interest));
