@@ -271,7 +271,8 @@ impl<S> PollSet<S> {
     }
 
     fn due_ns(&mut self, after: Duration) -> u64 {
-        self.now_ns().saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX))
+        // Later than the turn's own time, or the timers' visit might still be to come in this round.
+        self.now_ns().saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX).max(1))
     }
 }
 
