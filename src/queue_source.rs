@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    io,
+    io, mem,
     os::fd::{AsFd, AsRawFd},
 };
 
@@ -80,7 +80,6 @@ pub(crate) struct QueueSource<S> {
     /// Sorted as the kernel would: highest priority first, oldest first within one.
     outbox: VecDeque<(u32, Box<[u8]>)>,
     watches_write: bool,
-    unlinked: bool,
     /// How many messages a drain has still to handle.
     to_drain: Option<usize>,
 }
@@ -125,6 +124,13 @@ impl<S> PollSet<S> {
         queue: Queue,
         handler: Option<Box<dyn QueueHandler<S>>>,
     ) -> Result<Key, Rejected<Queue>> {
+        // Whether it is open for reading is asked first of all, so a buffer too short for any message does no harm.
+        if handler.is_some()
+            && let Err(error) = queue.try_recv(&mut [])
+            && error.kind() == io::ErrorKind::PermissionDenied
+        {
+            return Err(Rejected { error, source: queue });
+        }
         // One's own sends wake one, with the whole mask: a queue that is not read is watched for what never comes.
         let interest = if handler.is_some() { Interest::READABLE } else { Interest::PRIORITY };
         let registered = queue.set_nonblocking(true).and_then(|()| self.register(queue.as_fd(), interest));
@@ -139,7 +145,6 @@ impl<S> PollSet<S> {
             buffer,
             outbox: VecDeque::new(),
             watches_write: false,
-            unlinked: false,
             to_drain: None,
         };
         self.place(key, Source::Queue(Box::new(source)));
@@ -282,27 +287,26 @@ fn send_waiting<S>(set: &mut PollSet<S>, key: Key, source: &mut QueueSource<S>) 
 
 /// Looks whether the queue still has its name; true if it is to be looked at again.
 pub(crate) fn check<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> bool {
-    let Some(Source::Queue(source)) = set.slot(key).map(|slot| &mut slot.source) else { return false };
-    if !source.queue.is_unlinked().unwrap_or(false) {
+    let Some(slot) = set.slot(key) else { return false };
+    if !matches!(&slot.source, Source::Queue(source) if source.queue.is_unlinked().unwrap_or(false)) {
         return true;
     }
-    source.unlinked = true;
-    let handler = source.handler.take();
+    let mut source = mem::replace(&mut slot.source, Source::Running);
     set.complain(
         Kind::Queue,
         Level::Warn,
         format_args!("queue {key} was unlinked: nobody can open it by name any more"),
     );
-    if let Some(mut handler) = handler {
-        let timers = set.current.replace(key);
-        if let Err(cause) = guarded(set, key, |cx| handler.on_unlinked(cx, state)) {
-            report(set, key, "queue", &cause);
-        }
-        set.current = timers;
-        // Unless it closed its own queue.
-        if let Some(Source::Queue(source)) = set.slot(key).map(|slot| &mut slot.source) {
-            source.handler = Some(handler);
-        }
+    let timers = set.current.replace(key);
+    if let Source::Queue(source) = &mut source
+        && let Some(handler) = &mut source.handler
+        && let Err(cause) = guarded(set, key, |cx| handler.on_unlinked(cx, state))
+    {
+        report(set, key, "queue", &cause);
     }
+    set.current = timers;
+    // Whatever was ready of it is still noted in its slot.
+    let visited = if set.take_halt() { Visited::Closed(Cause::Closed) } else { Visited::Drained };
+    set.put_back(key, source, visited);
     false
 }

@@ -149,6 +149,7 @@ impl<S> Reactor<S> {
             self.note_edges();
             self.round(state);
             self.ended(state);
+            self.set.timers.clock.end_turn();
         }
         let turn = match self.set.phase {
             Phase::Stopped => Turn::Stopped,
@@ -176,7 +177,7 @@ impl<S> Reactor<S> {
             timeout =
                 deadline.map_or(timeout, |deadline| Some(deadline.saturating_duration_since(Instant::now())));
         }
-        self.set.timers.clock.new_turn();
+        self.set.timers.clock.begin_turn();
         self.set.stats.turns += 1;
         Ok(())
     }

@@ -282,7 +282,8 @@ impl<S> PollSet<S> {
         client::adopt(self, socket.into(), framing, Box::new(session))
     }
 
-    /// The poll set's clock: when this turn began to handle events. All handlers of a turn see the same time.
+    /// The poll set's clock: when this turn began to handle events. All handlers of a turn see the same time; between
+    /// turns it is the time of the call.
     pub fn now(&mut self) -> Instant {
         self.timers.clock.instant()
     }

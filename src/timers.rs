@@ -57,15 +57,21 @@ pub(crate) struct Clock {
     epoch_ns: u64,
     /// 0: nobody has asked in this turn.
     now_ns: u64,
+    /// A turn is under way. Between turns any amount of time may pass, so nothing is kept.
+    in_turn: bool,
 }
 
 impl Clock {
     #[inline]
     pub(crate) fn now_ns(&mut self) -> u64 {
-        if self.now_ns == 0 {
-            self.now_ns = sys::time::monotonic_ns();
+        if self.now_ns != 0 {
+            return self.now_ns;
         }
-        self.now_ns
+        let now_ns = sys::time::monotonic_ns();
+        if self.in_turn {
+            self.now_ns = now_ns;
+        }
+        now_ns
     }
 
     pub(crate) fn instant(&mut self) -> Instant {
@@ -73,8 +79,12 @@ impl Clock {
     }
 
     #[inline]
-    pub(crate) fn new_turn(&mut self) {
-        self.now_ns = 0;
+    pub(crate) fn begin_turn(&mut self) {
+        *self = Clock { now_ns: 0, in_turn: true, ..*self };
+    }
+
+    pub(crate) fn end_turn(&mut self) {
+        *self = Clock { now_ns: 0, in_turn: false, ..*self };
     }
 }
 
@@ -113,7 +123,8 @@ impl<S> Places for Owners<'_, S> {
 
 impl<S> Timers<S> {
     pub(crate) fn new() -> Timers<S> {
-        let clock = Clock { epoch: Instant::now(), epoch_ns: sys::time::monotonic_ns(), now_ns: 0 };
+        let clock =
+            Clock { epoch: Instant::now(), epoch_ns: sys::time::monotonic_ns(), now_ns: 0, in_turn: false };
         Timers {
             clock,
             heap: Heap::default(),
@@ -271,7 +282,8 @@ impl<S> PollSet<S> {
     }
 
     fn due_ns(&mut self, after: Duration) -> u64 {
-        self.now_ns().saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX))
+        // Later than the turn's own time, or the timers' visit might still be to come in this round.
+        self.now_ns().saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX).max(1))
     }
 }
 
