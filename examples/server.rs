@@ -1,0 +1,161 @@
+//! The adder of every course on sockets, on any number of addresses at once, with a message queue and signals beside them
+//! in the same poll set.
+//!
+//! ```text
+//! cargo run --release --example server                      # unix:/tmp/DemoSocket
+//! cargo run --release --example server -- unix:/tmp/a unix-seq:/tmp/b abstract:adder tcp:127.0.0.1:4000 mq:/adder
+//! ```
+//!
+//! Clients send `i32`s in the machine's byte order; a 0 ends the series and is answered with `Result = N`, the plain text
+//! with neither a NUL nor a line feed behind it: a client in C that zeroes its buffer prints exactly that, and so do
+//! socat and Python. Then the sum is 0 again, for the next series.
+//!
+//! Standard output has one JSON object a line, for programs: `{"event":"ready",…}` once it listens, `{"event":"totals",…}` on SIGUSR1
+//! and at the end. All that is for people goes to standard error.
+
+use std::{io, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::Parser;
+use ipc_reactor::{Address, Limits, Listener, Reactor, Signal, SignalInfo};
+use log::LevelFilter;
+use serde_json::json;
+
+#[path = "shared/adder.rs"]
+mod adder;
+#[path = "shared/how_to.rs"]
+mod how_to;
+#[path = "shared/limits_file.rs"]
+mod limits_file;
+
+use adder::{Adder, OwnQueue, Totals};
+
+/// Adder service: sums the i32s that each client sends, and answers `Result = N` to a 0.
+///
+/// SIGUSR1 prints the totals, SIGHUP reads the limits file again, SIGTERM and Ctrl-C drain (a second one stops at once).
+#[derive(Parser)]
+struct Arguments {
+    /// unix:/path, unix-seq:/path, abstract:name, abstract-seq:name, tcp:host:port (port 0: any), or mq:/name
+    #[arg(value_parser = address, default_value = "unix:/tmp/DemoSocket", value_name = "ADDRESS")]
+    addresses: Vec<Address>,
+    /// Limits, as `name = value` lines; read again on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    limits: Option<PathBuf>,
+    /// How long a drain may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    drain: u64,
+    /// More log: -v each CIR, -vv each SRM (RUST_LOG says it more finely)
+    #[arg(short, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+fn address(text: &str) -> Result<Address, String> {
+    match text.parse() {
+        Ok(Address::UnixDatagram(_) | Address::AbstractDatagram(_) | Address::Udp(_)) => {
+            Err("an adder has connections, or a queue: unix:PATH, unix-seq:PATH, abstract:NAME, abstract-seq:NAME, \
+                 tcp:HOST:PORT, mq:/NAME"
+                .into())
+        }
+        parsed => parsed.map_err(|error| error.to_string()),
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let level =
+        [LevelFilter::Warn, LevelFilter::Debug, LevelFilter::Trace][arguments.verbose.min(2) as usize];
+    env_logger::Builder::new().filter_level(level).parse_default_env().init();
+    let limits = match arguments.limits.as_deref().map(limits_file::read).transpose() {
+        Ok(limits) => limits.unwrap_or_default(),
+        Err(why) => {
+            eprintln!("server: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    match serve(&arguments, limits) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("server: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(arguments: &Arguments, limits: Limits) -> io::Result<()> {
+    let mut reactor = Reactor::<Totals>::builder().limits(limits).build()?;
+    // Before anything else: from here on, no signal can end the process with a path or a queue left behind.
+    signals(&mut reactor, arguments)?;
+    let mut queues = Vec::new();
+    let mut served = Vec::new();
+    for address in &arguments.addresses {
+        let (address, queue) = open(&mut reactor, address)?;
+        queues.extend(queue);
+        served.push(address);
+    }
+    for address in &served {
+        eprintln!("server: {address} is open; talk to it with");
+        how_to::lines(address).iter().for_each(|line| eprintln!("  {line}"));
+    }
+    let names: Vec<String> = served.iter().map(Address::to_string).collect();
+    adder::tell(&json!({ "event": "ready", "addresses": names, "pid": std::process::id() }));
+
+    let mut totals = Totals::default();
+    reactor.run(&mut totals)?;
+    eprintln!("server: ended; {}", reactor.stats());
+    adder::tell(&adder::report(&totals, reactor.stats()));
+    Ok(())
+}
+
+/// Puts one address into the poll set; tells what it came to be, and the queue that was made for it.
+fn open(reactor: &mut Reactor<Totals>, address: &Address) -> io::Result<(Address, Option<OwnQueue>)> {
+    if let Address::Queue(name) = address {
+        let (queue, own) = adder::open_queue(name)?;
+        reactor.queue(queue, adder::on_message)?;
+        return Ok((address.clone(), own));
+    }
+    let listener = Listener::bind(address)?;
+    let bound = listener.local_address()?;
+    reactor.listen(listener, adder::framing(), |_peer, _totals| Ok(Adder::default()))?;
+    Ok((bound, None))
+}
+
+fn signals(reactor: &mut Reactor<Totals>, arguments: &Arguments) -> io::Result<()> {
+    reactor.signals([Signal::USR1], |_, cx, totals| {
+        eprintln!("server: {}", cx.stats());
+        adder::tell(&adder::report(totals, cx.stats()));
+        Ok(())
+    })?;
+
+    let mut ends = vec![Signal::INT, Signal::TERM];
+    match arguments.limits.clone() {
+        Some(file) => {
+            reactor.signals([Signal::HUP], move |_, cx, _| {
+                match limits_file::read(&file) {
+                    Ok(limits) => {
+                        cx.set_limits(limits);
+                        eprintln!("server: the limits in {} are in force", file.display());
+                    }
+                    Err(why) => eprintln!("server: {why}; the old limits stay"),
+                }
+                Ok(())
+            })?;
+        }
+        // With no file to read, it means what it says: the terminal has hung up.
+        None => ends.push(Signal::HUP),
+    }
+
+    let within = Duration::from_secs(arguments.drain);
+    let mut draining = false;
+    reactor.signals(ends, move |info: SignalInfo, cx, _| {
+        if std::mem::replace(&mut draining, true) {
+            cx.stop();
+            return Ok(());
+        }
+        eprintln!(
+            "server: {}: draining, {} s at most; once more to stop at once",
+            info.signal(),
+            within.as_secs()
+        );
+        cx.drain(within)
+    })?;
+    Ok(())
+}
