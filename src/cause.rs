@@ -36,6 +36,9 @@ pub enum Cause {
     Stop,
 }
 
+/// A cause is met seldom and is large: in a box, results travel in registers.
+pub(crate) type Outcome<T> = Result<T, Box<Cause>>;
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

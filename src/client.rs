@@ -120,6 +120,20 @@ impl<S> Client<S> {
         self.socket.as_fd()
     }
 
+    /// Nothing is unusual about it: a readable event can be served without asking what else there is to do.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plan.proved
+            && !self.plan.records
+            && self.opened
+            && self.writable
+            && self.input.is_none()
+            && self.output.is_none()
+            && self.extra.is_none()
+            && self.ending.is_none()
+            && !(self.eof | self.mute | self.slow | self.shut | self.asked)
+    }
+
     pub(crate) fn connecting(&self) -> Option<&SockAddr> {
         self.extra.as_ref()?.connecting.as_deref()
     }

@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     Address, Cause, Framing, Key, ListenerKind, PollSet, Session,
+    cause::Outcome,
     client::{self, Client, Extra, Plan},
     output::watch_writing,
     source::Ready,
@@ -138,10 +139,10 @@ pub(crate) fn stands<S>(
     key: Key,
     client: &mut Client<S>,
     left: &mut Ready,
-) -> Result<bool, Cause> {
+) -> Outcome<bool> {
     let Some(target) = client.connecting().copied() else { return Ok(true) };
     if let Some(error) = client.extra.as_mut().and_then(|extra| extra.failure.take()) {
-        return Err(Cause::Connect(error));
+        return Err(Cause::Connect(error).into());
     }
     // A second connect tells where the first has got to, on every kind of socket.
     match socket::connect_nonblocking(client.fd(), &target) {
@@ -153,7 +154,7 @@ pub(crate) fn stands<S>(
                 return Ok(false);
             }
             Some(libc::EALREADY | libc::EINPROGRESS | libc::EINTR) => return Ok(false),
-            _ => return Err(Cause::Connect(error)),
+            _ => return Err(Cause::Connect(error).into()),
         },
     }
     if let Some(extra) = &mut client.extra {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    Cause, ClientHandle, Context, Key, Limit, PollSet,
+    ClientHandle, Context, Key, PollSet,
     client::Plan,
     context::not_connected,
     sys::{scm, socket::Record},
@@ -69,24 +69,29 @@ impl<S> PollSet<S> {
     }
 }
 
-/// Reads bytes, or a record, of a client that may pass descriptors. `None` is the end of a seqpacket connection.
+/// Reads bytes, or a record, of a client that may pass descriptors; those that came wait in `set.descriptors`.
 #[cold]
 pub(crate) fn receive<S>(
     set: &mut PollSet<S>,
     socket: BorrowedFd<'_>,
-    plan: &Plan,
     buffer: &mut [u8],
-) -> Result<Record, Cause> {
-    let record = scm::recv(socket, buffer, &mut set.descriptors).map_err(Cause::Io)?;
+) -> io::Result<Record> {
+    let record = scm::recv(socket, buffer, &mut set.descriptors)?;
     if record.ctrunc {
         // Which of them are missing nobody can tell: none can be used.
         set.descriptors.clear();
         let why = "descriptors were lost on their way in (MSG_CTRUNC): the process has no room for them";
-        return Err(Cause::Io(io::Error::other(why)));
-    }
-    if set.descriptors.len() > plan.framing.descriptors_max() {
-        set.descriptors.clear();
-        return Err(Cause::Limit(Limit::DescriptorsHeld));
+        return Err(io::Error::other(why));
     }
     Ok(record)
+}
+
+/// Whether more wait than a client may hold; then they are closed.
+#[cold]
+pub(crate) fn too_many<S>(set: &mut PollSet<S>, plan: &Plan) -> bool {
+    let too_many = set.descriptors.len() > plan.framing.descriptors_max();
+    if too_many {
+        set.descriptors.clear();
+    }
+    too_many
 }

@@ -8,7 +8,7 @@ use std::{
 
 use log::Level;
 
-use crate::{Cause, Context, Key, PollSet, throttle::Kind};
+use crate::{Cause, Context, Key, PollSet, cause::Outcome, throttle::Kind};
 
 /// Runs a handler. What it was told to work on may be half done after a panic: the caller closes it, or goes on
 /// without it. The reactor's own state is whole at every point where a handler runs.
@@ -17,11 +17,11 @@ pub(crate) fn guarded<S, T>(
     set: &mut PollSet<S>,
     key: Key,
     handler: impl FnOnce(&mut Context<'_, S>) -> io::Result<T>,
-) -> Result<T, Cause> {
+) -> Outcome<T> {
     match catch_unwind(AssertUnwindSafe(|| handler(&mut Context { set, key }))) {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(Cause::Handler(error)),
-        Err(panic) => Err(Cause::Panic(message(&*panic))),
+        Ok(Err(error)) => Err(Box::new(Cause::Handler(error))),
+        Err(panic) => Err(Box::new(Cause::Panic(message(&*panic)))),
     }
 }
 

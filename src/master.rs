@@ -91,7 +91,7 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, master: &mut Master<S>, s
                 cir(set, key, master, socket, address, state);
             }
             Err(error) => match error.raw_os_error() {
-                Some(libc::EAGAIN) if set.phase == Phase::Draining => return Visited::Closed(Cause::Drain),
+                Some(libc::EAGAIN) if set.phase == Phase::Draining => return Visited::closed(Cause::Drain),
                 Some(libc::EAGAIN) => return Visited::Drained,
                 // This one has left again; the next may still be there.
                 Some(libc::ECONNABORTED | libc::EINTR) => set.stats.failed(error.kind()),

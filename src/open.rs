@@ -149,17 +149,20 @@ pub(crate) fn visit<S>(
     state: &mut S,
 ) -> Visited {
     for _ in 0..set.limits.messages_per_visit.max(1) {
-        let progress = match guarded(set, key, |cx| open.source.on_ready(ready, cx, state)) {
+        let ready = |cx: &mut Context<'_, S>| match open.source.on_ready(ready, cx, state) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Progress::Drained),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Progress::More),
+            answer => answer,
+        };
+        let progress = match guarded(set, key, ready) {
             Ok(progress) => progress,
-            Err(Cause::Handler(error)) if error.kind() == io::ErrorKind::WouldBlock => Progress::Drained,
-            Err(Cause::Handler(error)) if error.kind() == io::ErrorKind::Interrupted => Progress::More,
             Err(cause) => {
                 report(set, key, "source", &cause);
                 return Visited::Closed(cause);
             }
         };
         if set.take_halt() {
-            return Visited::Closed(Cause::Closed);
+            return Visited::closed(Cause::Closed);
         }
         if progress == Progress::Drained {
             return Visited::Drained;

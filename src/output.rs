@@ -11,6 +11,7 @@ use mio::unix::SourceFd;
 use crate::{
     Cause, Framing, Key, Limit, PollSet, SlowConsumer,
     buffer::Buffer,
+    cause::Outcome,
     client::{Client, Plan, interest},
     context::not_connected,
     set::Halt,
@@ -139,7 +140,7 @@ fn append(out: &mut Buffer, records: bool, bytes: usize, parts: &[&[u8]]) -> io:
 
 /// Sends what waits for the client, as far as its socket takes it.
 #[inline]
-pub(crate) fn flush<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -> Result<(), Cause> {
+pub(crate) fn flush<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -> Outcome<()> {
     if set.out.is_empty() || !client.writable {
         return Ok(());
     }
@@ -190,7 +191,7 @@ pub(crate) fn flush<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -
                 Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN) => client.mute = true,
                 _ => {
                     set.stats.failed(error.kind());
-                    return Err(Cause::Io(error));
+                    return Err(Cause::Io(error).into());
                 }
             },
         }
@@ -205,7 +206,7 @@ pub(crate) fn watch_writing<S>(
     key: Key,
     client: &mut Client<S>,
     watch: bool,
-) -> Result<(), Cause> {
+) -> Outcome<()> {
     if client.watches_write != watch {
         let fd = client.socket.as_raw_fd();
         let registry = set.poll.registry();
@@ -219,7 +220,7 @@ pub(crate) fn watch_writing<S>(
 
 /// More waits for this client than it should. True while it must wait; false when it has caught up.
 #[cold]
-pub(crate) fn stays_slow<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -> Result<bool, Cause> {
+pub(crate) fn stays_slow<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -> Outcome<bool> {
     let waits = set.out.len();
     if client.slow {
         client.slow = waits > set.limits.output_high_water / 2;
@@ -229,6 +230,6 @@ pub(crate) fn stays_slow<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<
     set.trip(Limit::SlowConsumer, format_args!("client {key} does not take {waits} bytes"));
     match set.limits.slow_consumer {
         SlowConsumer::Pause => Ok(true),
-        SlowConsumer::Disconnect => Err(Cause::Limit(Limit::SlowConsumer)),
+        SlowConsumer::Disconnect => Err(Cause::Limit(Limit::SlowConsumer).into()),
     }
 }

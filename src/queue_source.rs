@@ -223,7 +223,7 @@ pub(crate) fn visit<S>(
     if let Err(error) = send_waiting(set, key, source) {
         set.stats.failed(error.kind());
         set.complain(Kind::Queue, Level::Warn, format_args!("queue {key}: {error}"));
-        return Visited::Closed(Cause::Io(error));
+        return Visited::closed(Cause::Io(error));
     }
     let draining = set.phase == Phase::Draining;
     if draining && source.to_drain.is_none() {
@@ -232,7 +232,7 @@ pub(crate) fn visit<S>(
     }
     for _ in 0..set.limits.messages_per_visit.max(1) {
         if source.to_drain == Some(0) {
-            return if source.outbox.is_empty() { Visited::Closed(Cause::Drain) } else { Visited::Drained };
+            return if source.outbox.is_empty() { Visited::closed(Cause::Drain) } else { Visited::Drained };
         }
         let Some(handler) = &mut source.handler else { return Visited::Drained };
         let received = match source.queue.try_recv(&mut source.buffer) {
@@ -246,7 +246,7 @@ pub(crate) fn visit<S>(
             Err(error) => {
                 set.stats.failed(error.kind());
                 set.complain(Kind::Queue, Level::Error, format_args!("queue {key}: {error}"));
-                return Visited::Closed(Cause::Io(error));
+                return Visited::closed(Cause::Io(error));
             }
         };
         set.stats.queue_messages += 1;
@@ -258,7 +258,7 @@ pub(crate) fn visit<S>(
             *left -= 1;
         }
         if set.take_halt() {
-            return Visited::Closed(Cause::Closed);
+            return Visited::closed(Cause::Closed);
         }
         if set.phase == Phase::Stopped {
             break;
@@ -306,7 +306,7 @@ pub(crate) fn check<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> bool {
     }
     set.current = timers;
     // Whatever was ready of it is still noted in its slot.
-    let visited = if set.take_halt() { Visited::Closed(Cause::Closed) } else { Visited::Drained };
+    let visited = if set.take_halt() { Visited::closed(Cause::Closed) } else { Visited::Drained };
     set.put_back(key, source, visited);
     false
 }

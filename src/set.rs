@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fmt, io,
+    fmt, io, mem,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     rc::Rc,
     time::Instant,
@@ -200,17 +200,16 @@ impl<S> PollSet<S> {
     pub(crate) fn put_back(&mut self, key: Key, source: Source<S>, visited: Visited) {
         let slot = &mut self.slots[key.index as usize];
         debug_assert_eq!(slot.serial, key.serial, "a slot is not freed while its source runs");
-        match visited {
-            Visited::Drained => slot.source = source,
-            Visited::Parked(ready) => {
-                slot.source = source;
-                slot.ready |= ready;
-            }
-            Visited::Again(ready) => {
-                slot.source = source;
-                self.mark_ready(key, ready);
-            }
-            Visited::Closed(cause) => self.retire(key, source, cause),
+        let left = match visited {
+            Visited::Drained => Ready::NONE,
+            Visited::Parked(ready) | Visited::Again(ready) => ready,
+            Visited::Closed(cause) => return self.retire(key, source, *cause),
+        };
+        // What is replaced is `Running`, which needs no drop.
+        mem::forget(mem::replace(&mut slot.source, source));
+        slot.ready |= left;
+        if matches!(visited, Visited::Again(_)) {
+            self.mark_ready(key, left);
         }
     }
 

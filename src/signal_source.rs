@@ -114,7 +114,7 @@ pub(crate) fn visit<S>(
             Ok(count) => count,
             Err(error) => {
                 set.stats.failed(error.kind());
-                return Visited::Closed(Cause::Io(error));
+                return Visited::closed(Cause::Io(error));
             }
         };
         set.stats.signals += count as u64;
@@ -129,7 +129,7 @@ pub(crate) fn visit<S>(
             Handler::Exit(handler) => reap(set, key, handler, state),
         }
         if set.take_halt() {
-            return Visited::Closed(Cause::Closed);
+            return Visited::closed(Cause::Closed);
         }
         if count < SignalBatch::CAPACITY {
             return Visited::Drained;

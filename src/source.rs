@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use mio::event::Event;
 
 use crate::{
-    client::Client, heap::NOWHERE, master::Master, open::Open, queue_source::QueueSource, remote::Inbox,
-    signal_source::SignalSource, timers::TimerFd,
+    Cause, client::Client, heap::NOWHERE, master::Master, open::Open, queue_source::QueueSource,
+    remote::Inbox, signal_source::SignalSource, timers::TimerFd,
 };
 
 /// Everything that can be in the poll set. `reactor::dispatch` holds the one `match` over it.
@@ -170,5 +170,11 @@ pub(crate) enum Visited {
     /// These edges stand, but something else must happen first: room, a deadline, a resumption.
     Parked(Ready),
     /// It is finished.
-    Closed(crate::Cause),
+    Closed(Box<Cause>),
+}
+
+impl Visited {
+    pub(crate) fn closed(cause: Cause) -> Visited {
+        Visited::Closed(Box::new(cause))
+    }
 }

@@ -4,7 +4,7 @@
 //! every whole frame to the session, and sends all the replies at once.
 
 use std::{
-    mem,
+    io, mem,
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -12,6 +12,7 @@ use log::{Level, log_enabled};
 
 use crate::{
     Cause, Context, Decoded, Drain, HalfClose, Key, Limit, PollSet, TimerKey,
+    cause::Outcome,
     client::{Client, Ending, Plan, account, arm_deadline},
     connect, descriptors,
     framing::Refusal,
@@ -35,6 +36,15 @@ enum Pass {
     EndOfFile,
 }
 
+/// What a read brought.
+enum Read {
+    Bytes(usize),
+    End,
+    Failed(io::Error),
+    /// More than is allowed.
+    Limit(Limit),
+}
+
 /// What is left of a visit's budget.
 struct Budget {
     bytes: usize,
@@ -55,8 +65,42 @@ pub(crate) fn visit<S>(
         if left.has(Ready::READ_CLOSED | Ready::WRITE_CLOSED | Ready::ERROR) {
             left |= Ready::READABLE;
         }
-        attend(set, key, client, &mut left, scratch, state)
+        let mut budget =
+            Budget { bytes: set.limits.bytes_per_visit, messages: set.limits.messages_per_visit };
+        let mut first = None;
+        if left == Ready::READABLE && client.is_plain() && set.phase == Phase::Running {
+            match read_stream(&client.socket, &client.plan, set, scratch) {
+                Read::Bytes(count) if count < scratch.len() => {
+                    let pass = guarded_frames(set, key, client, &scratch[..count], &mut budget, state)?;
+                    if pass.is_none() && set.halt == Halt::No {
+                        left = Ready::NONE;
+                        flush(set, key, client)?;
+                        if set.out.is_empty() {
+                            return Ok(Visited::Drained);
+                        }
+                    }
+                    heed(set, client)?;
+                }
+                read => first = Some(read),
+            }
+        }
+        attend(set, key, client, &mut left, scratch, first, budget, state)
     })
+}
+
+/// Frames that have just come, handed to the session.
+#[inline]
+fn guarded_frames<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    client: &mut Client<S>,
+    bytes: &[u8],
+    budget: &mut Budget,
+    state: &mut S,
+) -> Outcome<Option<Pass>> {
+    client.active_ns = set.now_ns();
+    set.stats.bytes_in += bytes.len() as u64;
+    guarded(set, key, |cx| Ok(fresh_frames(client, bytes, cx, budget, state)))?
 }
 
 /// A session's timer is due.
@@ -86,7 +130,7 @@ fn lend<S>(
     set: &mut PollSet<S>,
     key: Key,
     client: &mut Client<S>,
-    work: impl FnOnce(&mut PollSet<S>, &mut Client<S>, &mut [u8]) -> Result<Visited, Cause>,
+    work: impl FnOnce(&mut PollSet<S>, &mut Client<S>, &mut [u8]) -> Outcome<Visited>,
 ) -> Visited {
     if let Some(waiting) = client.output.take() {
         let empty = mem::replace(&mut set.out, waiting);
@@ -135,7 +179,7 @@ fn leave<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>, visited: Vis
         + client.output.as_ref().map_or(0, |output| output.len());
     if let Some(limit) = account(set, client, held) {
         set.trip(limit, format_args!("client {key} held {held} bytes"));
-        return Visited::Closed(Cause::Limit(limit));
+        return Visited::closed(Cause::Limit(limit));
     }
     arm_deadline(set, key, client);
     visited
@@ -148,9 +192,10 @@ fn attend<S>(
     client: &mut Client<S>,
     left: &mut Ready,
     scratch: &mut [u8],
+    mut first: Option<Read>,
+    mut budget: Budget,
     state: &mut S,
-) -> Result<Visited, Cause> {
-    let mut budget = Budget { bytes: set.limits.bytes_per_visit, messages: set.limits.messages_per_visit };
+) -> Outcome<Visited> {
     let gone = left.has(Ready::WRITE_CLOSED);
     if client.extra.is_some() && !connect::stands(set, key, client, left)? {
         return Ok(Visited::Parked(Ready::NONE));
@@ -158,7 +203,11 @@ fn attend<S>(
     loop {
         flush(set, key, client)?;
         if let Some(ending) = client.ending {
-            return if set.out.is_empty() { Err(ending.into()) } else { Ok(Visited::Parked(*left)) };
+            return if set.out.is_empty() {
+                Err(Cause::from(ending).into())
+            } else {
+                Ok(Visited::Parked(*left))
+            };
         }
         if set.out.len() > set.limits.output_high_water || client.slow {
             if stays_slow(set, key, client)? {
@@ -168,7 +217,8 @@ fn attend<S>(
             heed(set, client)?;
             continue;
         }
-        let pass = guarded(set, key, |cx| Ok(pump(client, cx, scratch, left, &mut budget, state)))??;
+        let pass =
+            guarded(set, key, |cx| Ok(pump(client, cx, scratch, left, &mut first, &mut budget, state)))??;
         heed(set, client)?;
         match pass {
             Pass::Halted => continue,
@@ -200,7 +250,7 @@ fn attend<S>(
         }
         // A client that is kept only for writing ends when nobody reads any more.
         if (client.eof || client.shut) && (gone || client.mute) {
-            return Err(if client.mute { Cause::Reset } else { Cause::Peer });
+            return Err(if client.mute { Cause::Reset } else { Cause::Peer }.into());
         }
         return Ok(Visited::Drained);
     }
@@ -208,10 +258,10 @@ fn attend<S>(
 
 /// Does what a handler has said about its own client.
 #[inline]
-fn heed<S>(set: &mut PollSet<S>, client: &mut Client<S>) -> Result<(), Cause> {
+fn heed<S>(set: &mut PollSet<S>, client: &mut Client<S>) -> Outcome<()> {
     if set.halt != Halt::No {
         match mem::replace(&mut set.halt, Halt::No) {
-            Halt::Abort => return Err(Cause::Closed),
+            Halt::Abort => return Err(Cause::Closed.into()),
             Halt::Close => {
                 client.active_ns = set.now_ns();
                 client.end(Ending::Closed);
@@ -228,9 +278,10 @@ fn pump<S>(
     cx: &mut Context<'_, S>,
     scratch: &mut [u8],
     left: &mut Ready,
+    first: &mut Option<Read>,
     budget: &mut Budget,
     state: &mut S,
-) -> Result<Pass, Cause> {
+) -> Outcome<Pass> {
     if !client.opened {
         client.opened = true;
         client.session.on_open(cx, state).map_err(Cause::Handler)?;
@@ -256,6 +307,7 @@ fn pump<S>(
     loop {
         let (read, room) = match &mut client.input {
             _ if client.plan.records => (read_record(client, cx.set, scratch), usize::MAX),
+            None if first.is_some() => (first.take().expect("there is one"), scratch.len()),
             None => (read_stream(&client.socket, &client.plan, cx.set, scratch), scratch.len()),
             Some(held) => {
                 let room = held.tail(held.len().clamp(4 << 10, 64 << 10)).map_err(Cause::Io)?;
@@ -263,26 +315,24 @@ fn pump<S>(
             }
         };
         let count = match read {
-            Ok(Some(0)) if !client.plan.records => return end_of_file(client, cx, left, budget, state),
-            Ok(None) => return end_of_file(client, cx, left, budget, state),
-            Ok(Some(count)) => count,
-            Err(Cause::Io(error)) => match error.raw_os_error() {
+            Read::Bytes(count) => count,
+            Read::End => return end_of_file(client, cx, left, budget, state),
+            Read::Failed(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => {
                     *left = Ready::NONE;
                     return Ok(Pass::Drained);
                 }
                 Some(libc::EINTR) => continue,
-                Some(libc::ECONNRESET) => return Err(Cause::Reset),
+                Some(libc::ECONNRESET) => return Err(Cause::Reset.into()),
                 _ => {
                     cx.set.stats.failed(error.kind());
-                    return Err(Cause::Io(error));
+                    return Err(Cause::Io(error).into());
                 }
             },
-            Err(Cause::Limit(limit)) => {
+            Read::Limit(limit) => {
                 cx.set.trip(limit, format_args!("client {}", cx.key));
-                return Err(Cause::Limit(limit));
+                return Err(Cause::Limit(limit).into());
             }
-            Err(cause) => return Err(cause),
         };
         client.active_ns = cx.set.now_ns();
         cx.set.stats.bytes_in += count as u64;
@@ -310,38 +360,39 @@ fn pump<S>(
     }
 }
 
-/// A record; `None` at the end of file.
-fn read_record<S>(
-    client: &Client<S>,
-    set: &mut PollSet<S>,
-    scratch: &mut [u8],
-) -> Result<Option<usize>, Cause> {
+fn read_record<S>(client: &Client<S>, set: &mut PollSet<S>, scratch: &mut [u8]) -> Read {
     let record = if client.plan.passes {
-        descriptors::receive(set, client.fd(), &client.plan, scratch)?
+        descriptors::receive(set, client.fd(), scratch)
     } else {
-        socket::recv_record(client.fd(), scratch).map_err(Cause::Io)?
+        socket::recv_record(client.fd(), scratch)
     };
-    if record.end {
-        return Ok(None);
+    match record {
+        Ok(_) if client.plan.passes && descriptors::too_many(set, &client.plan) => {
+            Read::Limit(Limit::DescriptorsHeld)
+        }
+        Ok(record) if record.end => Read::End,
+        Ok(record) if record.truncated => Read::Limit(Limit::Frame),
+        Ok(record) if record.len > client.plan.framing.frame_max(set.limits.frame_max) => {
+            Read::Limit(Limit::Frame)
+        }
+        Ok(record) => Read::Bytes(record.len),
+        Err(error) => Read::Failed(error),
     }
-    if record.truncated || record.len > client.plan.framing.frame_max(set.limits.frame_max) {
-        return Err(Cause::Limit(Limit::Frame));
-    }
-    Ok(Some(record.len))
 }
 
-/// Bytes of a stream, of which there are none at its end.
 #[inline]
-fn read_stream<S>(
-    socket: &OwnedFd,
-    plan: &Plan,
-    set: &mut PollSet<S>,
-    buffer: &mut [u8],
-) -> Result<Option<usize>, Cause> {
-    if plan.passes {
-        return descriptors::receive(set, socket.as_fd(), plan, buffer).map(|record| Some(record.len));
+fn read_stream<S>(socket: &OwnedFd, plan: &Plan, set: &mut PollSet<S>, buffer: &mut [u8]) -> Read {
+    let read = if plan.passes {
+        descriptors::receive(set, socket.as_fd(), buffer).map(|record| record.len)
+    } else {
+        socket::recv(socket.as_fd(), buffer)
+    };
+    match read {
+        Ok(_) if plan.passes && descriptors::too_many(set, plan) => Read::Limit(Limit::DescriptorsHeld),
+        Ok(0) => Read::End,
+        Ok(count) => Read::Bytes(count),
+        Err(error) => Read::Failed(error),
     }
-    socket::recv(socket.as_fd(), buffer).map(Some).map_err(Cause::Io)
 }
 
 fn one_record<S>(
@@ -350,7 +401,7 @@ fn one_record<S>(
     cx: &mut Context<'_, S>,
     budget: &mut Budget,
     state: &mut S,
-) -> Result<Option<Pass>, Cause> {
+) -> Outcome<Option<Pass>> {
     cx.set.stats.srms += 1;
     log::trace!(target: "ipc_reactor", "SRM from client {}: {} bytes", cx.key, record.len());
     client.session.on_request(record, cx, state).map_err(Cause::Handler)?;
@@ -372,7 +423,7 @@ fn fresh_frames<S>(
     cx: &mut Context<'_, S>,
     budget: &mut Budget,
     state: &mut S,
-) -> Result<Option<Pass>, Cause> {
+) -> Outcome<Option<Pass>> {
     let mut scanned = 0;
     let (used, pass) = frames(client, bytes, &mut scanned, cx, budget, state)?;
     if used < bytes.len() {
@@ -392,7 +443,7 @@ fn held_frames<S>(
     cx: &mut Context<'_, S>,
     budget: &mut Budget,
     state: &mut S,
-) -> Result<Option<Pass>, Cause> {
+) -> Outcome<Option<Pass>> {
     let Some(mut held) = client.input.take() else { return Ok(None) };
     let mut scanned = held.scanned;
     let (used, pass) = frames(client, held.bytes(), &mut scanned, cx, budget, state)?;
@@ -420,7 +471,7 @@ fn frames<S>(
     cx: &mut Context<'_, S>,
     budget: &mut Budget,
     state: &mut S,
-) -> Result<(usize, Option<Pass>), Cause> {
+) -> Outcome<(usize, Option<Pass>)> {
     let Client { plan, session, .. } = client;
     let max = plan.framing.frame_max(cx.set.limits.frame_max);
     let trace = log_enabled!(target: "ipc_reactor", Level::Trace);
@@ -453,7 +504,7 @@ fn frames<S>(
                     Limit::Frame,
                     format_args!("client {}: {size} bytes or more, {max} allowed", cx.key),
                 );
-                return Err(Cause::Limit(Limit::Frame));
+                return Err(Cause::Limit(Limit::Frame).into());
             }
             Err(Refusal::Malformed(error)) => {
                 let key = cx.key;
@@ -462,7 +513,7 @@ fn frames<S>(
                     Level::Warn,
                     format_args!("client {key}: malformed frame: {error}"),
                 );
-                return Err(Cause::Malformed(error));
+                return Err(Cause::Malformed(error).into());
             }
         }
     }
@@ -477,7 +528,7 @@ fn end_of_file<S>(
     left: &mut Ready,
     budget: &mut Budget,
     state: &mut S,
-) -> Result<Pass, Cause> {
+) -> Outcome<Pass> {
     *left = Ready::NONE;
     if client.shut {
         return Ok(Pass::Drained);
@@ -489,7 +540,7 @@ fn end_of_file<S>(
             Some(last) if last.len() > max => {
                 let (key, size) = (cx.key, last.len());
                 cx.set.trip(Limit::Frame, format_args!("client {key}: {size} bytes, {max} allowed"));
-                return Err(Cause::Limit(Limit::Frame));
+                return Err(Cause::Limit(Limit::Frame).into());
             }
             Some(last) => {
                 cx.set.stats.srms += 1;
