@@ -33,64 +33,53 @@ static void drop(int fd)
 /* Returns how much was taken, or -1 if the connection is gone. */
 static ssize_t send_some(int fd, const char *bytes, size_t length)
 {
-    size_t at = 0;
-    while (at < length) {
-        ssize_t sent = send(fd, bytes + at, length - at, MSG_NOSIGNAL);
-        if (sent >= 0)
-            at += sent;
-        else if (errno == EAGAIN)
-            break;
-        else if (errno != EINTR)
-            return -1;
+    ssize_t sent = send(fd, bytes, length, MSG_NOSIGNAL);
+    return sent < 0 && errno == EAGAIN ? 0 : sent;
+}
+
+static void keep(int fd, const char *bytes, size_t length)
+{
+    char *copy = malloc(length);
+    if (!copy)
+        return drop(fd);
+    memcpy(copy, bytes, length);
+    unsent[fd] = (struct unsent){ .bytes = copy, .length = length };
+    /* MOD looks at the socket afresh: room that came since the send makes an event. */
+    watch(EPOLL_CTL_MOD, fd, EPOLLIN | EPOLLRDHUP | EPOLLOUT);
+}
+
+static void flush(int fd)
+{
+    struct unsent *rest = &unsent[fd];
+    ssize_t sent = send_some(fd, rest->bytes + rest->at, rest->length - rest->at);
+    if (sent < 0)
+        return drop(fd);
+    rest->at += sent;
+    if (rest->at == rest->length) {
+        free(rest->bytes);
+        *rest = (struct unsent){ 0 };
     }
-    return at;
+    watch(EPOLL_CTL_MOD, fd, EPOLLIN | EPOLLRDHUP | (rest->bytes ? EPOLLOUT : 0));
 }
 
 static void echo(int fd, uint32_t events)
 {
+    if (unsent[fd].bytes)
+        return flush(fd);
     for (;;) {
         ssize_t got = recv(fd, buffer, sizeof buffer, 0);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0 && errno == EAGAIN)
-            return;
-        if (got <= 0)
+        if (got <= 0) {
+            if (got < 0 && errno == EAGAIN)
+                return;
             return drop(fd);
-        ssize_t sent = send_some(fd, buffer, got);
-        if (sent < 0)
-            return drop(fd);
-        if (sent < got) {
-            struct unsent *rest = &unsent[fd];
-            rest->at = 0;
-            rest->length = got - sent;
-            rest->bytes = malloc(rest->length);
-            if (!rest->bytes)
-                return drop(fd);
-            memcpy(rest->bytes, buffer + sent, rest->length);
-            return watch(EPOLL_CTL_MOD, fd, EPOLLIN | EPOLLRDHUP | EPOLLOUT);
         }
+        ssize_t sent = send_some(fd, buffer, got);
+        if (sent != got)
+            return sent < 0 ? drop(fd) : keep(fd, buffer + sent, got - sent);
         /* A short read means drained, unless the peer has closed: its end of file makes no further edge. */
         if ((size_t)got < sizeof buffer && !(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
             return;
     }
-}
-
-static void ready(int fd, uint32_t events)
-{
-    struct unsent *rest = &unsent[fd];
-    if (rest->bytes) {
-        ssize_t sent = send_some(fd, rest->bytes + rest->at, rest->length - rest->at);
-        if (sent < 0)
-            return drop(fd);
-        rest->at += sent;
-        if (rest->at < rest->length)
-            return;
-        free(rest->bytes);
-        *rest = (struct unsent){ 0 };
-        /* MOD looks at the socket afresh: whatever arrived meanwhile makes a new event. */
-        return watch(EPOLL_CTL_MOD, fd, EPOLLIN | EPOLLRDHUP);
-    }
-    echo(fd, events);
 }
 
 static void accept_all(void)
@@ -131,7 +120,7 @@ int main(int argc, char **argv)
             else if (fd == signals)
                 return remove_path(path), 0;
             else
-                ready(fd, events[i].events);
+                echo(fd, events[i].events);
         }
     }
 }
