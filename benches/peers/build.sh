@@ -24,7 +24,7 @@ c libevent libevent_core
 c sdevent libsystemd
 
 cargo build --release --locked --bins -j "${JOBS:-2}" || failed="$failed mio/tokio/calloop/monoio"
-# The only one that needs libclang, and slow to build: asked for by name.
+# Slow to build: asked for by name.
 if [ "$1" = --iceoryx2 ]; then
     cargo build --release --locked --features iceoryx2 --bin iceoryx2 -j "${JOBS:-2}" || failed="$failed iceoryx2"
 fi

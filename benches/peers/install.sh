@@ -2,8 +2,6 @@
 # Installs what the peers need, on Debian and its kin.
 set -e
 packages="build-essential pkg-config libuv1-dev libevent-dev libsystemd-dev strace valgrind python3"
-# For iceoryx2's bindings only.
-[ "$1" = --iceoryx2 ] && packages="$packages libclang-dev"
 [ "$(id -u)" = 0 ] || sudo=sudo
 $sudo apt-get update
 # shellcheck disable=SC2086

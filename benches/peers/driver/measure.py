@@ -1,0 +1,211 @@
+"""How one number is taken. Every function gives a value or raises Failed with the reason."""
+
+import json
+import os
+import re
+import signal
+import socket
+import statistics
+import struct
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from .table import C, IDLE_FOR_MEMORY, RUST
+
+PIN = str(C / "pin")
+BURST = str(C / "burst")
+TIMEOUT_S = 120
+
+
+class Failed(Exception):
+    pass
+
+
+def cpus():
+    """The core that both ends share, and one for the client of the cross-core case (or None)."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return allowed[-1], (allowed[0] if len(allowed) > 1 else None)
+
+
+def probe(path, process):
+    """Waits until the server accepts, and gives its process id, which strace's child does not tell."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            try:
+                client.connect(path)
+            except (FileNotFoundError, ConnectionRefusedError):
+                if process.poll() is not None:
+                    raise Failed(f"ended at start with status {process.returncode}{last_line(process)}")
+                time.sleep(0.005)
+                continue
+            return struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    raise Failed("does not accept")
+
+
+def last_line(process):
+    process.errors.seek(0)
+    lines = process.errors.read().decode(errors="replace").strip().splitlines()
+    return f": {lines[-1][:200]}" if lines else ""
+
+
+@contextmanager
+def serve(server, cpu, wrapper=()):
+    """Runs the server, ends it with SIGTERM, and gives its pid and socket path."""
+    with tempfile.TemporaryDirectory(prefix="peers-") as folder, tempfile.TemporaryFile() as errors:
+        path = os.path.join(folder, "socket")
+        command = [PIN, str(cpu), *wrapper, str(server.binary), server.address.format(path=path)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
+        process.errors = errors
+        pid = None
+        try:
+            pid = probe(path, process)
+            yield pid, path
+            if process.poll() is not None:
+                raise Failed(f"ended during the run with status {process.returncode}{last_line(process)}")
+        finally:
+            if process.poll() is None:
+                os.kill(pid or process.pid, signal.SIGTERM)
+                try:
+                    process.wait(TIMEOUT_S)
+                except subprocess.TimeoutExpired:
+                    os.kill(pid or process.pid, signal.SIGKILL)
+                    process.wait()
+                    raise Failed("does not end on SIGTERM")
+        if process.returncode not in (0, -signal.SIGTERM):
+            raise Failed(f"ended with status {process.returncode}{last_line(process)}")
+
+
+def load(path, cpu, args):
+    try:
+        done = subprocess.run([PIN, str(cpu), BURST, path, *args], capture_output=True, text=True, timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise Failed("the load did not finish")
+    if done.returncode != 0:
+        raise Failed(done.stderr.strip() or f"the load ended with status {done.returncode}")
+    return json.loads(done.stdout)
+
+
+def per_message(run, case):
+    """The difference of a short and a long run, so that set-up and end cancel."""
+    (few, few_messages), (many, many_messages) = run(case.short), run(case.long)
+    return (many - few) / (many_messages - few_messages)
+
+
+def steady(measure, digits, tries=4):
+    """Until two measurements agree: a tick of the scheduler can break a burst in two. None agreeing, the median."""
+    values = []
+    for _ in range(tries):
+        values.append(measure())
+        if any(abs(values[-1] - other) < 10**-digits for other in values[:-1]):
+            return values[-1]
+    return statistics.median(values)
+
+
+def strace_total(summary):
+    calls = {}
+    for line in summary.splitlines():
+        fields = line.split()
+        # seconds, calls, maybe errors, name
+        if len(fields) >= 5 and fields[0].replace(".", "").isdigit():
+            calls[fields[-1]] = int(fields[3])
+    total = calls.pop("total", None)
+    if total is None:
+        raise Failed("strace gave no summary")
+    return total
+
+
+def syscalls(server, case, cpu, tries):
+    def run(rounds):
+        with tempfile.NamedTemporaryFile("r") as summary:
+            with serve(server, cpu, ["strace", "-f", "-c", "-qq", "-o", summary.name]) as (_, path):
+                messages = load(path, cpu, case.load(rounds))["messages"]
+            return strace_total(summary.read()), messages
+
+    return steady(lambda: per_message(run, case), 4, tries)
+
+
+def instructions(server, case, cpu, tries):
+    def run(rounds):
+        with tempfile.NamedTemporaryFile("r") as log:
+            tool = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", f"--log-file={log.name}"]
+            with serve(server, cpu, tool) as (_, path):
+                messages = load(path, cpu, case.load(rounds))["messages"]
+            collected = re.search(r"Collected\s*:\s*(\d+)", log.read())
+        if not collected:
+            raise Failed("valgrind collected nothing")
+        return int(collected[1]), messages
+
+    return steady(lambda: per_message(run, case), 1, tries)
+
+
+def private_bytes(pid):
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return 1024 * sum(int(kib) for kib in re.findall(r"^Private_\w+:\s+(\d+)", rollup, re.M))
+
+
+def memory(server, cpu):
+    """Private bytes a client that was answered once and then stays silent."""
+    with serve(server, cpu) as (pid, path):
+        load(path, cpu, ["-c", "1", "-n", "100"])
+        before = private_bytes(pid)
+        command = [PIN, str(cpu), BURST, path, "-c", "1", "-n", "1", "--idle", str(IDLE_FOR_MEMORY), "--hold"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as clients:
+            reported = clients.stdout.readline()
+            after = private_bytes(pid)
+            clients.stdin.close()
+        if not reported:
+            raise Failed("the idle clients did not get through")
+    return (after - before) / IDLE_FOR_MEMORY
+
+
+def timed(server, case, server_cpu, client_cpu, rounds):
+    """burst's report, with the rate in messages a second added."""
+    with serve(server, server_cpu) as (_, path):
+        report = load(path, client_cpu, case.load(rounds, 0 if case.churn else max(2, rounds // 20)))
+    report["rate"] = report["messages"] * 1e9 / report["elapsed_ns"]
+    return report
+
+
+def queue(cpu):
+    """Syscalls a message, and messages a second, of the C receiver."""
+    name = f"/peers-{os.getpid()}"
+
+    def receive(count, wrapper=()):
+        receiver = subprocess.Popen([PIN, str(cpu), *wrapper, str(C / "queue"), "recv", name, "-n", str(count)],
+                                    stdout=subprocess.PIPE, text=True)
+        if receiver.stdout.readline() != "ready\n":
+            raise Failed("the receiver did not start")
+        subprocess.run([PIN, str(cpu), str(C / "queue"), "send", name, "-n", str(count)], check=True, timeout=TIMEOUT_S)
+        return json.loads(receiver.communicate(timeout=TIMEOUT_S)[0])
+
+    def counted(count):
+        with tempfile.NamedTemporaryFile("r") as summary:
+            receive(count, ["strace", "-f", "-c", "-qq", "-o", summary.name])
+            return strace_total(summary.read())
+
+    report = receive(100000)
+    return {
+        "syscalls": (counted(6000) - counted(1000)) / 5000,
+        "rate": report["messages"] * 1e9 / report["elapsed_ns"],
+    }
+
+
+def shm(cpu):
+    """Nanoseconds a sample or a round trip of iceoryx2."""
+    binary = RUST / "iceoryx2"
+    if not binary.exists():
+        raise Failed("not built: build.sh --iceoryx2")
+    results = {}
+    for key, mode, count, place in [("loop_ns", "loop", 500000, cpu), ("round_trip_one_core_ns", "pingpong", 10000, cpu),
+                                    ("round_trip_ns", "pingpong", 10000, "-")]:
+        done = subprocess.run([PIN, str(place), binary, mode, str(count)], capture_output=True, text=True,
+                              timeout=TIMEOUT_S)
+        if done.returncode != 0:
+            raise Failed(done.stderr.strip()[-200:])
+        report = json.loads(done.stdout)
+        results[key] = report["elapsed_ns"] / report["messages"]
+    return results
