@@ -51,25 +51,30 @@ def last_line(process):
     return f": {lines[-1][:200]}" if lines else ""
 
 
-def end(process, pid, path):
-    os.kill(pid, signal.SIGTERM)
-    for _ in range(3):
-        try:
-            process.wait(3)
-            return
-        except subprocess.TimeoutExpired:
-            # valgrind holds a signal back while the program sleeps in io_uring_enter: a connection wakes it.
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-                client.setblocking(False)
-                client.connect_ex(path)
-    os.kill(pid, signal.SIGKILL)
-    process.wait()
-    raise Failed("does not end on SIGTERM")
+def end(process, pid, how):
+    os.kill(pid, how)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        os.kill(pid, signal.SIGKILL)
+        process.wait()
+        raise Failed("does not end on SIGTERM")
+
+
+def await_sleep(pid):
+    """Until the server has seen the load go: it sleeps, twice in a row."""
+    asleep, deadline = 0, time.monotonic() + TIMEOUT_S
+    while asleep < 2:
+        if time.monotonic() > deadline:
+            raise Failed("does not sleep after the load has gone")
+        time.sleep(0.02)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        asleep = asleep + 1 if state == "S" else 0
 
 
 @contextmanager
-def serve(server, cpu, wrapper=()):
-    """Runs the server, ends it with SIGTERM, and gives its pid and socket path."""
+def serve(server, cpu, wrapper=(), how=signal.SIGTERM):
+    """Runs the server, ends it, and gives its pid and socket path."""
     with tempfile.TemporaryDirectory(prefix="peers-") as folder, tempfile.TemporaryFile() as errors:
         path = os.path.join(folder, "socket")
         command = [PIN, str(cpu), *wrapper, str(server.binary), server.address.format(path=path)]
@@ -83,8 +88,8 @@ def serve(server, cpu, wrapper=()):
                 raise Failed(f"ended during the run with status {process.returncode}{last_line(process)}")
         finally:
             if process.poll() is None:
-                end(process, pid or process.pid, path)
-        if process.returncode not in (0, -signal.SIGTERM):
+                end(process, pid or process.pid, how)
+        if process.returncode not in (0, -how):
             raise Failed(f"ended with status {process.returncode}{last_line(process)}")
 
 
@@ -131,23 +136,27 @@ def strace_total(summary):
 def syscalls(server, case, cpu, tries):
     def run(rounds):
         with tempfile.NamedTemporaryFile("r") as summary:
-            with serve(server, cpu, ["strace", "-f", "-c", "-qq", "-o", summary.name]) as (_, path):
+            with serve(server, cpu, ["strace", "-f", "-c", "-qq", "-o", summary.name]) as (pid, path):
                 messages = load(path, cpu, [*case.load(rounds), "--settle"])["messages"]
+                await_sleep(pid)
             return strace_total(summary.read()), messages
 
     return per_message(run, case, tries, 0)
 
 
 def instructions(server, case, cpu, tries):
+    # Asked of the living process, which is then killed: valgrind holds signals back from one in io_uring_enter.
+    tool = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
+
     def run(rounds):
-        with tempfile.NamedTemporaryFile("r") as log:
-            tool = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", f"--log-file={log.name}"]
-            with serve(server, cpu, tool) as (_, path):
-                messages = load(path, cpu, [*case.load(rounds), "--settle"])["messages"]
-            collected = re.search(r"Collected\s*:\s*(\d+)", log.read())
-        if not collected:
-            raise Failed("valgrind collected nothing")
-        return int(collected[1]), messages
+        with serve(server, cpu, tool, how=signal.SIGKILL) as (pid, path):
+            messages = load(path, cpu, [*case.load(rounds), "--settle"])["messages"]
+            await_sleep(pid)
+            answer = subprocess.run(["callgrind_control", "-e", str(pid)], capture_output=True, text=True, timeout=TIMEOUT_S)
+        threads = re.findall(r"^\s*Th \d+\s+([\d,]+)", answer.stdout, re.M)
+        if not threads:
+            raise Failed(f"callgrind tells no count: {answer.stderr.strip()[-200:]}")
+        return sum(int(count.replace(",", "")) for count in threads), messages
 
     return per_message(run, case, tries, 0.0005)
 
