@@ -27,8 +27,7 @@ fn report(start: Instant, messages: u64) {
 }
 
 fn publish_and_receive(node: &Node<ipc::Service>, name: &str, count: u64) -> Result<()> {
-    let service =
-        node.service_builder(&name.try_into()?).publish_subscribe::<Payload>().open_or_create()?;
+    let service = node.service_builder(&name.try_into()?).publish_subscribe::<Payload>().open_or_create()?;
     let publisher = service.publisher_builder().create()?;
     let subscriber = service.subscriber_builder().create()?;
     let start = Instant::now();
