@@ -23,6 +23,10 @@ class Failed(Exception):
     pass
 
 
+def pinned(cpu, realtime=False):
+    return [PIN, *(["-r"] if realtime else []), str(cpu)]
+
+
 def cpus():
     """The core that both ends share, and one for the client of the cross-core case (or None)."""
     allowed = sorted(os.sched_getaffinity(0))
@@ -73,11 +77,11 @@ def await_sleep(pid):
 
 
 @contextmanager
-def serve(server, cpu, wrapper=(), how=signal.SIGTERM):
+def serve(server, cpu, wrapper=(), how=signal.SIGTERM, realtime=False):
     """Runs the server, ends it, and gives its pid and socket path."""
     with tempfile.TemporaryDirectory(prefix="peers-") as folder, tempfile.TemporaryFile() as errors:
         path = os.path.join(folder, "socket")
-        command = [PIN, str(cpu), *wrapper, str(server.binary), server.address.format(path=path)]
+        command = [*pinned(cpu, realtime), *wrapper, str(server.binary), server.address.format(path=path)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
         process.errors = errors
         pid = None
@@ -93,9 +97,10 @@ def serve(server, cpu, wrapper=(), how=signal.SIGTERM):
             raise Failed(f"ended with status {process.returncode}{last_line(process)}")
 
 
-def load(path, cpu, args):
+def load(path, cpu, args, realtime=False):
     try:
-        done = subprocess.run([PIN, str(cpu), BURST, path, *args], capture_output=True, text=True, timeout=TIMEOUT_S)
+        command = [*pinned(cpu, realtime), BURST, path, *args]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise Failed("the load did not finish")
     if done.returncode != 0:
@@ -136,8 +141,9 @@ def strace_total(summary):
 def syscalls(server, case, cpu, tries):
     def run(rounds):
         with tempfile.NamedTemporaryFile("r") as summary:
-            with serve(server, cpu, ["strace", "-f", "-c", "-qq", "-o", summary.name]) as (pid, path):
-                messages = load(path, cpu, [*case.load(rounds), "--settle"])["messages"]
+            tool = ["strace", "-f", "-c", "-qq", "-o", summary.name]
+            with serve(server, cpu, tool, realtime=True) as (pid, path):
+                messages = load(path, cpu, [*case.load(rounds), "--settle"], realtime=True)["messages"]
                 await_sleep(pid)
             return strace_total(summary.read()), messages
 
