@@ -1,7 +1,6 @@
 /* The load: clients that move in lockstep. In each round every active client sends its messages in one write,
  * then all answers are collected and compared. What the server sees of a round does not depend on time. */
 #include "peer.h"
-#include <fcntl.h>
 #include <getopt.h>
 #include <sys/time.h>
 #include <time.h>
@@ -38,33 +37,19 @@ static void watch_server(void)
 {
     struct ucred server;
     socklen_t length = sizeof server;
-    char name[64];
     int fd = connect_unix();
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &server, &length) < 0)
         die("SO_PEERCRED");
-    snprintf(name, sizeof name, "/proc/%d/stat", (int)server.pid);
-    server_stat = open(name, O_RDONLY | O_CLOEXEC);
-    if (server_stat < 0)
-        die(name);
+    server_stat = open_stat(server.pid);
     close(fd);
 }
 
-/* Until the server sleeps. A server that strace stops or valgrind slows would else find the next message where
- * it looks for EAGAIN, and seem to need fewer calls than it does. */
+/* A server that strace stops or valgrind slows would else find the next message where it looks for EAGAIN, and
+ * seem to need fewer calls than it does. */
 static void settle(void)
 {
-    while (server_stat >= 0) {
-        char stat[512];
-        ssize_t length = pread(server_stat, stat, sizeof stat - 1, 0);
-        if (length <= 0)
-            die("the server is gone");
-        stat[length] = '\0';
-        /* PID (NAME) STATE */
-        char *state = strrchr(stat, ')');
-        if (state && state[2] == 'S')
-            return;
-        usleep(50);
-    }
+    if (server_stat >= 0)
+        await_sleep(server_stat);
 }
 
 /* Marks each message as this client's in this round, so that a stale or strayed answer does not compare equal. */

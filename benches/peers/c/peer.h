@@ -4,6 +4,7 @@
 
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -90,6 +91,33 @@ __attribute__((unused)) static int end_signals_fd(void)
     if (fd < 0)
         die("signalfd");
     return fd;
+}
+
+__attribute__((unused)) static int open_stat(int pid)
+{
+    char name[64];
+    snprintf(name, sizeof name, "/proc/%d/stat", pid);
+    int fd = open(name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        die(name);
+    return fd;
+}
+
+/* Until the process sleeps. */
+__attribute__((unused)) static void await_sleep(int stat_fd)
+{
+    for (;;) {
+        char stat[512];
+        ssize_t length = pread(stat_fd, stat, sizeof stat - 1, 0);
+        if (length <= 0)
+            die("the other end is gone");
+        stat[length] = '\0';
+        /* PID (NAME) STATE */
+        char *state = strrchr(stat, ')');
+        if (state && state[2] == 'S')
+            return;
+        usleep(50);
+    }
 }
 
 __attribute__((unused)) static const char *only_argument(int argc, char **argv)
