@@ -30,7 +30,12 @@ def judge(run):
     for gate in GATES:
         if gate.case in run.args.cases:
             unit = "idle client" if gate.metric == "bytes" else "message"
-            say(f"{gate.case}: {gate.metric} a {unit}", value_of(gate.case, gate.metric), gate.limit, gate.slack)
+            say(
+                f"{gate.case}: {gate.metric} a {unit}",
+                value_of(gate.case, gate.metric),
+                gate.limit,
+                gate.slack,
+            )
     case, base, limit = FLATNESS
     if case in run.args.cases and base in run.args.cases:
         at_case, at_base = value_of(case, "instructions"), value_of(base, "instructions")

@@ -82,7 +82,9 @@ def serve(server, cpu, wrapper=(), how=signal.SIGTERM, realtime=False):
     with tempfile.TemporaryDirectory(prefix="peers-") as folder, tempfile.TemporaryFile() as errors:
         path = os.path.join(folder, "socket")
         command = [*pinned(cpu, realtime), *wrapper, str(server.binary), server.address.format(path=path)]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
+        )
         process.errors = errors
         pid = None
         try:
@@ -110,7 +112,8 @@ def load(path, cpu, args, realtime=False):
 
 def per_message(run, case, tries, same):
     """The difference of a short and a long run, so that set-up and end cancel. What else runs on the core can
-    only add to a count, by breaking a burst in two: each run is repeated until its lowest count came twice."""
+    only add to a count, by breaking a burst in two: each run is repeated until its lowest count came twice.
+    """
 
     def lowest(rounds):
         counts = []
@@ -158,7 +161,9 @@ def instructions(server, case, cpu, tries):
         with serve(server, cpu, tool, how=signal.SIGKILL) as (pid, path):
             messages = load(path, cpu, [*case.load(rounds), "--settle"])["messages"]
             await_sleep(pid)
-            answer = subprocess.run(["callgrind_control", "-e", str(pid)], capture_output=True, text=True, timeout=TIMEOUT_S)
+            answer = subprocess.run(
+                ["callgrind_control", "-e", str(pid)], capture_output=True, text=True, timeout=TIMEOUT_S
+            )
         threads = re.findall(r"^\s*Th \d+\s+([\d,]+)", answer.stdout, re.M)
         if not threads:
             raise Failed(f"callgrind tells no count: {answer.stderr.strip()[-200:]}")
@@ -230,10 +235,14 @@ def shm(cpu):
     if not binary.exists():
         raise Failed("not built: build.sh --iceoryx2")
     results = {}
-    for key, mode, count, place in [("loop_ns", "loop", 500000, cpu), ("round_trip_one_core_ns", "pingpong", 10000, cpu),
-                                    ("round_trip_ns", "pingpong", 10000, "-")]:
-        done = subprocess.run([PIN, str(place), binary, mode, str(count)], capture_output=True, text=True,
-                              timeout=TIMEOUT_S)
+    for key, mode, count, place in [
+        ("loop_ns", "loop", 500000, cpu),
+        ("round_trip_one_core_ns", "pingpong", 10000, cpu),
+        ("round_trip_ns", "pingpong", 10000, "-"),
+    ]:
+        done = subprocess.run(
+            [PIN, str(place), binary, mode, str(count)], capture_output=True, text=True, timeout=TIMEOUT_S
+        )
         if done.returncode != 0:
             raise Failed(done.stderr.strip()[-200:])
         report = json.loads(done.stdout)
