@@ -1,0 +1,220 @@
+/* The load: clients that move in lockstep. In each round every active client sends its messages in one write,
+ * then all answers are collected and compared. What the server sees of a round does not depend on time. */
+#include "peer.h"
+#include <getopt.h>
+#include <sys/time.h>
+#include <time.h>
+
+/* A server that has unsent answers may stop reading; a larger burst could block both ends on each other. */
+#define BURST_BYTES_MAX (96 * 1024)
+
+static const char *path;
+static size_t size = 64, pipeline = 1;
+static char *sent, *got;
+/* /proc/PID/stat of the server, or -1 not to wait for it. */
+static int server_stat = -1;
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static int connect_unix(void)
+{
+    struct sockaddr_un address;
+    socklen_t length = unix_address(path, &address);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        die("socket");
+    if (connect(fd, (struct sockaddr *)&address, length) < 0)
+        die("connect");
+    return fd;
+}
+
+static void watch_server(void)
+{
+    struct ucred server;
+    socklen_t length = sizeof server;
+    int fd = connect_unix();
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &server, &length) < 0)
+        die("SO_PEERCRED");
+    server_stat = open_stat(server.pid);
+    close(fd);
+}
+
+/* A server that strace stops or valgrind slows would else find the next message where it looks for EAGAIN, and
+ * seem to need fewer calls than it does. */
+static void settle(void)
+{
+    if (server_stat >= 0)
+        await_sleep(server_stat);
+}
+
+/* Marks each message as this client's in this round, so that a stale or strayed answer does not compare equal. */
+static void stamp(uint32_t client, uint32_t round)
+{
+    for (size_t i = 0; i < pipeline; i++) {
+        uint32_t mark[2] = { client, round * (uint32_t)pipeline + (uint32_t)i };
+        memcpy(sent + i * size, mark, size < sizeof mark ? size : sizeof mark);
+    }
+}
+
+static void ask(int fd, uint32_t client, uint32_t round)
+{
+    stamp(client, round);
+    size_t length = size * pipeline;
+    for (size_t at = 0; at < length;) {
+        ssize_t n = send(fd, sent + at, length - at, MSG_NOSIGNAL);
+        if (n < 0)
+            die("send");
+        at += n;
+    }
+}
+
+static void collect(int fd, uint32_t client, uint32_t round)
+{
+    size_t length = size * pipeline;
+    for (size_t at = 0; at < length;) {
+        ssize_t n = recv(fd, got + at, length - at, MSG_WAITALL);
+        if (n < 0)
+            die("recv");
+        if (n == 0) {
+            fprintf(stderr, "client %u, round %u: the server closed after %zu of %zu bytes\n", client, round, at, length);
+            exit(1);
+        }
+        at += n;
+    }
+    stamp(client, round);
+    if (memcmp(sent, got, length) != 0) {
+        fprintf(stderr, "client %u, round %u: the answer is not what was sent\n", client, round);
+        exit(1);
+    }
+}
+
+static int ascending(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static void report(uint64_t elapsed_ns, uint64_t messages, uint64_t *latencies_ns, size_t count)
+{
+    printf("{\"elapsed_ns\": %llu, \"messages\": %llu", (unsigned long long)elapsed_ns, (unsigned long long)messages);
+    if (count > 0) {
+        qsort(latencies_ns, count, sizeof *latencies_ns, ascending);
+        printf(", \"p50_ns\": %llu, \"p99_ns\": %llu", (unsigned long long)latencies_ns[count / 2],
+               (unsigned long long)latencies_ns[count * 99 / 100]);
+    }
+    puts("}");
+    fflush(stdout);
+}
+
+static void churn(uint32_t connections)
+{
+    uint64_t start = now_ns();
+    for (uint32_t i = 0; i < connections; i++) {
+        int fd = connect_unix();
+        ask(fd, i, 0);
+        collect(fd, i, 0);
+        settle();
+        close(fd);
+    }
+    report(now_ns() - start, (uint64_t)connections * pipeline, NULL, 0);
+}
+
+static void burst(const int *fds, uint32_t clients, uint32_t warmup, uint32_t rounds, uint64_t *latencies_ns)
+{
+    uint64_t start = now_ns();
+    for (uint32_t round = 0; round < warmup + rounds; round++) {
+        uint64_t asked = 0;
+        settle();
+        if (round == warmup)
+            start = now_ns();
+        if (latencies_ns)
+            asked = now_ns();
+        for (uint32_t i = 0; i < clients; i++)
+            ask(fds[i], i, round);
+        /* The last one first: it is answered last, so the client sleeps once a round. */
+        for (uint32_t i = clients; i-- > 0;)
+            collect(fds[i], i, round);
+        if (latencies_ns && round >= warmup)
+            latencies_ns[round - warmup] = now_ns() - asked;
+    }
+    report(now_ns() - start, (uint64_t)clients * rounds * pipeline, latencies_ns, latencies_ns ? rounds : 0);
+}
+
+static void usage(const char *name)
+{
+    fprintf(stderr,
+            "usage: %s SOCKET [-c CLIENTS] [-n ROUNDS] [-s SIZE] [-p PIPELINE] [-w WARMUP_ROUNDS]\n"
+            "       [--idle N] [--churn N] [--pingpong] [--settle] [--hold]\n"
+            "  --idle N    N more clients that are answered once and then stay silent\n"
+            "  --churn N   instead of rounds: N times connect, one request, close\n"
+            "  --pingpong  one client; also the percentiles of a round trip\n"
+            "  --settle    between rounds, wait until the server sleeps; for counting, not for timing\n"
+            "  --hold      stay connected after the report, until stdin ends\n",
+            name);
+    exit(2);
+}
+
+int main(int argc, char **argv)
+{
+    uint32_t clients = 1, rounds = 1000, warmup = 0, idle = 0, churns = 0;
+    int pingpong = 0, hold = 0, settles = 0, option;
+    static const struct option longs[] = {
+        { "idle", required_argument, NULL, 'i' }, { "churn", required_argument, NULL, 'x' },
+        { "pingpong", no_argument, NULL, 'l' },   { "hold", no_argument, NULL, 'h' },
+        { "settle", no_argument, NULL, 't' },
+        { NULL, 0, NULL, 0 },
+    };
+    while ((option = getopt_long(argc, argv, "c:n:s:p:w:", longs, NULL)) != -1) {
+        switch (option) {
+        case 'c': clients = atoi(optarg); break;
+        case 'n': rounds = atoi(optarg); break;
+        case 's': size = atoi(optarg); break;
+        case 'p': pipeline = atoi(optarg); break;
+        case 'w': warmup = atoi(optarg); break;
+        case 'i': idle = atoi(optarg); break;
+        case 'x': churns = atoi(optarg); break;
+        case 'l': pingpong = 1; break;
+        case 'h': hold = 1; break;
+        case 't': settles = 1; break;
+        default: usage(argv[0]);
+        }
+    }
+    if (optind != argc - 1 || size == 0 || pipeline == 0 || (pingpong && clients != 1))
+        usage(argv[0]);
+    if (size * pipeline > BURST_BYTES_MAX) {
+        fprintf(stderr, "SIZE x PIPELINE is %zu bytes; the limit is %d\n", size * pipeline, BURST_BYTES_MAX);
+        return 2;
+    }
+    path = argv[optind];
+    sent = malloc(size * pipeline);
+    got = malloc(size * pipeline);
+    int *fds = calloc(clients + idle + 1, sizeof *fds);
+    uint64_t *latencies_ns = pingpong ? calloc(rounds, sizeof *latencies_ns) : NULL;
+    if (!sent || !got || !fds || (pingpong && !latencies_ns))
+        die("malloc");
+    for (size_t i = 0; i < size * pipeline; i++)
+        sent[i] = (char)(i * 131 + i / 251);
+
+    if (settles)
+        watch_server();
+    if (churns > 0)
+        churn(churns);
+    for (uint32_t i = 0; i < idle; i++) {
+        int fd = connect_unix();
+        ask(fd, clients + i, 0);
+        collect(fd, clients + i, 0);
+    }
+    if (churns == 0) {
+        for (uint32_t i = 0; i < clients; i++)
+            fds[i] = connect_unix();
+        burst(fds, clients, warmup, rounds, latencies_ns);
+    }
+    while (hold && getchar() != EOF)
+        ;
+    return 0;
+}

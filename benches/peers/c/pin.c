@@ -1,0 +1,52 @@
+/* pin [-r] CPU COMMAND...: runs COMMAND so that two programs on one core take turns in a fixed order.
+ *
+ * Both ends of a bench run under it. SCHED_BATCH: a task that wakes does not preempt the one that runs, so a
+ * burst is sent as a whole before the server sees any of it, and the server answers all of it before the
+ * client sees any. A long slice keeps the tick from breaking that. Neither takes privilege.
+ * CPU '-' leaves the placing alone.
+ *
+ * -r: SCHED_FIFO where that is permitted, for counts that are exact also on a busy machine: nothing else on the
+ * core runs between the two ends, and equals do not preempt each other. Not for timing: RT throttling shows. */
+#include "peer.h"
+#include <sched.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
+struct attributes {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime_ns, deadline_ns, period_ns;
+};
+
+int main(int argc, char **argv)
+{
+    const char *name = argv[0];
+    int realtime = argc > 1 && strcmp(argv[1], "-r") == 0;
+    argc -= realtime;
+    argv += realtime;
+    if (argc < 3) {
+        fprintf(stderr, "usage: %s [-r] CPU COMMAND...\n", name);
+        return 2;
+    }
+    if (strcmp(argv[1], "-") != 0) {
+        cpu_set_t cpus;
+        CPU_ZERO(&cpus);
+        CPU_SET(atoi(argv[1]), &cpus);
+        if (sched_setaffinity(0, sizeof cpus, &cpus) < 0)
+            die("sched_setaffinity");
+    }
+    /* A kernel before 6.12 ignores the runtime of a fair task. */
+    struct attributes fifo = { .size = sizeof fifo, .policy = SCHED_FIFO, .priority = 1 };
+    struct attributes batch = { .size = sizeof batch, .policy = SCHED_BATCH, .runtime_ns = 100000000 };
+    if (!(realtime && syscall(SYS_sched_setattr, 0, &fifo, 0) == 0) && syscall(SYS_sched_setattr, 0, &batch, 0) < 0)
+        die("sched_setattr");
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+    execvp(argv[2], argv + 2);
+    die(argv[2]);
+}

@@ -1,0 +1,105 @@
+"""What is compared: the servers, the cases, the limits. Everything else reads these tables."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent
+C = HERE / "target/c"
+RUST = HERE / "target/release"
+
+# The server that all rates are ratios to, and whose repetitions tell the noise.
+REFERENCE = "epoll"
+OURS = "ipc-reactor"
+
+
+@dataclass(frozen=True)
+class Server:
+    name: str
+    binary: Path
+    about: str
+    address: str = "{path}"  # how the program wants its socket's path
+
+
+SERVERS = [
+    Server("epoll", C / "epoll", "C on bare epoll, edge-triggered: the limit"),
+    Server(OURS, HERE.parent.parent / "target/release/examples/echo", "examples/echo.rs", "unix:{path}"),
+    Server("mio", RUST / "mio", "Rust, read until WouldBlock"),
+    Server("calloop", RUST / "calloop", "Rust, level-triggered"),
+    Server("tokio", RUST / "tokio", "Rust, current-thread, 8 KiB a task"),
+    Server("monoio", RUST / "monoio", "Rust, io_uring, 8 KiB a task"),
+    Server("libuv", C / "libuv", "C, shared buffer, uv_try_write"),
+    Server("libevent", C / "libevent", "C, bufferevent"),
+    Server("sd-event", C / "sdevent", "C, level-triggered"),
+]
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    title: str
+    clients: int = 1
+    size: int = 64
+    pipeline: int = 1
+    idle: int = 0
+    churn: bool = False
+    cross_core: bool = False
+    # Rounds: a short and a long run to count in, and one to time.
+    short: int = 10
+    long: int = 60
+    timed: int = 300
+
+    def load(self, rounds, warmup=0):
+        """The arguments of burst."""
+        if self.churn:
+            return ["-s", str(self.size), "--churn", str(rounds)]
+        args = ["-c", str(self.clients), "-n", str(rounds), "-s", str(self.size), "-p", str(self.pipeline)]
+        args += ["-w", str(warmup)] if warmup else []
+        args += ["--idle", str(self.idle)] if self.idle else []
+        return args + (["--pingpong"] if self.cross_core else [])
+
+    @property
+    def descriptors(self):
+        return self.clients + self.idle + 64
+
+
+CASES = [
+    Case("1", "1 client", short=200, long=1200, timed=10000),
+    Case("64", "64 clients", clients=64, short=20, long=120, timed=300),
+    Case("1000", "1,000 clients", clients=1000, short=5, long=25, timed=25),
+    Case("pipelined", "64 clients × 16 pipelined", clients=64, pipeline=16, timed=150),
+    Case("64k", "64 KiB messages, 8 clients", clients=8, size=65536, timed=300),
+    Case("idle", "10,000 idle + 100 active", clients=100, idle=10000, short=5, long=25, timed=200),
+    Case("churn", "connect, 1 request, close", churn=True, short=100, long=600, timed=3000),
+    Case("pingpong", "1 client on another core", cross_core=True, timed=3000),
+]
+
+# Not echo servers, so in a table of their own.
+EXTRAS = ["memory", "queue", "shm"]
+
+IDLE_FOR_MEMORY = 10000
+
+
+@dataclass(frozen=True)
+class Gate:
+    case: str
+    metric: str
+    limit: float
+    # Limits to three decimals are of counts that are exact: 2.016 is 2 + 1/64.
+    slack: float = 0.0
+
+
+GATES = [
+    Gate("1", "syscalls", 3.000, 0.0005),
+    Gate("1", "instructions", 200),
+    Gate("64", "syscalls", 2.016, 0.0005),
+    Gate("64", "instructions", 150),
+    Gate("1000", "syscalls", 2.004, 0.0005),
+    Gate("pipelined", "syscalls", 0.127, 0.0005),
+    Gate("pipelined", "instructions", 10),
+    Gate("64k", "syscalls", 2.125, 0.0005),
+    Gate("churn", "syscalls", 9.000, 0.0005),
+    Gate("memory", "bytes", 128),
+]
+
+# A message must cost the same however many clients there are: (case, base case, largest relative difference).
+FLATNESS = ("1000", "64", 0.01)

@@ -1,0 +1,8 @@
+#!/bin/sh
+# Installs what the peers need, on Debian and its kin.
+set -e
+packages="build-essential pkg-config libuv1-dev libevent-dev libsystemd-dev strace valgrind python3"
+[ "$(id -u)" = 0 ] || sudo=sudo
+$sudo apt-get update
+# shellcheck disable=SC2086
+$sudo apt-get install -y --no-install-recommends $packages
