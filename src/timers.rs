@@ -45,6 +45,15 @@ pub(crate) enum Task<S> {
     Running,
 }
 
+impl<S> Task<S> {
+    fn is_embedders(&self) -> bool {
+        match self {
+            Task::Once(_) | Task::Every(..) | Task::Session(_) | Task::Running => true,
+            Task::Resume(_) | Task::CheckQueue(..) | Task::DrainDeadline => false,
+        }
+    }
+}
+
 struct Timer<S> {
     task: Task<S>,
     serial: u32,
@@ -247,7 +256,7 @@ impl<S> PollSet<S> {
 
     /// How many timers are set, the reactor's own not counted.
     pub fn timers(&self) -> usize {
-        self.timers.timers.len()
+        self.timers.timers.iter().filter(|(_, timer)| timer.task.is_embedders()).count()
     }
 
     pub(crate) fn wake_session(&mut self, key: Key, after: Duration) -> TimerKey {
@@ -323,7 +332,7 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, state: 
     if !matches!(task, Task::Every(..)) {
         set.timers.timers.remove(timer.index as usize);
     }
-    if matches!(task, Task::Once(_) | Task::Every(..) | Task::Session(_)) {
+    if task.is_embedders() {
         set.stats.timers += 1;
     }
     let outcome = match task {
