@@ -141,11 +141,13 @@ impl fmt::Display for Report<'_> {
             grouped(tally.missing)
         )?;
         writeln!(f, "  rate         {} requests/s", grouped(rate(tally.answers, tally.elapsed)))?;
-        write!(f, "  latency      ")?;
-        for (name, quantile) in QUANTILES {
-            write!(f, "{name} {}, ", Time(tally.latency.value_at_quantile(quantile)))?;
+        if tally.answers > 0 {
+            write!(f, "  latency      ")?;
+            for (name, quantile) in QUANTILES {
+                write!(f, "{name} {}, ", Time(tally.latency.value_at_quantile(quantile)))?;
+            }
+            writeln!(f, "max {}", Time(tally.latency.max()))?;
         }
-        writeln!(f, "max {}", Time(tally.latency.max()))?;
         if plan.queue.is_some() {
             writeln!(f, "  queue        {} messages, sum {}", grouped(tally.queue_sent), tally.queue_sum)?;
         }
