@@ -162,8 +162,8 @@ fn copy(from: &mut impl Read, to: &mut impl Write, at_once: usize) -> io::Result
     let mut buffer = vec![0; at_once];
     loop {
         match from.read(&mut buffer) {
-            Ok(0) => return to.flush(),
-            Ok(count) => to.write_all(&buffer[..count])?,
+            Ok(0) => return Ok(()),
+            Ok(count) => to.write_all(&buffer[..count]).and_then(|()| to.flush())?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

@@ -1,4 +1,6 @@
 //! One poll set for a process's whole inter-process communication.
+//!
+#![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]

@@ -27,7 +27,7 @@ pub enum WhenFull {
 /// use ipc_reactor::{Limits, Reactor};
 ///
 /// let limits = Limits { clients: 1_000, frame_max: 4_096, ..Limits::default() };
-/// let reactor = Reactor::<()>::builder().limits(limits).build()?;
+/// let reactor: Reactor<()> = Reactor::<()>::builder().limits(limits).build()?;
 /// # std::io::Result::Ok(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,37 @@
+//! The limit of open files (RLIMIT_NOFILE), which the number of clients runs into first.
+
+use std::io;
+
+/// What a process needs beside one descriptor a client.
+const BESIDES: u64 = 64;
+
+/// Raises the soft limit where `clients` need it; says so if it did.
+///
+/// # Errors
+/// The limit cannot be raised that far; nothing has been changed then.
+#[allow(unsafe_code, reason = "getrlimit(2) and setrlimit(2)")]
+pub(crate) fn raise_for(clients: u32) -> io::Result<Option<String>> {
+    let needed = u64::from(clients) + BESIDES;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` lives through the call, which writes it.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if limit.rlim_cur >= needed {
+        return Ok(None);
+    }
+    let raised = libc::rlimit { rlim_cur: needed, rlim_max: limit.rlim_max.max(needed) };
+    // SAFETY: `raised` lives through the call, which reads it.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } < 0 {
+        return Err(io::Error::new(
+            io::Error::last_os_error().kind(),
+            format!(
+                "{clients} clients need {needed} descriptors, and RLIMIT_NOFILE allows {} (hard limit {}): raise it with \
+                 `ulimit -n {needed}` as root (or LimitNOFILE= in a unit, nofile in /etc/security/limits.conf; \
+                 /proc/sys/fs/nr_open bounds all of them), or ask for fewer --clients",
+                limit.rlim_cur, limit.rlim_max
+            ),
+        ));
+    }
+    Ok(Some(format!("soft descriptor limit raised from {} to {needed}", limit.rlim_cur)))
+}
