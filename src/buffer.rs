@@ -60,6 +60,12 @@ impl Buffer {
         }
     }
 
+    /// The bytes, if nothing is attached to any of them.
+    #[inline]
+    pub(crate) fn plain_bytes(&self) -> Option<&[u8]> {
+        self.attached.is_empty().then(|| self.bytes())
+    }
+
     /// Attaches descriptors to the byte that is appended next.
     pub(crate) fn attach(&mut self, descriptors: Vec<OwnedFd>) {
         self.attached.push_back(Attached { at: self.consumed + self.len() as u64, descriptors });

@@ -249,9 +249,7 @@ pub(crate) fn adopt<S>(
 /// A record is read whole or not at all.
 pub(crate) fn make_room_for_records<S>(set: &mut PollSet<S>, framing: &Framing) {
     let room = framing.frame_max(set.limits.frame_max).saturating_add(1);
-    if set.scratch.len() < room {
-        set.scratch = vec![0; room];
-    }
+    set.read_room = set.read_room.max(room);
 }
 
 pub(crate) fn interest(plan: &Plan, write: bool) -> Interest {

@@ -30,6 +30,10 @@ use crate::{
 pub struct Reactor<S> {
     set: PollSet<S>,
     events: Events,
+    /// What was in the ready list when this round began.
+    round: Vec<Key>,
+    /// What arrives is read in here first.
+    scratch: Vec<u8>,
     timers: Key,
     inbox: Key,
     /// Its descriptor was given out, to be watched by a loop around this one.
@@ -95,6 +99,8 @@ impl Builder {
         Ok(Reactor {
             set,
             events: Events::with_capacity(self.events),
+            round: Vec::new(),
+            scratch: Vec::new(),
             timers,
             inbox,
             nested: Cell::new(false),
@@ -202,9 +208,13 @@ impl<S> Reactor<S> {
     /// Visits what was in the ready list when the round began; what is not done with then comes after what has
     /// become ready since.
     fn round(&mut self, state: &mut S) {
-        for _ in 0..self.set.ready.len() {
-            let Some(key) = self.set.ready.pop_front() else { break };
-            self.visit(key, state);
+        if self.scratch.len() < self.set.read_room {
+            self.scratch = vec![0; self.set.read_room];
+        }
+        self.round.clear();
+        mem::swap(&mut self.round, &mut self.set.ready);
+        for at in 0..self.round.len() {
+            self.visit(self.round[at], state);
             if !self.set.dead.is_empty() {
                 self.bury(state);
             }
@@ -225,7 +235,7 @@ impl<S> Reactor<S> {
         let mut source = mem::replace(&mut slot.source, Source::Running);
         set.current = Some(key);
         let visited = match &mut source {
-            Source::Client(client) => srm::visit(set, key, client, ready, state),
+            Source::Client(client) => srm::visit(set, key, client, ready, &mut self.scratch, state),
             Source::Master(master) => master::visit(set, key, master, state),
             Source::Queue(queue) => queue_source::visit(set, key, queue, ready, state),
             Source::Signals(signals) => signal_source::visit(set, key, signals, ready, state),

@@ -74,10 +74,11 @@ pub struct PollSet<S> {
     pub(crate) poll: Poll,
     pub(crate) slots: Slab<Slot<S>>,
     serial: u32,
-    pub(crate) ready: VecDeque<Key>,
+    pub(crate) ready: Vec<Key>,
     pub(crate) timers: Timers<S>,
-    /// What arrives is read in here first.
-    pub(crate) scratch: Vec<u8>,
+    /// How large the buffer must be that everything is read into first: the loop keeps it, so that a handler can be
+    /// lent what is in it beside this set.
+    pub(crate) read_room: usize,
     /// What the client being visited is to be sent.
     pub(crate) out: Box<Buffer>,
     /// What the client being visited has passed, and its session not taken yet.
@@ -107,14 +108,14 @@ pub struct PollSet<S> {
 }
 
 impl<S> PollSet<S> {
-    pub(crate) fn new(limits: Limits, scratch: usize) -> io::Result<PollSet<S>> {
+    pub(crate) fn new(limits: Limits, read_room: usize) -> io::Result<PollSet<S>> {
         Ok(PollSet {
             poll: Poll::new()?,
             slots: Slab::new(),
             serial: 0,
-            ready: VecDeque::new(),
+            ready: Vec::new(),
             timers: Timers::new(),
-            scratch: vec![0; scratch],
+            read_room,
             out: Box::default(),
             descriptors: VecDeque::new(),
             pool: Pool::default(),
@@ -190,7 +191,7 @@ impl<S> PollSet<S> {
         slot.ready |= ready;
         if !slot.queued {
             slot.queued = true;
-            self.ready.push_back(key);
+            self.ready.push(key);
         }
         true
     }

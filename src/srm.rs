@@ -51,56 +51,102 @@ struct Budget {
     messages: usize,
 }
 
+/// What a visit has to work on, and with.
+struct Work<'a> {
+    /// The edges that are not used up.
+    left: &'a mut Ready,
+    scratch: &'a mut [u8],
+    /// What has been read already.
+    first: Option<Read>,
+    budget: Budget,
+}
+
 /// One visit. The client has been taken out of its slot.
 pub(crate) fn visit<S>(
     set: &mut PollSet<S>,
     key: Key,
     client: &mut Client<S>,
     ready: Ready,
+    scratch: &mut [u8],
     state: &mut S,
 ) -> Visited {
-    lend(set, key, client, |set, client, scratch| {
+    let mut budget = Budget { bytes: set.limits.bytes_per_visit, messages: set.limits.messages_per_visit };
+    let mut left = ready.without(Ready::WRITABLE);
+    let mut first = None;
+    if ready == Ready::READABLE && client.is_plain() && set.phase == Phase::Running {
+        match plain(set, key, client, scratch, &mut budget, state) {
+            Plain::Done => return Visited::Drained,
+            Plain::Failed(cause) => {
+                set.out.clear();
+                return Visited::Closed(cause);
+            }
+            Plain::Drained => left = Ready::NONE,
+            Plain::Unusual => {}
+            Plain::Read(read) => first = Some(read),
+        }
+    }
+    lend(set, key, client, |set, client| {
+        heed(set, client)?;
         client.writable |= ready.has(Ready::WRITABLE | Ready::WRITE_CLOSED | Ready::ERROR);
-        let mut left = ready.without(Ready::WRITABLE);
         if left.has(Ready::READ_CLOSED | Ready::WRITE_CLOSED | Ready::ERROR) {
             left |= Ready::READABLE;
         }
-        let mut budget =
-            Budget { bytes: set.limits.bytes_per_visit, messages: set.limits.messages_per_visit };
-        let mut first = None;
-        if left == Ready::READABLE && client.is_plain() && set.phase == Phase::Running {
-            match read_stream(&client.socket, &client.plan, set, scratch) {
-                Read::Bytes(count) if count < scratch.len() => {
-                    let pass = guarded_frames(set, key, client, &scratch[..count], &mut budget, state)?;
-                    if pass.is_none() && set.halt == Halt::No {
-                        left = Ready::NONE;
-                        flush(set, key, client)?;
-                        if set.out.is_empty() {
-                            return Ok(Visited::Drained);
-                        }
-                    }
-                    heed(set, client)?;
-                }
-                read => first = Some(read),
-            }
-        }
-        attend(set, key, client, &mut left, scratch, first, budget, state)
+        attend(set, key, client, Work { left: &mut left, scratch, first, budget }, state)
     })
 }
 
-/// Frames that have just come, handed to the session.
-#[inline]
-fn guarded_frames<S>(
+/// How far a plain visit got.
+enum Plain {
+    /// All there was has been handled, and answered.
+    Done,
+    /// All there was has been handled; what is left is not to be read.
+    Drained,
+    /// Something is left that is not plain.
+    Unusual,
+    /// This was read, and is not plain.
+    Read(Read),
+    Failed(Box<Cause>),
+}
+
+/// What most visits are: one read that is short, whole frames, one send. That there is nothing else to do has been seen
+/// by one look at the client; whatever turns out otherwise is left to [`attend`].
+#[inline(always)]
+fn plain<S>(
     set: &mut PollSet<S>,
     key: Key,
     client: &mut Client<S>,
-    bytes: &[u8],
+    scratch: &mut [u8],
     budget: &mut Budget,
     state: &mut S,
-) -> Outcome<Option<Pass>> {
+) -> Plain {
+    let count = match socket::recv(client.fd(), scratch) {
+        Ok(0) => return Plain::Read(Read::End),
+        Ok(count) if count == scratch.len() => return Plain::Read(Read::Bytes(count)),
+        Ok(count) => count,
+        Err(error) => return Plain::Read(Read::Failed(error)),
+    };
     client.active_ns = set.now_ns();
-    set.stats.bytes_in += bytes.len() as u64;
-    guarded(set, key, |cx| Ok(fresh_frames(client, bytes, cx, budget, state)))?
+    set.stats.bytes_in += count as u64;
+    set.running = Some(client.plan.clone());
+    let handled = guarded(set, key, |cx| Ok(fresh_frames(client, &scratch[..count], cx, budget, state)));
+    set.running = None;
+    match handled {
+        Ok(Ok(None)) if set.halt == Halt::No && client.input.is_none() => {}
+        Ok(Ok(None)) if set.halt == Halt::No => return Plain::Drained,
+        Ok(Ok(_)) => return Plain::Unusual,
+        Ok(Err(cause)) | Err(cause) => return Plain::Failed(cause),
+    }
+    if set.out.is_empty() {
+        return Plain::Done;
+    }
+    if let Some(sent) = set.out.plain_bytes().and_then(|bytes| socket::send(client.fd(), bytes).ok()) {
+        set.stats.bytes_out += sent as u64;
+        set.out.consume(sent);
+        if set.out.is_empty() {
+            return Plain::Done;
+        }
+    }
+    Plain::Drained
 }
 
 /// A session's timer is due.
@@ -112,7 +158,7 @@ pub(crate) fn wake<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, state: &m
     let mut source = mem::replace(&mut slot.source, Source::Running);
     let timers = set.current.replace(key);
     if let Source::Client(client) = &mut source {
-        let visited = lend(set, key, client, |set, client, _| {
+        let visited = lend(set, key, client, |set, client| {
             guarded(set, key, |cx| client.session.on_timer(timer, cx, state))?;
             heed(set, client)?;
             flush(set, key, client)?;
@@ -130,7 +176,7 @@ fn lend<S>(
     set: &mut PollSet<S>,
     key: Key,
     client: &mut Client<S>,
-    work: impl FnOnce(&mut PollSet<S>, &mut Client<S>, &mut [u8]) -> Outcome<Visited>,
+    work: impl FnOnce(&mut PollSet<S>, &mut Client<S>) -> Outcome<Visited>,
 ) -> Visited {
     if let Some(waiting) = client.output.take() {
         let empty = mem::replace(&mut set.out, waiting);
@@ -140,12 +186,7 @@ fn lend<S>(
         swap_descriptors(set, client);
     }
     set.running = Some(client.plan.clone());
-    let mut scratch = mem::take(&mut set.scratch);
-    let visited = work(set, client, &mut scratch).unwrap_or_else(Visited::Closed);
-    // A handler that has put in a seqpacket socket may have made a larger one.
-    if set.scratch.len() < scratch.len() {
-        set.scratch = scratch;
-    }
+    let visited = work(set, client).unwrap_or_else(Visited::Closed);
     set.running = None;
     set.halt = Halt::No;
     if client.plan.passes {
@@ -190,14 +231,11 @@ fn attend<S>(
     set: &mut PollSet<S>,
     key: Key,
     client: &mut Client<S>,
-    left: &mut Ready,
-    scratch: &mut [u8],
-    mut first: Option<Read>,
-    mut budget: Budget,
+    mut work: Work<'_>,
     state: &mut S,
 ) -> Outcome<Visited> {
-    let gone = left.has(Ready::WRITE_CLOSED);
-    if client.extra.is_some() && !connect::stands(set, key, client, left)? {
+    let gone = work.left.has(Ready::WRITE_CLOSED);
+    if client.extra.is_some() && !connect::stands(set, key, client, work.left)? {
         return Ok(Visited::Parked(Ready::NONE));
     }
     loop {
@@ -206,25 +244,24 @@ fn attend<S>(
             return if set.out.is_empty() {
                 Err(Cause::from(ending).into())
             } else {
-                Ok(Visited::Parked(*left))
+                Ok(Visited::Parked(*work.left))
             };
         }
         if set.out.len() > set.limits.output_high_water || client.slow {
             if stays_slow(set, key, client)? {
-                return Ok(Visited::Parked(*left));
+                return Ok(Visited::Parked(*work.left));
             }
             guarded(set, key, |cx| client.session.on_flushed(cx, state))?;
             heed(set, client)?;
             continue;
         }
-        let pass =
-            guarded(set, key, |cx| Ok(pump(client, cx, scratch, left, &mut first, &mut budget, state)))??;
+        let pass = guarded(set, key, |cx| Ok(pump(client, cx, &mut work, state)))??;
         heed(set, client)?;
         match pass {
             Pass::Halted => continue,
             Pass::Budget => {
                 flush(set, key, client)?;
-                return Ok(Visited::Again(*left));
+                return Ok(Visited::Again(*work.left));
             }
             Pass::EndOfFile => {
                 client.eof = true;
@@ -276,12 +313,10 @@ fn heed<S>(set: &mut PollSet<S>, client: &mut Client<S>) -> Outcome<()> {
 fn pump<S>(
     client: &mut Client<S>,
     cx: &mut Context<'_, S>,
-    scratch: &mut [u8],
-    left: &mut Ready,
-    first: &mut Option<Read>,
-    budget: &mut Budget,
+    work: &mut Work<'_>,
     state: &mut S,
 ) -> Outcome<Pass> {
+    let Work { left, scratch, first, budget } = work;
     if !client.opened {
         client.opened = true;
         client.session.on_open(cx, state).map_err(Cause::Handler)?;
@@ -319,7 +354,7 @@ fn pump<S>(
             Read::End => return end_of_file(client, cx, left, budget, state),
             Read::Failed(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => {
-                    *left = Ready::NONE;
+                    **left = Ready::NONE;
                     return Ok(Pass::Drained);
                 }
                 Some(libc::EINTR) => continue,
@@ -349,7 +384,7 @@ fn pump<S>(
             return Ok(pass);
         }
         if count < room && proved && !client.plan.records {
-            *left = Ready::NONE;
+            **left = Ready::NONE;
             return Ok(Pass::Drained);
         }
         if budget.bytes == 0 || budget.messages == 0 {
@@ -417,6 +452,7 @@ fn one_record<S>(
 }
 
 /// Handles the frames in bytes that were just read; a rest of them is kept.
+#[inline(always)]
 fn fresh_frames<S>(
     client: &mut Client<S>,
     bytes: &[u8],
@@ -463,7 +499,7 @@ fn held_frames<S>(
 
 /// Hands every whole frame in `bytes` to the session. Returns how many bytes they took, and why it stopped if not for
 /// want of a whole frame.
-#[inline]
+#[inline(always)]
 fn frames<S>(
     client: &mut Client<S>,
     bytes: &[u8],
