@@ -128,7 +128,9 @@ impl<S> PollSet<S> {
             }
         }
         self.timers.forget_client(&mut self.slots, key.index);
-        self.slots.remove(key.index as usize);
+        let slot = self.slots.remove(key.index as usize);
+        // Edges of this batch that nobody will see.
+        self.stats.stale_events += u64::from(slot.queued && slot.ready != Ready::NONE);
         self.drainable -= usize::from(is_drainable(&source));
         let handler = match source {
             Source::Client(client) => DeadHandler::Session(self.dismantle(key, client, &cause)),
