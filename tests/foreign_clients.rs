@@ -123,7 +123,7 @@ fn text(output: &Output) -> String {
 #[track_caller]
 fn run_python(python: &str, script: &str, arguments: &[&str]) -> String {
     let script = format!("import socket, struct, sys\n{script}");
-    text(&limited(python).args(["-c", &script]).args(arguments).output().unwrap())
+    text(&limited(python).args(["-I", "-S", "-c", &script]).args(arguments).output().unwrap())
 }
 
 #[track_caller]
@@ -341,7 +341,7 @@ print(s.recv(128).decode())
     let mut clients = Clients(Vec::new());
     for number in 1..=50 {
         let client = Command::new(python)
-            .args(["-c", script, &path, &number.to_string()])
+            .args(["-I", "-S", "-c", script, &path, &number.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn();
