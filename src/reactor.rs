@@ -147,6 +147,8 @@ impl<S> Reactor<S> {
         if self.made_in != sys::fork::generation() {
             return Err(forked());
         }
+        // Those that were closed since the last turn; no event will come that would lead to them.
+        self.bury(state);
         if self.set.phase == Phase::Running || !self.ended(state) {
             self.wait(timeout)?;
             self.note_edges();
