@@ -1,0 +1,6 @@
+//! The example programs, as their users meet them: started, talked to, signalled, ended.
+
+mod client;
+mod kit;
+mod server;
+mod stress;
