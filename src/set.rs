@@ -13,7 +13,7 @@ use mio::{Interest, Poll, unix::SourceFd};
 use slab::Slab;
 
 use crate::{
-    Cause, Framing, Key, Limit, Limits, Session, Stats,
+    Cause, Datagram, Framing, Key, Limit, Limits, Session, Stats,
     buffer::{Buffer, Pool},
     children::{Exit, Reaper},
     client::{self, Plan},
@@ -84,10 +84,12 @@ pub struct PollSet<S> {
     pub(crate) halt: Halt,
     /// What is known of the client whose session runs.
     pub(crate) running: Option<Rc<Plan>>,
+    /// The datagram socket whose handler runs, so that it can send, too.
+    pub(crate) receiving: Option<(Key, Rc<Datagram>)>,
     pub(crate) dead: VecDeque<Dead<S>>,
     /// Master sockets that wait for a descriptor or a place.
     pub(crate) paused: Vec<Key>,
-    /// Masters, clients and queues: when a drain has closed the last of them, the loop ends.
+    /// Masters, clients, queues and datagram sockets: when a drain has closed the last of them, the loop ends.
     pub(crate) drainable: usize,
     pub(crate) phase: Phase,
     pub(crate) reaper: Reaper,
@@ -115,6 +117,7 @@ impl<S> PollSet<S> {
             current: None,
             halt: Halt::No,
             running: None,
+            receiving: None,
             dead: VecDeque::new(),
             paused: Vec::new(),
             drainable: 0,
