@@ -60,7 +60,7 @@ impl<S> PollSet<S> {
 
     /// Ends the loop in order: no more CIRs are accepted than have arrived by now; every request that has arrived is
     /// handled, every reply sent, every client closed when nothing is owed to it, and messages that are in the queues
-    /// now are handled. What is not done after `within` (or [`Limits::drain`]) is cut off, with
+    /// and datagrams that are in the sockets now are handled. What is not done after `within` (or [`Limits::drain`]) is cut off, with
     /// [`Cause::DrainDeadline`]. [`Stats`] tells how many were drained, and how many cut off.
     ///
     /// Another drain while one is under way can only bring its end forward.
@@ -158,5 +158,5 @@ impl<S> PollSet<S> {
 
 /// What a drain waits for.
 pub(crate) fn is_drainable<S>(source: &Source<S>) -> bool {
-    matches!(source, Source::Master(_) | Source::Client(_) | Source::Queue(_))
+    matches!(source, Source::Master(_) | Source::Client(_) | Source::Queue(_) | Source::Datagram(_))
 }

@@ -50,7 +50,7 @@ pub(crate) struct PathGuard {
 }
 
 impl PathGuard {
-    /// Binds `socket` to `path` and makes it listen, or says why not.
+    /// Binds `socket` to `path` and, unless it is a datagram socket, makes it listen; or says why not.
     pub(crate) fn listen(
         socket: BorrowedFd<'_>,
         path: &Path,
@@ -91,7 +91,10 @@ impl PathGuard {
             return Err(error(io::ErrorKind::AddrInUse, &path, "was taken over by another server meanwhile"));
         }
         let guard = Self { path, id, keep: false, lock };
-        socket::listen(socket, backlog).map_err(|cause| failed("cannot listen on", &guard.path, cause))?;
+        if kind != libc::SOCK_DGRAM {
+            socket::listen(socket, backlog)
+                .map_err(|cause| failed("cannot listen on", &guard.path, cause))?;
+        }
         Ok(guard)
     }
 
@@ -167,6 +170,8 @@ fn remove_stale(path: &Path, address: &SockAddr, kind: libc::c_int) -> io::Resul
         Ok(()) => alive("is served already: a server answers there"),
         Err((Some(libc::EAGAIN), _)) => alive("is served already: a server's backlog there is full"),
         Err((Some(libc::EPROTOTYPE), _)) => alive("is served already, by a socket of another type"),
+        // Of a datagram socket only.
+        Err((Some(libc::EPERM), _)) => alive("is served already, by a socket connected to another"),
         Err((Some(libc::ENOENT), _)) => Ok(()),
         Err((Some(libc::ECONNREFUSED), _)) => {
             log::info!("removing the stale socket {path:?}");

@@ -11,7 +11,7 @@ use std::{
 use mio::{Events, Interest, Waker};
 
 use crate::{
-    Cause, Key, Limits, PollSet, Remote,
+    Cause, Key, Limits, PollSet, Remote, datagram_source,
     guard::{guarded, report},
     master, open, queue_source, remote,
     remote::Inbox,
@@ -237,6 +237,7 @@ impl<S> Reactor<S> {
         let visited = match &mut source {
             Source::Client(client) => srm::visit(set, key, client, ready, &mut self.scratch, state),
             Source::Master(master) => master::visit(set, key, master, state),
+            Source::Datagram(socket) => datagram_source::visit(set, key, socket, ready, state),
             Source::Queue(queue) => queue_source::visit(set, key, queue, ready, state),
             Source::Signals(signals) => signal_source::visit(set, key, signals, ready, state),
             Source::Open(open) => open::visit(set, key, open, ready, state),
@@ -259,6 +260,9 @@ impl<S> Reactor<S> {
                 match handler {
                     DeadHandler::Session(mut session) => session.on_close(&cause, cx, state),
                     DeadHandler::Source(Source::Open(mut open)) => open.source.on_close(&cause, cx, state),
+                    DeadHandler::Source(Source::Datagram(mut socket)) => {
+                        socket.handler.on_close(&cause, cx, state);
+                    }
                     DeadHandler::Source(Source::Queue(mut queue)) => {
                         if let Some(handler) = &mut queue.handler {
                             handler.on_close(&cause, cx, state);

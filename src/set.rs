@@ -13,7 +13,7 @@ use mio::{Interest, Poll, unix::SourceFd};
 use slab::Slab;
 
 use crate::{
-    Cause, Framing, Key, Limit, Limits, Session, Stats,
+    Cause, Datagram, Framing, Key, Limit, Limits, Session, Stats,
     buffer::{Buffer, Pool},
     children::{Exit, Reaper},
     client::{self, Plan},
@@ -88,10 +88,12 @@ pub struct PollSet<S> {
     pub(crate) halt: Halt,
     /// What is known of the client whose session runs.
     pub(crate) running: Option<Rc<Plan>>,
+    /// The datagram socket whose handler runs, so that it can send, too.
+    pub(crate) receiving: Option<(Key, Rc<Datagram>)>,
     pub(crate) dead: VecDeque<Dead<S>>,
     /// Master sockets that wait for a descriptor or a place, each with the timer that has it look again.
     pub(crate) paused: Vec<(Key, TimerKey)>,
-    /// Masters, clients and queues: when a drain has closed the last of them, the loop ends.
+    /// Masters, clients, queues and datagram sockets: when a drain has closed the last of them, the loop ends.
     pub(crate) drainable: usize,
     pub(crate) phase: Phase,
     pub(crate) reaper: Reaper,
@@ -122,6 +124,7 @@ impl<S> PollSet<S> {
             current: None,
             halt: Halt::No,
             running: None,
+            receiving: None,
             dead: VecDeque::new(),
             paused: Vec::new(),
             drainable: 0,

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use mio::event::Event;
 
 use crate::{
-    Cause, client::Client, heap::NOWHERE, master::Master, open::Open, queue_source::QueueSource,
-    remote::Inbox, signal_source::SignalSource, timers::TimerFd,
+    Cause, client::Client, datagram_source::DatagramSource, heap::NOWHERE, master::Master, open::Open,
+    queue_source::QueueSource, remote::Inbox, signal_source::SignalSource, timers::TimerFd,
 };
 
 /// Everything that can be in the poll set. `reactor::dispatch` holds the one `match` over it.
@@ -18,6 +18,8 @@ pub(crate) enum Source<S> {
     Master(Box<Master<S>>),
     /// A client handle: its events are SRMs.
     Client(Client<S>),
+    /// A datagram socket.
+    Datagram(Box<DatagramSource<S>>),
     /// A POSIX message queue.
     Queue(Box<QueueSource<S>>),
     /// A signalfd.
@@ -38,6 +40,7 @@ impl<S> Source<S> {
             Source::Running | Source::Remote(_) => None,
             Source::Master(master) => Some(master.listener.as_fd()),
             Source::Client(client) => Some(client.socket.as_fd()),
+            Source::Datagram(datagram) => Some(datagram.socket.as_fd()),
             Source::Queue(queue) => Some(queue.queue.as_fd()),
             Source::Signals(signals) => Some(signals.signals.as_fd()),
             Source::Timers(timer) => Some(timer.as_fd()),

@@ -78,13 +78,14 @@ impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "clients {} (CIRs {}, refused {}, closed {}), SRMs {}, queue messages {}, signals {}, bytes in {} out {}, turns {}, events {} (stale {})",
+            "clients {} (CIRs {}, refused {}, closed {}), SRMs {}, queue messages {}, datagrams {}, signals {}, bytes in {} out {}, turns {}, events {} (stale {})",
             self.clients,
             self.cirs,
             self.cirs_refused,
             self.closed,
             self.srms,
             self.queue_messages,
+            self.datagrams,
             self.signals,
             self.bytes_in,
             self.bytes_out,

@@ -10,6 +10,7 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
+pub(crate) mod datagram;
 pub(crate) mod fork;
 pub(crate) mod mq;
 pub(crate) mod path;

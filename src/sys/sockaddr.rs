@@ -28,6 +28,9 @@ pub(crate) struct SockAddr {
 }
 
 impl SockAddr {
+    /// Bytes of storage, for a call that fills it.
+    pub(crate) const CAPACITY: libc::socklen_t = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+
     /// An empty address with the whole storage offered to the kernel to fill.
     pub(crate) fn to_fill() -> Self {
         let bytes = [0; size_of::<libc::sockaddr_storage>()];
@@ -111,6 +114,11 @@ impl SockAddr {
                 PeerAddress::Path(PathBuf::from(OsStr::from_bytes(path)))
             }
         }
+    }
+
+    /// What the kernel counts as the address.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..(self.len as usize).min(self.bytes.len())]
     }
 
     fn family(&self) -> libc::c_int {

@@ -1,0 +1,170 @@
+//! Datagrams: one system call a function, none of which allocates.
+//!
+//! No receive offers room for control data. The kernel then closes the descriptors that come with a datagram
+//! itself, and no process ever has them.
+
+use std::io;
+use std::mem::zeroed;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::sockaddr::SockAddr;
+use super::{check, check_len};
+
+/// Datagrams that one [`recv_batch`] or [`send_batch`] call moves at most.
+pub(crate) const BATCH: usize = 16;
+
+/// What is known of a datagram besides its bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival {
+    /// Its length when it was sent; more than the buffer's if it was truncated.
+    pub(crate) len: usize,
+    pub(crate) from: SockAddr,
+}
+
+impl Arrival {
+    pub(crate) fn to_fill() -> Self {
+        Self { len: 0, from: SockAddr::to_fill() }
+    }
+}
+
+/// Without an end of file: zero is an empty datagram.
+pub(crate) fn recv_from(fd: BorrowedFd<'_>, buffer: &mut [u8], arrival: &mut Arrival) -> io::Result<()> {
+    let (start, len) = (buffer.as_mut_ptr().cast(), buffer.len());
+    let (from, mut from_len) = (arrival.from.as_mut_ptr(), SockAddr::CAPACITY);
+    // MSG_TRUNC asks for the real length.
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    // SAFETY: `start` and `len` describe `buffer`, `from` and `from_len` the storage in `arrival`; all outlive the call.
+    let received = unsafe { libc::recvfrom(fd.as_raw_fd(), start, len, flags, from, &raw mut from_len) };
+    arrival.len = check_len(received)?;
+    arrival.from.len = from_len;
+    Ok(())
+}
+
+/// `recvmmsg(2)`: fills the front of `arrivals` with at most [`BATCH`] datagrams, and `bytes` with theirs, each in a
+/// piece of `each` bytes. Fewer than asked for means that no more were there, or that an error waits.
+pub(crate) fn recv_batch(
+    fd: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    each: usize,
+    arrivals: &mut [Arrival],
+) -> io::Result<usize> {
+    let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
+    // SAFETY: all-zero is a value of these plain structs, and C asks for it: their padding fields are private.
+    let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
+    let mut count = 0;
+    let pieces = bytes.chunks_exact_mut(each).zip(&mut *arrivals);
+    for ((header, part), (piece, arrival)) in headers.iter_mut().zip(&mut parts).zip(pieces) {
+        *part = libc::iovec { iov_base: piece.as_mut_ptr().cast(), iov_len: piece.len() };
+        header.msg_hdr.msg_iov = part;
+        header.msg_hdr.msg_iovlen = 1;
+        header.msg_hdr.msg_name = arrival.from.as_mut_ptr().cast();
+        header.msg_hdr.msg_namelen = SockAddr::CAPACITY;
+        count += 1;
+    }
+    let (flags, no_timeout) = (libc::MSG_DONTWAIT | libc::MSG_TRUNC, std::ptr::null_mut());
+    // SAFETY: the first `count` headers describe pieces of `bytes` and storage in `arrivals`, which outlive the call.
+    let result = unsafe { libc::recvmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, flags, no_timeout) };
+    let received = check(result)? as usize;
+    for (arrival, header) in arrivals.iter_mut().zip(&headers[..received]) {
+        arrival.len = header.msg_len as usize;
+        arrival.from.len = header.msg_hdr.msg_namelen;
+    }
+    Ok(received)
+}
+
+pub(crate) fn send_to(fd: BorrowedFd<'_>, bytes: &[u8], to: &SockAddr) -> io::Result<usize> {
+    let (start, len) = (bytes.as_ptr().cast(), bytes.len());
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: `start` and `len` describe `bytes`, and `to` its own storage; all outlive the call.
+    check_len(unsafe { libc::sendto(fd.as_raw_fd(), start, len, flags, to.as_ptr(), to.len) })
+}
+
+/// `sendmmsg(2)` of at most [`BATCH`] datagrams; says how many were taken. An error is that of the first one.
+pub(crate) fn send_batch<'a>(
+    fd: BorrowedFd<'_>,
+    datagrams: impl Iterator<Item = (&'a [u8], &'a SockAddr)>,
+) -> io::Result<usize> {
+    let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
+    // SAFETY: all-zero is a value of these plain structs, and C asks for it: their padding fields are private.
+    let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
+    let mut count = 0;
+    for ((header, part), (bytes, to)) in headers.iter_mut().zip(&mut parts).zip(datagrams) {
+        *part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        header.msg_hdr.msg_iov = part;
+        header.msg_hdr.msg_iovlen = 1;
+        header.msg_hdr.msg_name = to.as_ptr().cast_mut().cast();
+        header.msg_hdr.msg_namelen = to.len;
+        count += 1;
+    }
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the first `count` headers describe slices and addresses that live for 'a; the kernel only reads them.
+    let result = unsafe { libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, flags) };
+    Ok(check(result)? as usize)
+}
+
+/// Binds a Unix socket to an abstract name of five hexadecimal digits that the kernel chooses (`unix(7)`, autobind).
+pub(crate) fn autobind(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let family = libc::AF_UNIX as libc::sa_family_t;
+    let (start, len) = ((&raw const family).cast(), size_of_val(&family) as libc::socklen_t);
+    // SAFETY: an address of this length is its family alone, which `start` points to.
+    check(unsafe { libc::bind(fd.as_raw_fd(), start, len) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+    use std::os::fd::AsFd;
+    use std::time::Instant;
+
+    use super::*;
+
+    const ROUNDS: usize = 2_000;
+
+    /// The median of what `count` datagrams cost, in nanoseconds each.
+    fn price(count: usize, mut fill: impl FnMut(), mut empty: impl FnMut()) -> f64 {
+        let mut prices: Vec<_> = (0..ROUNDS)
+            .map(|_| {
+                fill();
+                let start = Instant::now();
+                empty();
+                start.elapsed().as_nanos()
+            })
+            .collect();
+        prices.sort_unstable();
+        prices[ROUNDS / 2] as f64 / count as f64
+    }
+
+    #[test]
+    #[ignore = "a measurement, not a test"]
+    fn batch_prices() {
+        let receiver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let to = SockAddr::inet(receiver.local_addr().unwrap());
+        let (sender, receiver) = (sender.as_fd(), receiver.as_fd());
+        let (mut bytes, mut arrivals) = (vec![0; BATCH << 16], [Arrival::to_fill(); BATCH]);
+        let message = [0; 64];
+        for count in [1, 2, 4, 10, 16] {
+            let one_by_one =
+                || (0..count).for_each(|_| assert_eq!(send_to(sender, &message, &to).unwrap(), 64));
+            let (mut first, mut arrival) = (vec![0; 1 << 16], Arrival::to_fill());
+            let singly =
+                price(count, one_by_one, || while recv_from(receiver, &mut first, &mut arrival).is_ok() {});
+            let batched = price(count, one_by_one, || {
+                while recv_batch(receiver, &mut bytes, 1 << 16, &mut arrivals).is_ok_and(|n| n == BATCH) {}
+            });
+            let batch = || {
+                let datagrams = std::iter::repeat_n((&message[..], &to), count);
+                assert_eq!(send_batch(sender, datagrams).unwrap(), count);
+            };
+            let mut clear = || while recv_from(receiver, &mut first, &mut arrival).is_ok() {};
+            let sent_singly = price(count, &mut clear, one_by_one);
+            let sent_batched = price(count, &mut clear, batch);
+            clear();
+            println!(
+                "{count:2} datagrams, ns each: recvfrom {singly:.0}, recvmmsg {batched:.0} ({:.2}); sendto {sent_singly:.0}, sendmmsg {sent_batched:.0} ({:.2})",
+                singly / batched,
+                sent_singly / sent_batched,
+            );
+        }
+    }
+}
