@@ -13,9 +13,10 @@ use mio::Interest;
 use crate::{
     Cause, Framing, Key, Limit, ListenerKind, PollSet, Session,
     buffer::Buffer,
+    connect::Connecting,
     set::{Phase, Usage},
     source::{Ready, Slot, Source},
-    sys::{sockaddr::SockAddr, socket},
+    sys::socket,
 };
 
 /// What all clients of one master socket have in common.
@@ -109,10 +110,8 @@ pub(crate) struct Client<S> {
 pub(crate) struct Extra {
     /// Passed by the peer, and not taken by the session yet.
     pub(crate) descriptors: VecDeque<OwnedFd>,
-    /// Where a connection of ours is being made to.
-    pub(crate) connecting: Option<Box<SockAddr>>,
-    /// Why that failed at once; told by its first visit.
-    pub(crate) failure: Option<io::Error>,
+    /// A connection of ours that is being made.
+    pub(crate) connecting: Option<Box<Connecting>>,
 }
 
 impl<S> Client<S> {
@@ -120,8 +119,8 @@ impl<S> Client<S> {
         self.socket.as_fd()
     }
 
-    pub(crate) fn connecting(&self) -> Option<&SockAddr> {
-        self.extra.as_ref()?.connecting.as_deref()
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.connecting.is_some())
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -307,7 +306,7 @@ fn deadline<S>(set: &PollSet<S>, client: &Client<S>) -> Option<(u64, Limit)> {
     if !client.is_open() {
         return Some((after(client.active_ns, set.limits.flush), Limit::Flush));
     }
-    if client.connecting().is_some() {
+    if client.is_connecting() {
         return Some((after(client.active_ns, set.limits.connect), Limit::Connect));
     }
     let idle = set.limits.idle.map(|idle| (after(client.active_ns, idle), Limit::Idle));

@@ -148,10 +148,10 @@ fn attend<S>(
     state: &mut S,
 ) -> Result<Visited, Cause> {
     let mut budget = Budget { bytes: set.limits.bytes_per_visit, messages: set.limits.messages_per_visit };
-    let gone = left.has(Ready::WRITE_CLOSED);
     if client.extra.is_some() && !connect::stands(set, key, client, left)? {
         return Ok(Visited::Parked(Ready::NONE));
     }
+    let gone = left.has(Ready::WRITE_CLOSED);
     loop {
         flush(set, key, client)?;
         if let Some(ending) = client.ending {
