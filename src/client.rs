@@ -196,11 +196,11 @@ pub(crate) fn admit<S>(
         users.entry(uid).or_default().clients += 1;
     }
     set.stats.clients += 1;
-    if let Some(idle) = set.limits.idle {
+    if let Some(time) = if connecting { Some(set.limits.connect) } else { set.limits.idle } {
         set.timers.client_deadline(
             &mut set.slots,
             key.index,
-            active_ns.saturating_add(idle.as_nanos() as u64),
+            active_ns.saturating_add(time.as_nanos() as u64),
         );
     }
     // The session is opened by its first visit, and in a drain it is asked to end.
