@@ -297,7 +297,11 @@ fn uid_of<S>(client: &Client<S>) -> u32 {
     if !client.plan.unix {
         return NO_UID;
     }
-    socket::peer_credentials(client.socket.as_fd()).map_or(NO_UID, |credentials| credentials.uid)
+    match socket::peer_credentials(client.socket.as_fd()) {
+        // A connection of ours that does not stand yet has no peer, and the uid -1.
+        Ok(credentials) if credentials.uid != UID_UNKNOWN => credentials.uid,
+        _ => NO_UID,
+    }
 }
 
 /// When this client's time is up next, and why.
