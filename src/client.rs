@@ -13,9 +13,10 @@ use mio::Interest;
 use crate::{
     Cause, Framing, Key, Limit, ListenerKind, PollSet, Session,
     buffer::Buffer,
+    connect::Connecting,
     set::{Phase, Usage},
     source::{Ready, Slot, Source},
-    sys::{sockaddr::SockAddr, socket},
+    sys::socket,
 };
 
 /// What all clients of one master socket have in common.
@@ -109,10 +110,8 @@ pub(crate) struct Client<S> {
 pub(crate) struct Extra {
     /// Passed by the peer, and not taken by the session yet.
     pub(crate) descriptors: VecDeque<OwnedFd>,
-    /// Where a connection of ours is being made to.
-    pub(crate) connecting: Option<Box<SockAddr>>,
-    /// Why that failed at once; told by its first visit.
-    pub(crate) failure: Option<io::Error>,
+    /// A connection of ours that is being made.
+    pub(crate) connecting: Option<Box<Connecting>>,
 }
 
 impl<S> Client<S> {
@@ -134,8 +133,8 @@ impl<S> Client<S> {
             && !(self.eof | self.mute | self.slow | self.shut | self.asked)
     }
 
-    pub(crate) fn connecting(&self) -> Option<&SockAddr> {
-        self.extra.as_ref()?.connecting.as_deref()
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.connecting.is_some())
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -211,11 +210,11 @@ pub(crate) fn admit<S>(
         users.entry(uid).or_default().clients += 1;
     }
     set.stats.clients += 1;
-    if let Some(idle) = set.limits.idle {
+    if let Some(time) = if connecting { Some(set.limits.connect) } else { set.limits.idle } {
         set.timers.client_deadline(
             &mut set.slots,
             key.index,
-            active_ns.saturating_add(idle.as_nanos() as u64),
+            active_ns.saturating_add(time.as_nanos() as u64),
         );
     }
     // The session is opened by its first visit, and in a drain it is asked to end.
@@ -319,7 +318,11 @@ fn uid_of<S>(client: &Client<S>) -> u32 {
     if !client.plan.unix {
         return NO_UID;
     }
-    socket::peer_credentials(client.socket.as_fd()).map_or(NO_UID, |credentials| credentials.uid)
+    match socket::peer_credentials(client.socket.as_fd()) {
+        // A connection of ours that does not stand yet has no peer, and the uid -1.
+        Ok(credentials) if credentials.uid != UID_UNKNOWN => credentials.uid,
+        _ => NO_UID,
+    }
 }
 
 /// When this client's time is up next, and why.
@@ -328,7 +331,7 @@ fn deadline<S>(set: &PollSet<S>, client: &Client<S>) -> Option<(u64, Limit)> {
     if !client.is_open() {
         return Some((after(client.active_ns, set.limits.flush), Limit::Flush));
     }
-    if client.connecting().is_some() {
+    if client.is_connecting() {
         return Some((after(client.active_ns, set.limits.connect), Limit::Connect));
     }
     let idle = set.limits.idle.map(|idle| (after(client.active_ns, idle), Limit::Idle));

@@ -1,11 +1,14 @@
 //! Clients of our own: connections that this process makes, as sources like those that it accepts.
 
 use std::{
+    collections::VecDeque,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     rc::Rc,
     time::Duration,
 };
+
+use mio::unix::SourceFd;
 
 use crate::{
     Address, Cause, Framing, Key, ListenerKind, PollSet, Session,
@@ -16,8 +19,24 @@ use crate::{
     sys::{sockaddr::SockAddr, socket},
 };
 
-/// How soon a full backlog is tried again: no event tells when there is room in it.
-const BACKLOG_RETRY: Duration = Duration::from_millis(5);
+/// How soon a full backlog is tried again: no event tells when there is room in it. Each time in vain doubles the pause.
+const BACKLOG_RETRY: Duration = Duration::from_millis(1);
+const BACKLOG_RETRY_MAX: Duration = Duration::from_millis(64);
+
+/// Domain and address.
+type Target = (libc::c_int, SockAddr);
+
+/// A connection of ours that does not stand yet.
+pub(crate) struct Connecting {
+    kind: ListenerKind,
+    /// Where to: the first is being tried, the others are for when that fails.
+    targets: VecDeque<Target>,
+    /// Why the last of them failed at once; told by the first visit.
+    failure: Option<io::Error>,
+    /// A timer has it tried again at this time; visits before, for whatever reason, have nothing to try.
+    retry_ns: u64,
+    pause: Duration,
+}
 
 impl<S> PollSet<S> {
     /// Connects to a Unix stream, Unix seqpacket or TCP address without waiting for it. The session's
@@ -28,7 +47,7 @@ impl<S> PollSet<S> {
     /// [`Limits::connect`](crate::Limits::connect). A full backlog is waited for.
     ///
     /// Host names are looked up with the system's resolver, which blocks: give numbers where that matters. Of several
-    /// addresses the first that does not fail at once is taken.
+    /// addresses each is tried in turn, all within that one time; the last one's failure is told.
     ///
     /// ```no_run
     /// # use ipc_reactor::{Context, Framing, Reactor, Session};
@@ -61,29 +80,14 @@ impl<S> PollSet<S> {
         framing: Framing,
         session: impl Session<S> + 'static,
     ) -> io::Result<Key> {
-        let (kind, targets) = targets(address)?;
-        let mut failure = None;
-        let mut made = None;
-        for (domain, target) in targets {
-            let socket = prepare(kind, domain, &framing)?;
-            match socket::connect_nonblocking(socket.as_fd(), &target) {
-                Ok(()) => failure = None,
-                Err(error) if is_under_way(&error) => failure = None,
-                Err(error) => failure = Some(error),
-            }
-            made = Some((socket, target));
-            if failure.is_none() {
-                break;
-            }
-        }
-        let Some((socket, target)) = made else {
-            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{address} resolves to no address")));
-        };
+        let (kind, mut targets) = targets(address)?;
+        let (socket, failure) = begin(kind, &framing, &mut targets)?;
         let refuses = !kind.is_tcp()
             && framing.descriptors_max() == 0
             && matches!(socket::passes_rights(socket.as_fd()), Ok(false));
         let plan = Rc::new(Plan::new(kind, framing, refuses));
-        let extra = Extra { connecting: Some(Box::new(target)), failure, ..Extra::default() };
+        let connecting = Connecting { kind, targets, failure, retry_ns: 0, pause: BACKLOG_RETRY };
+        let extra = Extra { connecting: Some(Box::new(connecting)), ..Extra::default() };
         let key = client::admit(self, socket, plan, Box::new(session), Some(Box::new(extra)))?;
         // What stands or has failed already is found so by the first visit.
         self.mark_ready(key, Ready::NONE);
@@ -91,8 +95,8 @@ impl<S> PollSet<S> {
     }
 }
 
-fn targets(address: &Address) -> io::Result<(ListenerKind, Vec<(libc::c_int, SockAddr)>)> {
-    let unix = |kind, address| Ok((kind, vec![(libc::AF_UNIX, address)]));
+fn targets(address: &Address) -> io::Result<(ListenerKind, VecDeque<Target>)> {
+    let unix = |kind, address| Ok((kind, VecDeque::from([(libc::AF_UNIX, address)])));
     match address {
         Address::UnixStream(path) => unix(ListenerKind::UnixStream, SockAddr::unix_path(path)?),
         Address::UnixSeqpacket(path) => unix(ListenerKind::UnixSeqpacket, SockAddr::unix_path(path)?),
@@ -110,6 +114,30 @@ fn targets(address: &Address) -> io::Result<(ListenerKind, Vec<(libc::c_int, Soc
             );
             Err(io::Error::new(io::ErrorKind::InvalidInput, why))
         }
+    }
+}
+
+/// Starts on the first address that does not fail at once. If all do, says why the last one did.
+fn begin(
+    kind: ListenerKind,
+    framing: &Framing,
+    targets: &mut VecDeque<Target>,
+) -> io::Result<(OwnedFd, Option<io::Error>)> {
+    loop {
+        let (domain, target) = targets[0];
+        let last = targets.len() == 1;
+        match prepare(kind, domain, framing) {
+            Ok(socket) => match socket::connect_nonblocking(socket.as_fd(), &target) {
+                Err(error) if is_under_way(&error) => return Ok((socket, None)),
+                Err(error) if last => return Ok((socket, Some(error))),
+                Err(_) => {}
+                Ok(()) => return Ok((socket, None)),
+            },
+            Err(error) if last => return Err(error),
+            // One protocol may be missing here where the other is not.
+            Err(_) => {}
+        }
+        targets.pop_front();
     }
 }
 
@@ -140,20 +168,33 @@ pub(crate) fn stands<S>(
     client: &mut Client<S>,
     left: &mut Ready,
 ) -> Outcome<bool> {
-    let Some(target) = client.connecting().copied() else { return Ok(true) };
-    if let Some(error) = client.extra.as_mut().and_then(|extra| extra.failure.take()) {
+    let now_ns = set.now_ns();
+    let Some(connecting) = client.extra.as_mut().and_then(|extra| extra.connecting.as_mut()) else {
+        return Ok(true);
+    };
+    if let Some(error) = connecting.failure.take() {
         return Err(Cause::Connect(error).into());
     }
+    if now_ns < connecting.retry_ns {
+        return Ok(false);
+    }
     // A second connect tells where the first has got to, on every kind of socket.
-    match socket::connect_nonblocking(client.fd(), &target) {
+    match socket::connect_nonblocking(client.socket.as_fd(), &connecting.targets[0].1) {
         Ok(()) => {}
         Err(error) => match error.raw_os_error() {
             Some(libc::EISCONN) => {}
             Some(libc::EAGAIN) => {
-                set.resume_after(key, BACKLOG_RETRY);
+                let pause = connecting.pause;
+                connecting.retry_ns = now_ns.saturating_add(pause.as_nanos() as u64);
+                connecting.pause = (pause * 2).min(BACKLOG_RETRY_MAX);
+                set.resume_after(key, pause);
                 return Ok(false);
             }
             Some(libc::EALREADY | libc::EINPROGRESS | libc::EINTR) => return Ok(false),
+            _ if connecting.targets.len() > 1 => {
+                try_next(set, key, client)?;
+                return Ok(false);
+            }
             _ => return Err(Cause::Connect(error).into()),
         },
     }
@@ -164,9 +205,33 @@ pub(crate) fn stands<S>(
         client.extra = None;
     }
     client.writable = true;
-    client.active_ns = set.now_ns();
-    *left |= Ready::READABLE;
+    client.active_ns = now_ns;
+    // Edges from before (an unconnected socket shows a hang-up) mean nothing now; registering anew tells what is true.
+    *left = Ready::READABLE;
     // The heap has the connection's deadline: it is put off when it comes.
     watch_writing(set, key, client, false)?;
     Ok(true)
+}
+
+/// The host has more addresses: on to the next, with a new socket in the old one's place.
+fn try_next<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -> Outcome<()> {
+    let Some(connecting) = client.extra.as_mut().and_then(|extra| extra.connecting.as_mut()) else {
+        return Ok(());
+    };
+    connecting.targets.pop_front();
+    let (socket, failure) =
+        begin(connecting.kind, &client.plan.framing, &mut connecting.targets).map_err(Cause::Connect)?;
+    connecting.failure = failure;
+    let registry = set.poll.registry();
+    let old = std::mem::replace(&mut client.socket, socket);
+    registry.deregister(&mut SourceFd(&old.as_raw_fd())).map_err(Cause::Io)?;
+    registry
+        .register(
+            &mut SourceFd(&client.socket.as_raw_fd()),
+            key.token(),
+            client::interest(&client.plan, client.watches_write),
+        )
+        .map_err(Cause::Io)?;
+    set.mark_ready(key, Ready::NONE);
+    Ok(())
 }

@@ -237,7 +237,7 @@ fn receive<S>(
     let mut handled = 0;
     while handled < budget {
         if source.to_drain == Some(0) {
-            return Visited::Closed(Cause::Drain);
+            return Visited::closed(Cause::Drain);
         }
         let most = if handled < SINGLES { 1 } else { BATCH.min(budget - handled) };
         let most = most.min(source.to_drain.unwrap_or(most));
@@ -247,16 +247,16 @@ fn receive<S>(
             Err(error) => {
                 handled += 1;
                 if let Err(cause) = failed(set, key, source, error, state) {
-                    return Visited::Closed(cause);
+                    return Visited::closed(cause);
                 }
                 if set.take_halt() {
-                    return Visited::Closed(Cause::Closed);
+                    return Visited::closed(Cause::Closed);
                 }
                 continue;
             }
         };
         if let Err(cause) = handle(set, key, source, received, state) {
-            return Visited::Closed(cause);
+            return Visited::closed(cause);
         }
         if set.phase == Phase::Stopped {
             return Visited::Drained;
@@ -272,7 +272,7 @@ fn receive<S>(
 }
 
 fn drained<S>(source: &DatagramSource<S>) -> Visited {
-    if source.to_drain.is_some() { Visited::Closed(Cause::Drain) } else { Visited::Drained }
+    if source.to_drain.is_some() { Visited::closed(Cause::Drain) } else { Visited::Drained }
 }
 
 /// Hands the first `received` datagrams of the batch to the handler, as long as the socket stays.

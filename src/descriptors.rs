@@ -55,6 +55,9 @@ impl<S> ClientHandle<'_, S> {
 impl<S> PollSet<S> {
     fn put_with(&mut self, key: Key, bytes: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let Some(plan) = self.plan_of(key) else { return Err(not_connected()) };
+        if descriptors.is_empty() {
+            return self.put(key, &[bytes]);
+        }
         let refuse = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         if !plan.unix {
             return refuse("descriptors can only be passed over a Unix socket");

@@ -59,6 +59,10 @@ impl<S> PollSet<S> {
             client::make_room_for_records(self, &framing);
         }
         let plan = Plan::new(kind, framing, listener.refuses_descriptors());
+        if plan.passes {
+            // Inherited at connect: a client need not wait to be accepted before it passes any.
+            let _ = socket::set_passes_rights(listener.as_fd(), true);
+        }
         let key = match self.register(listener.as_fd(), Interest::READABLE) {
             Ok(key) => key,
             Err(error) => return Err(Rejected { error, source: listener }),

@@ -234,10 +234,10 @@ fn attend<S>(
     mut work: Work<'_>,
     state: &mut S,
 ) -> Outcome<Visited> {
-    let gone = work.left.has(Ready::WRITE_CLOSED);
     if client.extra.is_some() && !connect::stands(set, key, client, work.left)? {
         return Ok(Visited::Parked(Ready::NONE));
     }
+    let gone = work.left.has(Ready::WRITE_CLOSED);
     loop {
         flush(set, key, client)?;
         if let Some(ending) = client.ending {
