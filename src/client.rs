@@ -103,9 +103,12 @@ impl<S> Client<S> {
         self.ending.is_none()
     }
 
-    /// Sends what waits, then closes; nothing more is read.
-    pub(crate) fn end(&mut self, ending: Ending) {
-        self.ending.get_or_insert(ending);
+    /// Sends what waits, then closes; nothing more is read. From now on it is the flush deadline that counts.
+    pub(crate) fn end(&mut self, ending: Ending, now_ns: u64) {
+        if self.is_open() {
+            self.ending = Some(ending);
+            self.active_ns = now_ns;
+        }
     }
 
     pub(crate) fn has_half_frame(&self) -> Option<u64> {

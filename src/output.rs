@@ -122,10 +122,12 @@ pub(crate) fn flush<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -
             Ok((sent, used)) => {
                 set.stats.bytes_out += sent as u64;
                 set.out.consume(used);
+                if client.is_open() {
+                    client.active_ns = set.now_ns();
+                }
                 if set.out.is_empty() {
                     break;
                 }
-                client.active_ns = set.now_ns();
             }
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => {
