@@ -37,7 +37,7 @@ impl<S> PollSet<S> {
         let Some(plan) = &self.running else { return Err(not_connected()) };
         let records = plan.records;
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        if self.out.len() + bytes > self.limits.output_high_water {
+        if self.out.len() + bytes > self.limits.output_high_water.min(self.limits.output_max) {
             if self.out.len() + bytes > self.limits.output_max {
                 return Err(self.refuse_output());
             }
