@@ -320,6 +320,12 @@ pub(crate) fn deadline_due<S>(set: &mut PollSet<S>, key: Key, now_ns: u64) {
     }
 }
 
+pub(crate) fn any_half_frame<S>(set: &PollSet<S>) -> bool {
+    set.slots
+        .iter()
+        .any(|(_, slot)| matches!(&slot.source, Source::Client(client) if client.has_half_frame().is_some()))
+}
+
 /// Closes the clients that have been holding a half frame for longest, to make room for newcomers: of those that
 /// connected and never finish a request, none keeps a place that somebody else could use.
 pub(crate) fn evict_half_frames<S>(set: &mut PollSet<S>) -> bool {
