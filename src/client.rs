@@ -141,9 +141,12 @@ impl<S> Client<S> {
         self.ending.is_none()
     }
 
-    /// Sends what waits, then closes; nothing more is read.
-    pub(crate) fn end(&mut self, ending: Ending) {
-        self.ending.get_or_insert(ending);
+    /// Sends what waits, then closes; nothing more is read. From now on it is the flush deadline that counts.
+    pub(crate) fn end(&mut self, ending: Ending, now_ns: u64) {
+        if self.is_open() {
+            self.ending = Some(ending);
+            self.active_ns = now_ns;
+        }
     }
 
     pub(crate) fn has_half_frame(&self) -> Option<u64> {
@@ -363,6 +366,12 @@ pub(crate) fn deadline_due<S>(set: &mut PollSet<S>, key: Key, now_ns: u64) {
         Some((due_ns, _)) => set.timers.client_deadline(&mut set.slots, key.index, due_ns),
         None => {}
     }
+}
+
+pub(crate) fn any_half_frame<S>(set: &PollSet<S>) -> bool {
+    set.slots
+        .iter()
+        .any(|(_, slot)| matches!(&slot.source, Source::Client(client) if client.has_half_frame().is_some()))
 }
 
 /// Closes the clients that have been holding a half frame for longest, to make room for newcomers: of those that

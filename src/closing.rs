@@ -40,8 +40,7 @@ impl<S> PollSet<S> {
                 }
             }
             Source::Client(client) if how == Halt::Close && client.is_open() && client.output.is_some() => {
-                client.active_ns = now_ns;
-                client.end(Ending::Closed);
+                client.end(Ending::Closed, now_ns);
                 self.mark_ready(key, Ready::NONE);
             }
             Source::Client(client) if how == Halt::Close && !client.is_open() => return false,

@@ -84,12 +84,15 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, master: &mut Master<S>, s
         master.spare = socket::spare().ok();
     }
     for _ in 0..set.limits.accepts_per_visit.max(1) {
-        let full = set.stats.clients >= set.limits.clients && !client::evict_half_frames(set);
-        if full && set.limits.when_full == WhenFull::Wait {
+        let full = set.stats.clients >= set.limits.clients;
+        if full && set.limits.when_full == WhenFull::Wait && !client::any_half_frame(set) {
             return wait(set, key, master, Limit::Clients, None);
         }
         match master.listener.accept() {
-            Ok((socket, _)) if full => shed(set, master, Limit::Clients, socket),
+            // Nobody loses a place before there is somebody to take it.
+            Ok((socket, _)) if full && !client::evict_half_frames(set) => {
+                shed(set, master, Limit::Clients, socket)
+            }
             Ok((socket, address)) => {
                 master.full = false;
                 cir(set, key, master, socket, address, state);

@@ -43,7 +43,7 @@ impl<S> PollSet<S> {
         let Some(plan) = &self.running else { return Err(not_connected()) };
         let records = plan.records;
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        if self.out.len() + bytes > self.limits.output_high_water {
+        if self.out.len() + bytes > self.limits.output_high_water.min(self.limits.output_max) {
             if self.out.len() + bytes > self.limits.output_max {
                 return Err(self.refuse_output());
             }
@@ -170,10 +170,12 @@ pub(crate) fn flush<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -
                 }
                 set.stats.bytes_out += sent as u64;
                 set.out.consume(header + sent);
+                if client.is_open() {
+                    client.active_ns = set.now_ns();
+                }
                 if set.out.is_empty() {
                     break;
                 }
-                client.active_ns = set.now_ns();
             }
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => {

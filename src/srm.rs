@@ -266,7 +266,7 @@ fn attend<S>(
             Pass::EndOfFile => {
                 client.eof = true;
                 if guarded(set, key, |cx| client.session.on_half_close(cx, state))? == HalfClose::Close {
-                    client.end(Ending::Peer);
+                    client.end(Ending::Peer, set.now_ns());
                 }
                 heed(set, client)?;
                 continue;
@@ -280,7 +280,7 @@ fn attend<S>(
         if set.phase == Phase::Draining && !client.asked && set.out.is_empty() {
             client.asked = true;
             if guarded(set, key, |cx| client.session.on_drain(cx, state))? == Drain::Close {
-                client.end(Ending::Drain);
+                client.end(Ending::Drain, set.now_ns());
             }
             heed(set, client)?;
             continue;
@@ -300,8 +300,7 @@ fn heed<S>(set: &mut PollSet<S>, client: &mut Client<S>) -> Outcome<()> {
         match mem::replace(&mut set.halt, Halt::No) {
             Halt::Abort => return Err(Cause::Closed.into()),
             Halt::Close => {
-                client.active_ns = set.now_ns();
-                client.end(Ending::Closed);
+                client.end(Ending::Closed, set.now_ns());
             }
             Halt::Flush | Halt::No => {}
         }
@@ -583,7 +582,7 @@ fn end_of_file<S>(
                 budget.messages = budget.messages.saturating_sub(1);
                 client.session.on_request(&held.bytes()[last], cx, state).map_err(Cause::Handler)?;
             }
-            None => client.end(Ending::HalfFrame),
+            None => client.end(Ending::HalfFrame, cx.set.now_ns()),
         }
         cx.set.pool.give_back(held);
     }
