@@ -7,6 +7,8 @@
 
 use std::io;
 
+pub(crate) mod shm;
+
 /// The C library's convention: -1 says that `errno` holds the reason.
 pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
