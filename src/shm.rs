@@ -23,7 +23,7 @@
 //! | 1 to 5 | layout version, longest value in bytes, number of slots (a power of two), tag, segment's size in bytes |
 //! | 6 | check over words 1 to 5 |
 //! | 16 | `published`: the number of the newest whole value; the first is 1 |
-//! | 32 and on | the slots, each of a whole number of 64-byte lines: the value's length in bytes, then the value |
+//! | 32 and on | the slots, each of a whole number of 64-byte lines: the value, and in the last word its length in bytes |
 //!
 //! Value `n` lies in slot `n mod slots`. The publisher fills the slot after the newest one's and stores `published`
 //! last; a reader copies a value and then looks at `published` again, to see whether the publisher may have come round to that

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 #[path = "../src/shm/protocol.rs"]
 mod protocol;
 
-use protocol::{Ring, Word, arm, copy_in, take_armed, wake_fence};
+use protocol::{Ring, Word, arm, copy_value_in, disarm, is_armed, wake_fence};
 
 /// Which fence is missing.
 const NONE: u8 = 0;
@@ -77,36 +77,40 @@ impl<const FENCE: u8> Word for Without<FENCE> {
 
 struct Segment<const FENCE: u8> {
     published: Without<FENCE>,
-    slots: Vec<Without<FENCE>>,
+    slots: Vec<[Without<FENCE>; LINE]>,
     armed: Without<FENCE>,
 }
 
+/// Lines of two words instead of eight: a value, and then its length.
+const LINE: usize = 2;
 const PAYLOAD_WORDS: usize = 2;
-const SLOT_WORDS: usize = 1 + PAYLOAD_WORDS;
+const SLOT_LINES: usize = 2;
 
 impl<const FENCE: u8> Segment<FENCE> {
     fn new(slots: usize) -> Arc<Self> {
-        let words = (0..slots * SLOT_WORDS).map(|_| Without::new()).collect();
-        Arc::new(Segment { published: Without::new(), slots: words, armed: Without::new() })
+        let lines = (0..slots * SLOT_LINES).map(|_| [Without::new(), Without::new()]).collect();
+        Arc::new(Segment { published: Without::new(), slots: lines, armed: Without::new() })
     }
 
-    fn ring(&self) -> Ring<'_, Without<FENCE>> {
-        Ring::new(&self.published, &self.slots, SLOT_WORDS)
+    fn ring(&self) -> Ring<'_, Without<FENCE>, LINE> {
+        Ring::new(&self.published, &self.slots, (self.slots.len() / SLOT_LINES) as u64 - 1, SLOT_LINES)
     }
 
     /// A value's words are all its number.
     fn publish(&self, number: u64) {
         let ring = self.ring();
-        copy_in(ring.begin(number), number.to_ne_bytes().repeat(PAYLOAD_WORDS).as_slice());
-        ring.commit(number, PAYLOAD_WORDS * 8);
+        let (lines, len) = ring.begin(number);
+        len.store(8 * PAYLOAD_WORDS as u64);
+        copy_value_in(lines, number.to_ne_bytes().repeat(PAYLOAD_WORDS).as_slice());
+        ring.commit(number);
     }
 
     /// Whether the value could still be read. If so, it must be whole.
     fn check(&self, number: u64) -> bool {
-        let mut copy = [0; PAYLOAD_WORDS * 8];
+        let mut copy = [[[0; 8]; LINE]];
         let Ok(len) = self.ring().read(number, &mut copy) else { return false };
-        assert_eq!(len, copy.len() as u64, "torn: value {number} without its length");
-        assert_eq!(copy.as_slice(), number.to_ne_bytes().repeat(PAYLOAD_WORDS), "torn: value {number}");
+        assert_eq!(len, 8 * PAYLOAD_WORDS as u64, "torn: value {number} without its length");
+        assert_eq!(copy, [[number.to_ne_bytes(); LINE]], "torn: value {number}");
         true
     }
 }
@@ -138,7 +142,7 @@ fn a_writer_dies<const FENCE: u8>() {
             thread::spawn(move || {
                 segment.publish(1);
                 segment.publish(2);
-                segment.ring().begin(3)[0].store(3);
+                segment.ring().begin(3).0[0][0].store(3);
             })
         };
         let newest = segment.ring().newest();
@@ -180,8 +184,10 @@ fn the_index_goes_first() {
         let writer = {
             let segment = segment.clone();
             thread::spawn(move || {
-                segment.ring().commit(1, PAYLOAD_WORDS * 8);
-                copy_in(segment.ring().begin(1), 1u64.to_ne_bytes().repeat(PAYLOAD_WORDS).as_slice());
+                segment.ring().commit(1);
+                let (lines, len) = segment.ring().begin(1);
+                len.store(8 * PAYLOAD_WORDS as u64);
+                copy_value_in(lines, 1u64.to_ne_bytes().repeat(PAYLOAD_WORDS).as_slice());
             })
         };
         let newest = segment.ring().newest();
@@ -203,7 +209,11 @@ fn the_doorbell_dance<const ASLEEP: u8, const WAKE: u8>(updates: u64) {
                     .filter(|&number| {
                         segment.publish(number);
                         wake_fence::<Without<WAKE>>();
-                        take_armed(&segment.armed)
+                        let asleep = is_armed(&segment.armed);
+                        if asleep {
+                            disarm(&segment.armed);
+                        }
+                        asleep
                     })
                     .count()
             })

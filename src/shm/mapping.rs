@@ -30,6 +30,9 @@ impl Word for AtomicU64 {
     }
 }
 
+/// The words of a cache line.
+pub(super) type Line = [AtomicU64; 8];
+
 /// What a [`Mapping`] may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -74,7 +77,7 @@ pub enum Access {
 /// [`mmap`]: https://man7.org/linux/man-pages/man2/mmap.2.html
 #[derive(Debug)]
 pub struct Mapping {
-    base: NonNull<AtomicU64>,
+    lines: NonNull<[Line]>,
     len: usize,
     access: Access,
 }
@@ -162,7 +165,9 @@ impl Mapping {
             return Err(io::Error::new(e.kind(), format!("cannot map {len} bytes as {access:?}: {e}")));
         }
         let base = NonNull::new(base.cast()).expect("mmap never answers with null unless asked to");
-        Ok(Mapping { base, len, access })
+        // Whole pages are mapped, so that the last line is whole as well.
+        let lines = NonNull::slice_from_raw_parts(base, len.div_ceil(size_of::<Line>()));
+        Ok(Mapping { lines, len, access })
     }
 
     /// Its length in bytes, as asked for.
@@ -212,19 +217,25 @@ impl Mapping {
         }
     }
 
-    /// All of it as words, the last one whole. Storing to a word of a read-only mapping faults.
+    /// All of it, the last line whole. Storing to a word of a read-only mapping faults.
+    #[inline]
+    pub(super) fn lines(&self) -> &[Line] {
+        // SAFETY: mapped for as long as `self` lives, and page-aligned. Any bits are a u64, and within
+        // this process no access to this memory is of another size.
+        unsafe { self.lines.as_ref() }
+    }
+
+    /// The same as words.
     #[inline]
     pub(super) fn words(&self) -> &[AtomicU64] {
-        // SAFETY: whole pages are mapped for as long as `self` lives, so that the last word is there
-        // too; the base is page-aligned, any bits are a u64, and within this process no access to this memory is of another size.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len.div_ceil(8)) }
+        self.lines().as_flattened()
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: exactly the range that `map` got; no reference into it outlives `self`.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+        unsafe { libc::munmap(self.lines.as_ptr().cast(), self.len) };
     }
 }
 

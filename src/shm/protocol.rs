@@ -26,49 +26,52 @@ pub(crate) trait Word {
     fn fence(order: Ordering);
 }
 
-/// A segment's shared words, seen by either side.
+/// A segment's shared words, seen by either side, in lines of `N`. A line is copied at a time, because
+/// the compiler leaves a loop of atomic accesses as it is written.
 #[derive(Debug)]
-pub(crate) struct Ring<'a, W> {
+pub(crate) struct Ring<'a, W, const N: usize> {
     published: &'a W,
-    /// One after the other: the value's length in bytes, then its bytes.
-    slots: &'a [W],
-    slot_words: usize,
+    /// One after the other. A value starts with its slot; its length in bytes is the slot's last word.
+    slots: &'a [[W; N]],
+    slot_lines: usize,
     mask: u64,
 }
 
-impl<'a, W: Word> Ring<'a, W> {
-    /// `slots` must hold a power of two of slots, two at least, of `slot_words` each.
-    pub(crate) fn new(published: &'a W, slots: &'a [W], slot_words: usize) -> Self {
-        let count = slots.len() / slot_words;
-        debug_assert!(count.is_power_of_two() && count >= 2);
-        Ring { published, slots, slot_words, mask: count as u64 - 1 }
+impl<'a, W: Word, const N: usize> Ring<'a, W, N> {
+    /// `slots` holds `mask + 1` slots of `slot_lines` lines: a power of two of them, two at least.
+    #[inline]
+    pub(crate) fn new(published: &'a W, slots: &'a [[W; N]], mask: u64, slot_lines: usize) -> Self {
+        debug_assert!((mask + 1).is_power_of_two() && mask > 0 && slot_lines > 0);
+        debug_assert_eq!(slots.len() as u64, (mask + 1) * slot_lines as u64);
+        Ring { published, slots, slot_lines, mask }
     }
 
-    fn slot(&self, number: u64) -> &'a [W] {
-        let start = (number & self.mask) as usize * self.slot_words;
-        &self.slots[start..][..self.slot_words]
+    /// Where value `number` is, and its length.
+    #[inline]
+    pub(crate) fn slot(&self, number: u64) -> (&'a [[W; N]], &'a W) {
+        let start = (number & self.mask) as usize * self.slot_lines;
+        let slot = &self.slots[start..start + self.slot_lines];
+        (slot, &slot[self.slot_lines - 1][N - 1])
     }
 
-    /// The words to fill with value `number`, which must be the published one's successor.
-    pub(crate) fn begin(&self, number: u64) -> &'a [W] {
+    /// What is to be filled with value `number`, which must be the published one's successor: its lines, but for their
+    /// last word, and its length.
+    #[inline]
+    pub(crate) fn begin(&self, number: u64) -> (&'a [[W; N]], &'a W) {
         // A reader that sees any of the words to come must also see `published` as it is now.
         W::fence(Ordering::Release);
-        self.place(number)
-    }
-
-    /// The same words again, once begun.
-    pub(crate) fn place(&self, number: u64) -> &'a [W] {
-        &self.slot(number)[1..]
+        self.slot(number)
     }
 
     /// Makes value `number` the newest.
-    pub(crate) fn commit(&self, number: u64, len: usize) {
-        self.slot(number)[0].store(len as u64);
+    #[inline]
+    pub(crate) fn commit(&self, number: u64) {
         W::fence(Ordering::Release);
         self.published.store(number);
     }
 
     /// The newest whole value's number.
+    #[inline]
     pub(crate) fn newest(&self) -> u64 {
         let number = self.published.load();
         W::fence(Ordering::Acquire);
@@ -80,29 +83,67 @@ impl<'a, W: Word> Ring<'a, W> {
         newest.saturating_sub(self.mask - 1).max(1)
     }
 
+    /// Whether value `number` stays readable while `newest` is the newest.
+    #[inline]
+    pub(crate) fn reaches(&self, newest: u64, number: u64) -> bool {
+        newest.wrapping_sub(number) < self.mask
+    }
+
     /// How many values can be read at any time: one slot is always the publisher's.
+    #[inline]
     pub(crate) fn capacity(&self) -> u64 {
         self.mask
     }
 
     /// Copies value `number`, which [`newest`](Self::newest) must have reached, and says how long
-    /// it is. That length is the publisher's word: it may exceed `into`, never what was copied.
+    /// it is in bytes. That is the publisher's word: if it exceeds `into`, nothing was copied.
     ///
     /// Where the publisher came round to that slot meanwhile, the copy is worthless and the
     /// error holds the number that was the newest by then.
-    pub(crate) fn read(&self, number: u64, into: &mut [u8]) -> Result<u64, u64> {
-        let (len, payload) = self.slot(number).split_first().expect("a slot has a length word");
+    #[inline]
+    pub(crate) fn read(&self, number: u64, into: &mut [[[u8; 8]; N]]) -> Result<u64, u64> {
+        let (slot, len) = self.slot(number);
         let len = len.load();
-        let bytes = into.len().min(usize::try_from(len).unwrap_or(usize::MAX));
-        copy_out(payload, &mut into[..bytes]);
+        let lines = len.wrapping_add(8 * N as u64 - 1) as usize / (8 * N);
+        let (Some(words), Some(bytes)) = (slot.get(..lines), into.get_mut(..lines)) else { return Ok(len) };
+        for (bytes, words) in bytes.iter_mut().zip(words) {
+            for (bytes, word) in bytes.iter_mut().zip(words) {
+                *bytes = word.load().to_ne_bytes();
+            }
+        }
         W::fence(Ordering::Acquire);
         let newest = self.published.load();
-        if newest.wrapping_sub(number) < self.mask { Ok(len) } else { Err(newest) }
+        if self.reaches(newest, number) { Ok(len) } else { Err(newest) }
+    }
+}
+
+/// Copies a whole value to its lines; what it leaves of its last word becomes zero.
+#[inline]
+pub(crate) fn copy_value_in<W: Word, const N: usize>(to: &[[W; N]], from: &[u8]) {
+    let lines = from.as_chunks::<8>().0.as_chunks::<N>().0;
+    for (words, line) in to[..lines.len()].iter().zip(lines) {
+        for (word, bytes) in words.iter().zip(line) {
+            word.store(u64::from_ne_bytes(*bytes));
+        }
+    }
+    if !from.len().is_multiple_of(8 * N) {
+        copy_rest_in(&to[lines.len()], &from[lines.len() * 8 * N..]);
+    }
+}
+
+// Inlined it would cost the values of whole lines as much as their copy does.
+#[inline(never)]
+fn copy_rest_in<W: Word>(to: &[W], from: &[u8]) {
+    for (word, bytes) in to.iter().zip(from.chunks(8)) {
+        let mut padded = [0; 8];
+        padded[..bytes.len()].copy_from_slice(bytes);
+        word.store(u64::from_ne_bytes(padded));
     }
 }
 
 /// The subscriber's half of not losing a wake-up: from here on the publisher rings, unless there
 /// is something newer than `seen` already, in which case the answer is false.
+#[inline]
 pub(crate) fn arm<W: Word>(armed: &W, published: &W, seen: u64) -> bool {
     armed.store(1);
     // Pairs with the one in `wake_fence`: of "I sleep" here and "there is news" there, at least one
@@ -116,76 +157,56 @@ pub(crate) fn arm<W: Word>(armed: &W, published: &W, seen: u64) -> bool {
 }
 
 /// The publisher's half, once between an update and the looks at who sleeps.
+#[inline]
 pub(crate) fn wake_fence<W: Word>() {
     W::fence(Ordering::SeqCst);
 }
 
-/// Whether this subscriber has to be told; it will not be told again until it arms again.
-pub(crate) fn take_armed<W: Word>(armed: &W) -> bool {
-    let asleep = armed.load() != 0;
-    if asleep {
-        armed.store(0);
-    }
-    asleep
+/// Whether this subscriber has to be told.
+#[inline]
+pub(crate) fn is_armed<W: Word>(armed: &W) -> bool {
+    armed.load() != 0
 }
 
-/// Copies from the first word on; `from` must hold as many bytes as `to`.
-pub(crate) fn copy_out<W: Word>(from: &[W], to: &mut [u8]) {
-    // A cache line at a time: the compiler leaves loops of atomic accesses as they are written.
-    let (from_lines, from_rest) = from.as_chunks::<8>();
-    let (to_lines, to_rest) = to.as_chunks_mut::<64>();
-    for (line, words) in to_lines.iter_mut().zip(from_lines) {
-        for (bytes, word) in line.as_chunks_mut::<8>().0.iter_mut().zip(words) {
-            *bytes = word.load().to_ne_bytes();
-        }
+/// Done before it is told: it will not be told again until it arms again.
+pub(crate) fn disarm<W: Word>(armed: &W) {
+    armed.store(0);
+}
+
+/// Takes [`disarm`] back where telling failed.
+pub(crate) fn rearm<W: Word>(armed: &W) {
+    armed.store(1);
+}
+
+/// Copies from any byte on; `from` must hold that many.
+pub(crate) fn copy_out_at<W: Word>(from: &[W], offset: usize, to: &mut [u8]) {
+    let (at, skip) = (offset / 8, offset % 8);
+    let (head, rest) = to.split_at_mut(to.len().min((8 - skip) % 8));
+    if !head.is_empty() {
+        head.copy_from_slice(&from[at].load().to_ne_bytes()[skip..][..head.len()]);
     }
-    let from_rest = from_lines.get(to_lines.len()).map_or(from_rest, |line| line.as_slice());
-    for (bytes, word) in to_rest.chunks_mut(8).zip(from_rest) {
+    let from = &from[at + usize::from(skip != 0)..];
+    assert!(rest.len() <= from.len() * 8);
+    for (bytes, word) in rest.chunks_mut(8).zip(from) {
         bytes.copy_from_slice(&word.load().to_ne_bytes()[..bytes.len()]);
     }
 }
 
-/// Copies to the first word on; what `from` leaves of the last word becomes zero.
-pub(crate) fn copy_in<W: Word>(to: &[W], from: &[u8]) {
-    let (to_lines, to_rest) = to.as_chunks::<8>();
-    let (from_lines, from_rest) = from.as_chunks::<64>();
-    for (words, line) in to_lines.iter().zip(from_lines) {
-        for (word, bytes) in words.iter().zip(line.as_chunks::<8>().0) {
-            word.store(u64::from_ne_bytes(*bytes));
-        }
-    }
-    let to_rest = to_lines.get(from_lines.len()).map_or(to_rest, |line| line.as_slice());
-    for (word, bytes) in to_rest.iter().zip(from_rest.chunks(8)) {
-        let mut padded = [0; 8];
-        padded[..bytes.len()].copy_from_slice(bytes);
-        word.store(u64::from_ne_bytes(padded));
-    }
-}
-
-/// [`copy_out`] from any byte on.
-pub(crate) fn copy_out_at<W: Word>(from: &[W], offset: usize, to: &mut [u8]) {
-    let (at, skip) = (offset / 8, offset % 8);
-    if skip == 0 {
-        return copy_out(&from[at..], to);
-    }
-    let (head, rest) = to.split_at_mut(to.len().min(8 - skip));
-    head.copy_from_slice(&from[at].load().to_ne_bytes()[skip..][..head.len()]);
-    copy_out(&from[at + 1..], rest);
-}
-
-/// Copies to any byte on and keeps the bytes around.
+/// Copies to any byte on, and keeps the bytes around.
 pub(crate) fn copy_in_at<W: Word>(to: &[W], offset: usize, from: &[u8]) {
-    let (mut at, skip) = (offset / 8, offset % 8);
-    let mut rest = from;
-    if skip != 0 {
-        let (head, after) = from.split_at(from.len().min(8 - skip));
+    let (at, skip) = (offset / 8, offset % 8);
+    let (head, rest) = from.split_at(from.len().min((8 - skip) % 8));
+    if !head.is_empty() {
         merge_bytes(&to[at], skip, head);
-        (at, rest) = (at + 1, after);
     }
-    let (whole, tail) = rest.split_at(rest.len() / 8 * 8);
-    copy_in(&to[at..], whole);
+    let to = &to[at + usize::from(skip != 0)..];
+    let (words, tail) = rest.as_chunks::<8>();
+    let (whole, last) = to.split_at(words.len());
+    for (word, bytes) in whole.iter().zip(words) {
+        word.store(u64::from_ne_bytes(*bytes));
+    }
     if !tail.is_empty() {
-        merge_bytes(&to[at + whole.len() / 8], 0, tail);
+        merge_bytes(&last[0], 0, tail);
     }
 }
 

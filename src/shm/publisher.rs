@@ -4,12 +4,13 @@ use super::doorbell::{Doorbell, Notify};
 use super::header::Geometry;
 use super::mapping::{Access, Mapping};
 use super::object::Memfd;
-use super::protocol::{copy_in, copy_in_at, take_armed, wake_fence};
+use super::protocol::{Word, copy_in_at, copy_value_in, disarm, is_armed, rearm, wake_fence};
 use super::ticket::Ticket;
 use crate::sys::shm as sys;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicU64;
 
 /// Values that stay readable in a segment of [`Publisher::latest`]: a reader fails only if the
 /// publisher writes as many while it copies one.
@@ -60,7 +61,7 @@ impl PublisherOptions {
         let geometry = Geometry::new(self.payload_max, self.capacity, self.tag)?;
         let segment = Memfd::create("ipc-segment", geometry.segment_len())?;
         let mapping = Mapping::of(&segment, 0, geometry.segment_len() as usize, Access::ReadWrite)?;
-        geometry.store(mapping.words());
+        geometry.store(mapping.lines());
         segment.seal_published().map_err(|e| match e.kind() {
             io::ErrorKind::InvalidInput => io::Error::new(
                 io::ErrorKind::Unsupported,
@@ -218,14 +219,17 @@ impl Publisher {
     /// # Errors
     ///
     /// `InvalidInput` where it is longer than [`payload_max`](Self::payload_max); nothing is published then.
+    #[inline]
     pub fn publish(&mut self, value: &[u8]) -> io::Result<()> {
         if value.len() > self.geometry.payload_max {
             return Err(too_long(value.len(), self.geometry.payload_max));
         }
         let number = self.published + 1;
-        let ring = self.geometry.ring(self.mapping.words());
-        copy_in(ring.begin(number), value);
-        ring.commit(number, value.len());
+        let ring = self.geometry.ring(self.mapping.lines());
+        let (lines, len) = ring.begin(number);
+        Word::store(len, value.len() as u64);
+        copy_value_in(lines, value);
+        ring.commit(number);
         self.published = number;
         self.tell();
         Ok(())
@@ -234,7 +238,7 @@ impl Publisher {
     /// Lends the next value's place, to be filled in bits and pieces.
     pub fn loan(&mut self) -> Loan<'_> {
         let number = self.published + 1;
-        self.geometry.ring(self.mapping.words()).begin(number);
+        self.geometry.ring(self.mapping.lines()).begin(number);
         Loan { publisher: self, number, position: 0, len: 0 }
     }
 
@@ -259,37 +263,40 @@ impl Publisher {
         Ok(answer)
     }
 
+    #[inline]
     fn tell(&mut self) {
-        if self.subscribers.is_empty() {
-            return;
+        wake_fence::<AtomicU64>();
+        if self.subscribers.iter().any(|subscription| is_armed(subscription.armed())) {
+            self.ring();
         }
-        wake_fence::<std::sync::atomic::AtomicU64>();
-        let mut at = 0;
-        while let Some(subscription) = self.subscribers.get_mut(at) {
-            if take_armed(&subscription.page.words()[0]) && !subscription.ring() {
-                self.subscribers.swap_remove(at);
-            } else {
-                at += 1;
+    }
+
+    #[cold]
+    fn ring(&mut self) {
+        self.subscribers.retain_mut(|subscription| {
+            if !is_armed(subscription.armed()) {
+                return true;
             }
-        }
+            disarm(subscription.armed());
+            match subscription.notify.notify() {
+                Ok(()) => true,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    rearm(subscription.armed());
+                    true
+                }
+                Err(e) => {
+                    log::debug!("subscription {} ends: it cannot be notified: {e}", subscription.id.0);
+                    false
+                }
+            }
+        });
     }
 }
 
 impl Subscription {
-    /// Whether the subscription goes on.
-    #[cold]
-    fn ring(&mut self) -> bool {
-        match self.notify.notify() {
-            Ok(()) => true,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                super::protocol::Word::store(&self.page.words()[0], 1);
-                true
-            }
-            Err(e) => {
-                log::debug!("subscription {} ends: it cannot be notified: {e}", self.id.0);
-                false
-            }
-        }
+    #[inline]
+    fn armed(&self) -> &AtomicU64 {
+        &self.page.lines()[0][0]
     }
 }
 
@@ -331,15 +338,17 @@ impl Loan<'_> {
         if end > payload_max {
             return Err(too_long(end, payload_max));
         }
-        let ring = self.publisher.geometry.ring(self.publisher.mapping.words());
-        copy_in_at(ring.place(self.number), offset, bytes);
+        let ring = self.publisher.geometry.ring(self.publisher.mapping.lines());
+        copy_in_at(ring.slot(self.number).0.as_flattened(), offset, bytes);
         self.len = self.len.max(end);
         Ok(())
     }
 
     /// Makes it the newest value and notifies the subscribers.
     pub fn publish(self) {
-        self.publisher.geometry.ring(self.publisher.mapping.words()).commit(self.number, self.len);
+        let ring = self.publisher.geometry.ring(self.publisher.mapping.lines());
+        Word::store(ring.slot(self.number).1, self.len as u64);
+        ring.commit(self.number);
         self.publisher.published = self.number;
         self.publisher.tell();
     }
@@ -357,6 +366,7 @@ impl io::Write for Loan<'_> {
     }
 }
 
+#[cold]
 fn too_long(len: usize, payload_max: usize) -> io::Error {
     let what = format!("a value of {len} bytes exceeds payload_max {payload_max}");
     io::Error::new(io::ErrorKind::InvalidInput, what)

@@ -1,7 +1,7 @@
 //! A process that reads a segment.
 
 use super::doorbell::Doorbell;
-use super::header::Geometry;
+use super::header::{Geometry, LINE};
 use super::mapping::{Access, Mapping};
 use super::object::{require_fixed_size, require_published};
 use super::protocol::arm;
@@ -22,6 +22,9 @@ pub enum Update<V> {
     /// So many values were overwritten before they were read. The next call goes on after them.
     Lost(u64),
 }
+
+/// The publisher came round to a value during its copy.
+struct Overtaken;
 
 /// A reader of a segment of shared memory. It sees whole values only.
 ///
@@ -75,7 +78,7 @@ pub struct Subscriber {
     /// The newest value known to this reader, so that there is no need to wake up for it. It starts
     /// below the cursor: a newcomer has not seen the value that was there before it came.
     seen: u64,
-    copy: Vec<u8>,
+    copy: Vec<[[u8; 8]; LINE]>,
 }
 
 impl Subscriber {
@@ -92,14 +95,15 @@ impl Subscriber {
 
         let len = mappable(segment.as_fd(), "the segment")?;
         let segment = Mapping::of(&segment, 0, len, Access::ReadOnly)?;
-        let geometry = Geometry::load(segment.words(), len as u64)?;
+        let geometry = Geometry::load(segment.lines(), len as u64)?;
         let len = mappable(page.as_fd(), "the subscriber's page")?.min(sys::page_size());
         let page = Mapping::of(&page, 0, len, Access::ReadWrite)?;
 
         let mut copy = Vec::new();
-        copy.try_reserve_exact(geometry.payload_max)?;
-        copy.resize(geometry.payload_max, 0);
-        let cursor = start.min(geometry.ring(segment.words()).newest());
+        let lines = geometry.payload_max.div_ceil(8 * LINE);
+        copy.try_reserve_exact(lines)?;
+        copy.resize(lines, [[0; 8]; LINE]);
+        let cursor = start.min(geometry.ring(segment.lines()).newest());
         Ok(Subscriber { segment, page, doorbell, geometry, cursor, seen: 0, copy })
     }
 
@@ -112,7 +116,7 @@ impl Subscriber {
     /// How many values it can be behind before it loses one.
     #[must_use]
     pub fn capacity(&self) -> u64 {
-        self.geometry.ring(self.segment.words()).capacity()
+        self.geometry.ring(self.segment.lines()).capacity()
     }
 
     /// What the publisher calls its values' meaning: see
@@ -143,16 +147,32 @@ impl Subscriber {
     /// `WouldBlock` if each of a thousand attempts to copy the then newest value was overtaken: the publisher comes round the whole
     /// ring faster than one value can be copied. A larger ring ([`Publisher::every`](super::Publisher::every)) helps.
     /// `InvalidData` if the publisher says that the value is longer than it may be.
+    #[inline]
     pub fn latest(&mut self) -> io::Result<Option<&[u8]>> {
-        let ring = self.geometry.ring(self.segment.words());
-        for _ in 0..ATTEMPTS {
-            let newest = ring.newest();
-            if newest <= self.seen {
-                return Ok(None);
-            }
-            if let Ok(len) = ring.read(newest, &mut self.copy) {
-                (self.cursor, self.seen) = (newest, newest);
-                return self.value(len).map(Some);
+        match self.read_newest().or_else(|Overtaken| self.read_newest_again())? {
+            Some(len) => self.value(len).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Copies the newest value, if it is new, and says how long it is.
+    #[inline]
+    fn read_newest(&mut self) -> Result<Option<u64>, Overtaken> {
+        let ring = self.geometry.ring(self.segment.lines());
+        let newest = ring.newest();
+        if newest <= self.seen {
+            return Ok(None);
+        }
+        let len = ring.read(newest, &mut self.copy).map_err(|_| Overtaken)?;
+        (self.cursor, self.seen) = (newest, newest);
+        Ok(Some(len))
+    }
+
+    #[cold]
+    fn read_newest_again(&mut self) -> io::Result<Option<u64>> {
+        for _ in 1..ATTEMPTS {
+            if let Ok(len) = self.read_newest() {
+                return Ok(len);
             }
         }
         let what =
@@ -167,21 +187,21 @@ impl Subscriber {
     /// # Errors
     ///
     /// `InvalidData` if the publisher says that the value is longer than it may be.
+    #[inline]
     pub fn recv(&mut self) -> io::Result<Option<Update<&[u8]>>> {
-        let ring = self.geometry.ring(self.segment.words());
+        let ring = self.geometry.ring(self.segment.lines());
         let newest = ring.newest();
         if newest <= self.cursor {
             self.seen = self.cursor;
             return Ok(None);
         }
         let number = self.cursor + 1;
-        let oldest = ring.oldest(newest);
-        if number < oldest {
-            return Ok(Some(self.skip_to(oldest)));
+        if !ring.reaches(newest, number) {
+            return Ok(Some(self.skip_to(ring.oldest(newest))));
         }
         match ring.read(number, &mut self.copy) {
             Ok(len) => {
-                (self.cursor, self.seen) = (number, self.seen.max(number));
+                (self.cursor, self.seen) = (number, number);
                 self.value(len).map(|value| Some(Update::Value(value)))
             }
             // The publisher is at our heels: half a ring of distance, or the next would be lost as well.
@@ -189,18 +209,19 @@ impl Subscriber {
         }
     }
 
+    #[cold]
     fn skip_to(&mut self, number: u64) -> Update<&'static [u8]> {
         let lost = number.saturating_sub(self.cursor + 1);
         self.cursor += lost;
         Update::Lost(lost)
     }
 
+    #[inline]
     fn value(&self, len: u64) -> io::Result<&[u8]> {
-        let value = usize::try_from(len).ok().and_then(|len| self.copy.get(..len));
-        value.ok_or_else(|| {
-            let what = format!("a value of {len} bytes exceeds the segment's {}", self.geometry.payload_max);
-            io::Error::new(io::ErrorKind::InvalidData, what)
-        })
+        if len > self.geometry.payload_max as u64 {
+            return Err(too_long(len, self.geometry.payload_max));
+        }
+        Ok(&self.copy.as_flattened().as_flattened()[..len as usize])
     }
 
     /// Says that this side is about to sleep, so that the next update is notified. False if there is something new already:
@@ -209,7 +230,7 @@ impl Subscriber {
     /// Once told, a subscriber is awake: it will not be told again before it arms again.
     #[must_use = "if this is false, nobody will ring"]
     pub fn arm(&mut self) -> bool {
-        arm(&self.page.words()[0], self.geometry.published(self.segment.words()), self.seen)
+        arm(&self.page.lines()[0][0], self.geometry.published(self.segment.lines()), self.seen)
     }
 
     /// Blocks until there is something new, for the time given at most; false when that is up.
@@ -243,4 +264,10 @@ fn mappable(fd: BorrowedFd<'_>, what: &str) -> io::Result<usize> {
         0 => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{what} is empty"))),
         len => Ok(usize::try_from(len).unwrap_or(usize::MAX)),
     }
+}
+
+#[cold]
+fn too_long(len: u64, payload_max: usize) -> io::Error {
+    let what = format!("a value of {len} bytes exceeds the segment's {payload_max}");
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }

@@ -126,7 +126,7 @@ fn an_index_that_jumps_is_harmless() {
 fn a_wild_length_is_an_error_and_the_next_value_is_not() {
     let (mut bytes, _) = genuine();
     for len in [PAYLOAD_MAX as u64 + 1, 1 << 40, u64::MAX] {
-        bytes[SLOTS + 2 * SLOT..][..8].copy_from_slice(&len.to_ne_bytes());
+        bytes[SLOTS + 3 * SLOT - 8..][..8].copy_from_slice(&len.to_ne_bytes());
         let mut subscriber = open(&bytes).unwrap();
         refused(subscriber.latest(), ErrorKind::InvalidData, "exceeds the segment's 24");
         assert_eq!(subscriber.latest().unwrap(), None, "the error is told once");

@@ -129,7 +129,7 @@ fn half_written(segment: &OwnedFd) -> bool {
     let published = word(16);
     let slots = word(3) as usize;
     let slot_words = (len / 8 - 32) / slots;
-    let payload = 32 + (published + 1) as usize % slots * slot_words + 1;
+    let payload = 32 + (published + 1) as usize % slots * slot_words;
     // The last words of a value may be an older one's: lengths differ by up to two.
     word(payload) == published + 1 && word(payload + KILLED_WORDS - 3) != published + 1
 }
