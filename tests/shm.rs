@@ -1,4 +1,5 @@
-//! Shared memory: the API's promises, what damaged or hostile memory can do, torture, foreign peers.
+//! Shared memory: the API's promises, what damaged or hostile memory can do, torture, foreign
+//! peers.
 
 #[path = "shm/faults.rs"]
 mod faults;

@@ -2,8 +2,8 @@
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release --test shm_loom --target-dir target/loom`
 //!
-//! It is the very file of the library that is modelled. The broken variants take one fence out of it, and
-//! loom has to find what that breaks: so that a model which proves nothing is seen.
+//! It is the very file of the library that is modelled. The broken variants take one fence out of
+//! it, and loom has to find what that breaks: so that a model which proves nothing is seen.
 #![cfg(loom)]
 
 use loom::sync::Arc;

@@ -15,8 +15,8 @@ pub trait Notify: Send {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` says that it could not be told now: the next update tries again. Any other error
-    /// ends the subscription.
+    /// `WouldBlock` says that it could not be told now: the next update tries again. Any other
+    /// error ends the subscription.
     fn notify(&mut self) -> io::Result<()>;
 }
 
@@ -46,8 +46,8 @@ impl Notify for Bell {
 ///
 /// It is an epoll instance around the publisher's eventfd, and not that eventfd itself, because
 /// `O_NONBLOCK` belongs to the open file description: a subscriber that has the eventfd could
-/// clear the flag, fill the counter, and so hold up the publisher's next write for ever. Through an epoll
-/// instance it can watch and nothing else, for less than 0.1 µs a ring.
+/// clear the flag, fill the counter, and so hold up the publisher's next write for ever. Through an
+/// epoll instance it can watch and nothing else, for less than 0.1 µs a ring.
 #[derive(Debug)]
 pub struct Doorbell(OwnedFd);
 

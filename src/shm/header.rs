@@ -157,7 +157,8 @@ mod tests {
         /// What a publisher that means harm could write, with a check that fits.
         #[test]
         fn a_forged_header_never_describes_more_than_there_is(
-            payload_max in near(100), slots in near(8), tag: u64, len in near(8 * 128 + 256), size in near(8 * 128 + 256),
+            payload_max in near(100), slots in near(8), tag: u64,
+            len in near(8 * 128 + 256), size in near(8 * 128 + 256),
         ) {
             let lines = header([VERSION, payload_max, slots, tag, len]);
             if let Ok(geometry) = Geometry::load(&lines, size) {

@@ -101,8 +101,9 @@ impl Mapping {
     /// Maps `len` bytes of `object`, a regular file, a [`Memfd`](super::Memfd), a
     /// [`SharedObject`](super::SharedObject) or a device, from byte `offset` on.
     ///
-    /// A read-write map of anything but a device first reserves its range (`posix_fallocate`), and so makes a shorter
-    /// object grow: memory that cannot be had is an error here, not a SIGBUS at some later write.
+    /// A read-write map of anything but a device first reserves its range (`posix_fallocate`), and
+    /// so makes a shorter object grow: memory that cannot be had is an error here, not a SIGBUS
+    /// at some later write.
     ///
     /// # Errors
     ///
@@ -129,10 +130,13 @@ impl Mapping {
         if stat.regular && len != 0 {
             match access {
                 Access::ReadWrite => sys::allocate(fd, offset, len as u64).map_err(|e| {
-                    io::Error::new(
-                        e.kind(),
-                        format!("cannot reserve bytes {offset}..{end} for a mapping: {e}"),
-                    )
+                    let (kind, why) = match e.raw_os_error() {
+                        Some(libc::EBADF) => {
+                            (io::ErrorKind::PermissionDenied, "the descriptor is not open for writing".into())
+                        }
+                        _ => (e.kind(), e.to_string()),
+                    };
+                    io::Error::new(kind, format!("cannot reserve bytes {offset}..{end} for a mapping: {why}"))
                 })?,
                 Access::ReadOnly if end > stat.len => {
                     return Err(io::Error::new(
@@ -194,8 +198,8 @@ impl Mapping {
         Ok(())
     }
 
-    /// Copies `from` to the bytes from `offset` on. The bytes around it keep what any thread of this
-    /// process writes to them meanwhile.
+    /// Copies `from` to the bytes from `offset` on. The bytes around it keep what any thread of
+    /// this process writes to them meanwhile.
     ///
     /// # Errors
     ///

@@ -89,8 +89,8 @@ fn require_seals(fd: BorrowedFd<'_>, wanted: i32, what: &str) -> io::Result<()> 
 /// A POSIX shared memory object: memory with a name, which any process with the right permissions
 /// can open ([`shm_open`]).
 ///
-/// It lives until [`unlink`](Self::unlink) or reboot, whoever has it open. It cannot be sealed, so a
-/// map of it is for processes that trust one another: see [`Mapping`](Mapping#sigbus).
+/// It lives until [`unlink`](Self::unlink) or reboot, whoever has it open. It cannot be sealed, so
+/// a map of it is for processes that trust one another: see [`Mapping`](Mapping#sigbus).
 ///
 /// ```
 /// use ipc_reactor::shm::{Access, SharedObject};
@@ -149,9 +149,6 @@ impl SharedObject {
         let object = Self::open_any(name, access)?;
         let stat = sys::stat(object.as_fd())?;
         let refuse = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-        if !stat.regular {
-            return refuse(format!("{name} is no shared memory object"));
-        }
         let us = sys::effective_uid();
         if stat.uid != us && stat.uid != 0 {
             return refuse(format!("{name} belongs to uid {}, neither to us ({us}) nor to root", stat.uid));
@@ -170,13 +167,17 @@ impl SharedObject {
     ///
     /// # Errors
     ///
-    /// Those of `shm_open`.
+    /// `InvalidInput` where the name is a FIFO's or the like; otherwise those of `shm_open`.
     pub fn open_any(name: &str, access: Access) -> io::Result<SharedObject> {
         let flags = match access {
             Access::ReadOnly => libc::O_RDONLY,
             Access::ReadWrite => libc::O_RDWR,
         };
         let fd = sys::shm_open(&posix_name(name)?, flags, 0).map_err(|e| named(name, "open", &e))?;
+        if !sys::stat(fd.as_fd())?.regular {
+            let what = format!("{name} is no shared memory object, but something else of that name");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
         Ok(SharedObject(fd))
     }
 

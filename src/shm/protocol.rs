@@ -3,11 +3,11 @@
 //! The segment is a ring of slots and one word, `published`: the number of the newest whole
 //! value (the first is 1, none is 0). Value `n` lives in slot `n & (slots - 1)`.
 //!
-//! - The publisher fills the slot of `published + 1` and then stores that number. Nothing else
-//!   ever tells a reader of a value, so a publisher that dies half-way has said nothing.
-//! - A reader copies value `n` and *then* looks at `published` again. The slot that may be in
-//!   the publisher's hands is that of `published + 1`, which is also the slot of
-//!   `published + 1 - slots`: whatever is newer than that was whole all the while it was copied.
+//! - The publisher fills the slot of `published + 1` and then stores that number. Nothing else ever
+//!   tells a reader of a value, so a publisher that dies half-way has said nothing.
+//! - A reader copies value `n` and *then* looks at `published` again. The slot that may be in the
+//!   publisher's hands is that of `published + 1`, which is also the slot of `published + 1 -
+//!   slots`: whatever is newer than that was whole all the while it was copied.
 //!
 //! Each access is relaxed and all order comes from fences. The reason is the reader's mapping: an
 //! atomic load from read-only memory is promised to work only when it is relaxed.
@@ -26,12 +26,13 @@ pub(crate) trait Word {
     fn fence(order: Ordering);
 }
 
-/// A segment's shared words, seen by either side, in lines of `N`. A line is copied at a time, because
-/// the compiler leaves a loop of atomic accesses as it is written.
+/// A segment's shared words, seen by either side, in lines of `N`. A line is copied at a time,
+/// because the compiler leaves a loop of atomic accesses as it is written.
 #[derive(Debug)]
 pub(crate) struct Ring<'a, W, const N: usize> {
     published: &'a W,
-    /// One after the other. A value starts with its slot; its length in bytes is the slot's last word.
+    /// One after the other. A value starts with its slot; its length in bytes is the slot's last
+    /// word.
     slots: &'a [[W; N]],
     slot_lines: usize,
     mask: u64,
@@ -54,8 +55,8 @@ impl<'a, W: Word, const N: usize> Ring<'a, W, N> {
         (slot, &slot[self.slot_lines - 1][N - 1])
     }
 
-    /// What is to be filled with value `number`, which must be the published one's successor: its lines, but for their
-    /// last word, and its length.
+    /// What is to be filled with value `number`, which must be the published one's successor: its
+    /// lines, but for their last word, and its length.
     #[inline]
     pub(crate) fn begin(&self, number: u64) -> (&'a [[W; N]], &'a W) {
         // A reader that sees any of the words to come must also see `published` as it is now.

@@ -45,7 +45,8 @@ impl PublisherOptions {
         self
     }
 
-    /// How many subscriptions there may be at a time: 1024 unless told otherwise. Each takes a descriptor and a page.
+    /// How many subscriptions there may be at a time: 1024 unless told otherwise. Each takes a
+    /// descriptor and a page.
     pub fn subscribers_max(mut self, count: usize) -> Self {
         self.subscribers_max = count;
         self
@@ -55,8 +56,8 @@ impl PublisherOptions {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a size that no segment can have, `StorageFull` and `OutOfMemory` where the memory
-    /// cannot be had, `Unsupported` before Linux 5.1.
+    /// `InvalidInput` for a size that no segment can have, `StorageFull` and `OutOfMemory` where
+    /// the memory cannot be had, `Unsupported` before Linux 5.1.
     pub fn create(self) -> io::Result<Publisher> {
         let geometry = Geometry::new(self.payload_max, self.capacity, self.tag)?;
         let segment = Memfd::create("ipc-segment", geometry.segment_len())?;
@@ -95,8 +96,8 @@ struct Subscription {
 /// The one writer of a segment of shared memory, and the one that notifies its subscribers.
 ///
 /// That there is one is a matter of types: a `Publisher` is not `Clone`, publishing takes `&mut`,
-/// and the segment is sealed against anyone else. Publishing never blocks and allocates nothing. It makes
-/// a system call only for a subscriber that sleeps, and one per sleep.
+/// and the segment is sealed against anyone else. Publishing never blocks and allocates nothing. It
+/// makes a system call only for a subscriber that sleeps, and one per sleep.
 ///
 /// # Example
 ///
@@ -164,12 +165,14 @@ impl Publisher {
 
     /// Admits a subscriber, which is told of updates by a [`Doorbell`].
     ///
-    /// A subscription lasts until [`unsubscribe`](Self::unsubscribe). A subscriber that dies does not end it, and costs
-    /// one more ring at most; its socket's hang-up is what tells of its death.
+    /// A subscription lasts until [`unsubscribe`](Self::unsubscribe). A subscriber that dies does
+    /// not end it, and costs one more ring at most; its socket's hang-up is what tells of its
+    /// death.
     ///
     /// # Errors
     ///
-    /// `QuotaExceeded` at [`subscribers_max`](PublisherOptions::subscribers_max); otherwise those of the descriptors and pages it takes.
+    /// `QuotaExceeded` at [`subscribers_max`](PublisherOptions::subscribers_max); otherwise those
+    /// of the descriptors and pages it takes.
     pub fn subscribe(&mut self) -> io::Result<(SubscriberId, Ticket)> {
         let (bell, doorbell) = Doorbell::pair()?;
         self.admit(Box::new(bell), Some(doorbell))
@@ -218,7 +221,8 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` where it is longer than [`payload_max`](Self::payload_max); nothing is published then.
+    /// `InvalidInput` where it is longer than [`payload_max`](Self::payload_max); nothing is
+    /// published then.
     #[inline]
     pub fn publish(&mut self, value: &[u8]) -> io::Result<()> {
         if value.len() > self.geometry.payload_max {
@@ -242,7 +246,8 @@ impl Publisher {
         Loan { publisher: self, number, position: 0, len: 0 }
     }
 
-    /// Lends the next value's place to `fill`, and publishes what that leaves there unless it fails.
+    /// Lends the next value's place to `fill`, and publishes what that leaves there unless it
+    /// fails.
     ///
     /// ```
     /// use ipc_reactor::shm::Publisher;
@@ -312,9 +317,9 @@ impl fmt::Debug for Publisher {
 
 /// The place of a value not yet published, in the shared memory itself.
 ///
-/// [`io::Write`] appends; [`write_at`](Self::write_at) goes anywhere. The value reaches as far as the furthest byte written;
-/// gaps hold what an earlier value left there. There is no `&mut [u8]` to it, since readers that fell
-/// behind may still be looking at that very memory.
+/// [`io::Write`] appends; [`write_at`](Self::write_at) goes anywhere. The value reaches as far as
+/// the furthest byte written; gaps hold what an earlier value left there. There is no `&mut [u8]`
+/// to it, since readers that fell behind may still be looking at that very memory.
 ///
 /// Dropped without [`publish`](Self::publish), it leaves no trace.
 #[derive(Debug)]

@@ -35,7 +35,8 @@ struct Overtaken;
 /// # Sleeping
 ///
 /// The publisher rings only for a subscriber that said it sleeps, so that a busy one costs no
-/// system call. In an event loop, with [`doorbell`](Self::doorbell) registered edge-triggered, the handler's shape is:
+/// system call. In an event loop, with [`doorbell`](Self::doorbell) registered edge-triggered, the
+/// handler's shape is:
 ///
 /// ```
 /// # use ipc_reactor::shm::{Publisher, Subscriber, Update};
@@ -56,17 +57,19 @@ struct Overtaken;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// Do this once at the start as well: a subscriber that never armed is never told. A thread of its own calls [`wait`](Self::wait) instead.
+/// Do this once at the start as well: a subscriber that never armed is never told. A thread of its
+/// own calls [`wait`](Self::wait) instead.
 ///
 /// # When the publisher dies
 ///
 /// The newest whole value stays readable, even if the publisher was killed in the middle of the
-/// next, and nobody rings any more. Its death shows on the socket that the ticket came through, as a hang-up.
+/// next, and nobody rings any more. Its death shows on the socket that the ticket came through, as
+/// a hang-up.
 ///
 /// # Trust
 ///
-/// The publisher is not trusted: what it writes is bounded before use and can be wrong, nothing worse. The values
-/// are what it says.
+/// The publisher is not trusted: what it writes is bounded before use and can be wrong, nothing
+/// worse. The values are what it says.
 #[derive(Debug)]
 pub struct Subscriber {
     segment: Mapping,
@@ -86,8 +89,9 @@ impl Subscriber {
     ///
     /// # Errors
     ///
-    /// `InvalidData` where a descriptor is no sealed memfd, or the segment's header is damaged, of another version, or does not fit its size;
-    /// `OutOfMemory` where there is no room for a copy of a value; otherwise those of `mmap`.
+    /// `InvalidData` where a descriptor is no sealed memfd, or the segment's header is damaged, of
+    /// another version, or does not fit its size; `OutOfMemory` where there is no room for a
+    /// copy of a value; otherwise those of `mmap`.
     pub fn open(ticket: Ticket) -> io::Result<Subscriber> {
         let Ticket { segment, page, doorbell, start } = ticket;
         require_published(segment.as_fd(), "the segment")?;
@@ -132,7 +136,8 @@ impl Subscriber {
         self.cursor
     }
 
-    /// What to poll, edge-triggered, for the publisher's notifications; none if those come by other means.
+    /// What to poll, edge-triggered, for the publisher's notifications; none if those come by other
+    /// means.
     #[must_use]
     pub fn doorbell(&self) -> Option<&Doorbell> {
         self.doorbell.as_ref()
@@ -144,9 +149,10 @@ impl Subscriber {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if each of a thousand attempts to copy the then newest value was overtaken: the publisher comes round the whole
-    /// ring faster than one value can be copied. A larger ring ([`Publisher::every`](super::Publisher::every)) helps.
-    /// `InvalidData` if the publisher says that the value is longer than it may be.
+    /// `WouldBlock` if each of a thousand attempts to copy the then newest value was overtaken: the
+    /// publisher comes round the whole ring faster than one value can be copied. A larger ring
+    /// ([`Publisher::every`](super::Publisher::every)) helps. `InvalidData` if the publisher
+    /// says that the value is longer than it may be.
     #[inline]
     pub fn latest(&mut self) -> io::Result<Option<&[u8]>> {
         match self.read_newest().or_else(|Overtaken| self.read_newest_again())? {
@@ -224,8 +230,8 @@ impl Subscriber {
         Ok(&self.copy.as_flattened().as_flattened()[..len as usize])
     }
 
-    /// Says that this side is about to sleep, so that the next update is notified. False if there is something new already:
-    /// read first, then arm again.
+    /// Says that this side is about to sleep, so that the next update is notified. False if there
+    /// is something new already: read first, then arm again.
     ///
     /// Once told, a subscriber is awake: it will not be told again before it arms again.
     #[must_use = "if this is false, nobody will ring"]

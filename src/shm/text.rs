@@ -15,8 +15,8 @@ const TEXT_MAX: u64 = 64 << 10;
 /// A NUL-terminated string at offset 0 of a POSIX shared memory object.
 ///
 /// This is what a C program means with `shm_open("/shm_1", …)`, `ftruncate(fd, 4096)`, `mmap` and
-/// then `sprintf` or `printf("%s")`, and it is for talking to such programs. They have no protocol: a
-/// reader that looks while a writer writes sees some of both texts. Between programs of one's
+/// then `sprintf` or `printf("%s")`, and it is for talking to such programs. They have no protocol:
+/// a reader that looks while a writer writes sees some of both texts. Between programs of one's
 /// own, [`Publisher`](super::Publisher) is better in every way.
 ///
 /// The object is read and written as the file that it is on Linux, which the mappings of others
@@ -47,15 +47,17 @@ impl NamedText {
         NamedText { name: name.to_owned(), mode: 0o600, len: 4096, any_owner: false }
     }
 
-    /// The permission bits of an object that [`write`](Self::write) makes: 0600 unless told otherwise.
+    /// The permission bits of an object that [`write`](Self::write) makes: 0600 unless told
+    /// otherwise.
     #[must_use]
     pub fn mode(mut self, mode: u32) -> NamedText {
         self.mode = mode;
         self
     }
 
-    /// The size in bytes that the other side maps: 4096 unless told otherwise. [`write`](Self::write) sees to it
-    /// that the object is no smaller, because a C reader would be killed by SIGBUS.
+    /// The size in bytes that the other side maps: 4096 unless told otherwise.
+    /// [`write`](Self::write) sees to it that the object is no smaller, because a C reader
+    /// would be killed by SIGBUS.
     #[must_use]
     pub fn size(mut self, bytes: u64) -> NamedText {
         self.len = bytes;

@@ -11,9 +11,9 @@ const VERSION: u16 = 1;
 /// [`Subscriber`](super::Subscriber).
 ///
 /// To another process it goes as one message with ancillary data (`SCM_RIGHTS`):
-/// [`into_fds`](Self::into_fds) here, [`from_fds`](Self::from_fds) there. The descriptors are, in this order:
-/// the segment; the subscriber's own page, in which it says that it sleeps; and, unless it is told by
-/// other means, its [`Doorbell`].
+/// [`into_fds`](Self::into_fds) here, [`from_fds`](Self::from_fds) there. The descriptors are, in
+/// this order: the segment; the subscriber's own page, in which it says that it sleeps; and, unless
+/// it is told by other means, its [`Doorbell`].
 #[derive(Debug)]
 pub struct Ticket {
     pub(super) segment: OwnedFd,
@@ -46,7 +46,8 @@ impl Ticket {
     ///
     /// # Errors
     ///
-    /// `InvalidData` where the bytes are no ticket's, or not with that many descriptors. The descriptors are closed then.
+    /// `InvalidData` where the bytes are no ticket's, or not with that many descriptors. The
+    /// descriptors are closed then.
     pub fn from_fds(bytes: &[u8], fds: Vec<OwnedFd>) -> io::Result<Ticket> {
         let refuse =
             |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, format!("not a ticket: {why}")));

@@ -82,7 +82,8 @@ impl<T: NoUninit> TypedPublisher<T> {
         self.publisher.publish(bytemuck::bytes_of(value))
     }
 
-    /// The publisher below, to see to its subscriptions. What is published through it must have the type's size.
+    /// The publisher below, to see to its subscriptions. What is published through it must have the
+    /// type's size.
     pub fn get_mut(&mut self) -> &mut Publisher {
         &mut self.publisher
     }
@@ -91,8 +92,8 @@ impl<T: NoUninit> TypedPublisher<T> {
 /// A [`Subscriber`] to values of one type.
 ///
 /// The publisher is another program, so any bits must be a value of the type:
-/// [`bytemuck::AnyBitPattern`], which any [`bytemuck::Pod`] type is. That both mean the same type is
-/// checked by its size; [`tag`](super::PublisherOptions::tag) can say more.
+/// [`bytemuck::AnyBitPattern`], which any [`bytemuck::Pod`] type is. That both mean the same type
+/// is checked by its size; [`tag`](super::PublisherOptions::tag) can say more.
 #[derive(Debug)]
 pub struct TypedSubscriber<T> {
     subscriber: Subscriber,
@@ -104,7 +105,8 @@ impl<T: AnyBitPattern> TypedSubscriber<T> {
     ///
     /// # Errors
     ///
-    /// `InvalidData` where the segment's values are not of the type's size; otherwise those of [`Subscriber::open`].
+    /// `InvalidData` where the segment's values are not of the type's size; otherwise those of
+    /// [`Subscriber::open`].
     pub fn open(ticket: Ticket) -> io::Result<Self> {
         Self::new(Subscriber::open(ticket)?)
     }

@@ -81,10 +81,12 @@ pub(crate) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
     check(unsafe { libc::fchmod(fd.as_raw_fd(), mode) }).map(drop)
 }
 
-/// shm_open(3); glibc and musl both add O_CLOEXEC and O_NOFOLLOW.
+/// shm_open(3), which follows no symbolic link in glibc and musl.
 pub(crate) fn shm_open(name: &CStr, flags: libc::c_int, mode: u32) -> io::Result<OwnedFd> {
+    // Anybody can put a FIFO under that name, and opening one may block for ever.
+    let flags = flags | libc::O_CLOEXEC | libc::O_NONBLOCK;
     // SAFETY: `name` is NUL-terminated and outlives the call.
-    own(unsafe { libc::shm_open(name.as_ptr(), flags | libc::O_CLOEXEC, mode) })
+    own(unsafe { libc::shm_open(name.as_ptr(), flags, mode) })
 }
 
 /// shm_unlink(3).

@@ -9,7 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
 const PAYLOAD_MAX: usize = 24;
-/// The header's words that are checked, and where the index and the slots are: as the module's documentation has it.
+/// The header's words that are checked, and where the index and the slots are: as the module's
+/// documentation has it.
 const CHECKED: usize = 7 * 8;
 const PUBLISHED: usize = 16 * 8;
 const SLOTS: usize = 32 * 8;

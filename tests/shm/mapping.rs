@@ -1,7 +1,7 @@
 //! Bare mappings, and the objects below them.
 
 use crate::support::{Name, child_test, is_root, refused, skip};
-use ipc_reactor::shm::{Access, Mapping, Memfd, SharedObject};
+use ipc_reactor::shm::{Access, Mapping, Memfd, NamedText, SharedObject};
 use std::fs::{File, Permissions};
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
@@ -100,7 +100,7 @@ fn impossible_mappings_say_why() {
         "ends past every file",
     );
     refused(map(0, 101, Access::ReadOnly), ErrorKind::UnexpectedEof, "0..101 of an object of 100 bytes");
-    assert!(map(0, 100, Access::ReadWrite).is_err(), "the descriptor is read-only");
+    refused(map(0, 100, Access::ReadWrite), ErrorKind::PermissionDenied, "not open for writing");
     assert!(map(0, 100, Access::ReadOnly).is_ok());
     let (pipe, _other) = std::io::pipe().unwrap();
     assert!(Mapping::of(pipe, 0, 1, Access::ReadOnly).is_err());
@@ -181,6 +181,23 @@ fn a_symbolic_link_is_not_followed() {
     std::os::unix::fs::symlink(target.path(), name.path()).unwrap();
     assert!(SharedObject::open_any(&name.0, Access::ReadOnly).is_err());
     assert!(SharedObject::create(&name.0, 1, 0o600).is_err());
+}
+
+#[test]
+fn a_fifo_of_that_name_does_not_hang_us() {
+    let name = Name::new();
+    match Command::new("mkfifo").arg(name.path()).status() {
+        Ok(status) => assert!(status.success()),
+        Err(e) => return skip(&format!("making a FIFO takes mkfifo(1): {e}")),
+    }
+    refused(
+        SharedObject::open(&name.0, Access::ReadOnly),
+        ErrorKind::InvalidInput,
+        "no shared memory object",
+    );
+    let text = NamedText::new(&name.0).any_owner(true);
+    refused(text.read(), ErrorKind::InvalidInput, "no shared memory object");
+    assert!(text.write(c"x").is_err());
 }
 
 /// Memory that is not there is an error at the call, not a SIGBUS at a write.

@@ -296,6 +296,19 @@ fn waiting_ends_with_the_time() {
 }
 
 #[test]
+fn what_a_publisher_published_outlives_it() {
+    let mut publisher = Publisher::every(8, 7).unwrap();
+    let mut subscriber = subscribe(&mut publisher);
+    publisher.publish(b"first").unwrap();
+    publisher.publish(b"last").unwrap();
+    publisher.loan().write_all(b"never").unwrap();
+    drop(publisher);
+    assert_eq!(subscriber.recv().unwrap(), Some(Update::Value(&b"first"[..])));
+    assert_eq!(subscriber.latest().unwrap(), Some(&b"last"[..]));
+    assert!(!subscriber.wait(Some(Duration::ZERO)).unwrap());
+}
+
+#[test]
 fn a_ticket_goes_through_a_message_and_back() {
     let mut publisher = Publisher::every(8, 7).unwrap();
     publisher.publish(b"before").unwrap();
