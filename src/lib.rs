@@ -35,6 +35,7 @@ mod rejected;
 mod remote;
 mod session;
 mod set;
+pub mod shm;
 mod signal_source;
 pub mod signals;
 mod source;

@@ -2,7 +2,9 @@
 
 use std::{
     cell::Cell,
-    fmt, io, mem,
+    fmt, io,
+    marker::PhantomData,
+    mem,
     ops::{Deref, DerefMut},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     time::{Duration, Instant},
@@ -54,23 +56,24 @@ pub enum Turn {
 
 /// How a [`Reactor`] is made: [`Reactor::builder`].
 #[derive(Debug, Clone)]
-pub struct Builder {
+pub struct Builder<S> {
     limits: Limits,
     events: usize,
     read_buffer: usize,
+    state: PhantomData<fn(&mut S)>,
 }
 
-impl Builder {
+impl<S> Builder<S> {
     /// The bounds of everything.
     #[must_use]
-    pub fn limits(mut self, limits: Limits) -> Builder {
+    pub fn limits(mut self, limits: Limits) -> Builder<S> {
         self.limits = limits;
         self
     }
 
     /// Events fetched from the kernel at once. Default 1,024.
     #[must_use]
-    pub fn events(mut self, events: usize) -> Builder {
+    pub fn events(mut self, events: usize) -> Builder<S> {
         self.events = events.max(1);
         self
     }
@@ -78,7 +81,7 @@ impl Builder {
     /// Bytes read from a socket at once. Default 128 KiB; there is one such buffer for all clients. Reading is
     /// cheapest when it is larger than a client's messages.
     #[must_use]
-    pub fn read_buffer(mut self, bytes: usize) -> Builder {
+    pub fn read_buffer(mut self, bytes: usize) -> Builder<S> {
         self.read_buffer = bytes.max(64);
         self
     }
@@ -87,7 +90,7 @@ impl Builder {
     ///
     /// # Errors
     /// No descriptors for an epoll set, a timerfd and an eventfd.
-    pub fn build<S>(self) -> io::Result<Reactor<S>> {
+    pub fn build(self) -> io::Result<Reactor<S>> {
         sys::fork::watch();
         let mut set = PollSet::new(self.limits, self.read_buffer)?;
         let timer = TimerFd::new()?;
@@ -118,8 +121,8 @@ impl<S> Reactor<S> {
     }
 
     /// A reactor with other limits or buffers.
-    pub fn builder() -> Builder {
-        Builder { limits: Limits::default(), events: 1024, read_buffer: 128 << 10 }
+    pub fn builder() -> Builder<S> {
+        Builder { limits: Limits::default(), events: 1024, read_buffer: 128 << 10, state: PhantomData }
     }
 
     /// A handle with which other threads can reach this reactor.

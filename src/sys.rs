@@ -21,6 +21,8 @@ pub(crate) mod sockaddr;
 pub(crate) mod socket;
 pub(crate) mod time;
 
+pub(crate) mod shm;
+
 /// The C library's convention: -1 says that `errno` holds the reason.
 pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }

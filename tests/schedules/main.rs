@@ -91,7 +91,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn run(steps: &[Step], builder: Builder) {
+fn run(steps: &[Step], builder: Builder<World>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let mut world = World::default();

@@ -1,0 +1,181 @@
+//! A segment's first words: what the publisher promises of the rest.
+//!
+//! A subscriber reads them once, checks them against the real size of what it was given, and
+//! computes every address from its own copy afterwards.
+
+use super::protocol::{Ring, Word};
+use std::io;
+use std::sync::atomic::Ordering;
+
+/// The longest value that a segment can be made for, in bytes.
+pub const PAYLOAD_MAX: usize = 64 << 20;
+/// The most slots that a segment can have.
+const SLOTS_MAX: u64 = 1 << 20;
+/// The largest segment, in bytes.
+const SEGMENT_MAX: u64 = 4 << 30;
+
+/// "ipc-shm" and a byte that says which byte order wrote it.
+const MAGIC: u64 = u64::from_be_bytes(*b"ipc-shm\x01");
+const VERSION: u64 = 1;
+
+/// Words in a cache line.
+pub(super) const LINE: usize = 8;
+
+/// Words of the first line.
+const MAGIC_AT: usize = 0;
+const FIELDS_AT: usize = 1;
+const FIELDS: usize = 5;
+const CHECK_AT: usize = FIELDS_AT + FIELDS;
+
+/// Lines. The index is apart from the rest by two, which processors fetch together: it is what all
+/// readers look at.
+const PUBLISHED_AT: usize = 2;
+const SLOTS_AT: usize = 4;
+
+/// All that the addresses within a segment follow from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Geometry {
+    pub(super) payload_max: usize,
+    /// The number of slots less one.
+    mask: u64,
+    pub(super) tag: u64,
+    /// Follows from `payload_max`.
+    slot_lines: usize,
+}
+
+impl Geometry {
+    /// Room for `capacity` values at least beside the one being written.
+    pub(super) fn new(payload_max: usize, capacity: usize, tag: u64) -> io::Result<Geometry> {
+        // 0 is too few slots, and the largest is too many: `of` says so.
+        let slots = match capacity {
+            0 => 0,
+            _ => (capacity as u64).saturating_add(1).checked_next_power_of_two().unwrap_or(u64::MAX),
+        };
+        Geometry::of(payload_max, slots, tag)
+            .map_err(|fault| io::Error::new(io::ErrorKind::InvalidInput, fault))
+    }
+
+    fn of(payload_max: usize, slots: u64, tag: u64) -> Result<Geometry, String> {
+        if payload_max == 0 || payload_max > PAYLOAD_MAX {
+            return Err(format!("values of {payload_max} bytes: 1 to {PAYLOAD_MAX} are possible"));
+        }
+        if !slots.is_power_of_two() || !(2..=SLOTS_MAX).contains(&slots) {
+            return Err(format!("{slots} slots: a power of two from 2 to {SLOTS_MAX} is possible"));
+        }
+        // One word more, for the length.
+        let slot_lines = (payload_max.div_ceil(8) + 1).div_ceil(LINE);
+        let geometry = Geometry { payload_max, mask: slots - 1, tag, slot_lines };
+        match geometry.segment_len() {
+            len if len > SEGMENT_MAX => Err(format!("a segment of {len} bytes exceeds {SEGMENT_MAX}")),
+            _ => Ok(geometry),
+        }
+    }
+
+    pub(super) fn segment_len(&self) -> u64 {
+        (SLOTS_AT as u64 + (self.mask + 1) * self.slot_lines as u64) * LINE as u64 * 8
+    }
+
+    fn fields(&self) -> [u64; FIELDS] {
+        [VERSION, self.payload_max as u64, self.mask + 1, self.tag, self.segment_len()]
+    }
+
+    /// Writes the header, the magic last.
+    pub(super) fn store<W: Word>(&self, lines: &[[W; LINE]]) {
+        let words = &lines[0];
+        let fields = self.fields();
+        for (word, field) in words[FIELDS_AT..].iter().zip(fields) {
+            word.store(field);
+        }
+        words[CHECK_AT].store(check(&fields));
+        W::fence(Ordering::Release);
+        words[MAGIC_AT].store(MAGIC);
+    }
+
+    /// Copies the header and believes it only if it describes a segment of exactly `segment_len`
+    /// bytes, which is what `lines` is of.
+    pub(super) fn load<W: Word>(lines: &[[W; LINE]], segment_len: u64) -> io::Result<Geometry> {
+        let refuse =
+            |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("not a segment: {what}"));
+        let words = &lines[0];
+        if words[MAGIC_AT].load() != MAGIC {
+            return Err(refuse("its magic number is missing".into()));
+        }
+        W::fence(Ordering::Acquire);
+        let fields: [u64; FIELDS] = std::array::from_fn(|i| words[FIELDS_AT + i].load());
+        let [version, payload_max, slots, tag, len] = fields;
+        if version != VERSION {
+            return Err(refuse(format!("layout version {version}, this side knows {VERSION}")));
+        }
+        if words[CHECK_AT].load() != check(&fields) {
+            return Err(refuse("its layout check does not fit its fields".into()));
+        }
+        let payload_max = usize::try_from(payload_max).unwrap_or(usize::MAX);
+        let geometry = Geometry::of(payload_max, slots, tag).map_err(refuse)?;
+        if len != geometry.segment_len() || len != segment_len {
+            let needed = geometry.segment_len();
+            return Err(refuse(format!("it says {len} bytes, has {segment_len} and would need {needed}")));
+        }
+        Ok(geometry)
+    }
+
+    #[inline]
+    pub(super) fn ring<'a, W: Word>(&self, lines: &'a [[W; LINE]]) -> Ring<'a, W, LINE> {
+        let (header, slots) = lines.split_first_chunk::<SLOTS_AT>().expect("a segment has a header");
+        Ring::new(&header[PUBLISHED_AT][0], slots, self.mask, self.slot_lines)
+    }
+
+    #[inline]
+    pub(super) fn published<'a, W: Word>(&self, lines: &'a [[W; LINE]]) -> &'a W {
+        &lines[PUBLISHED_AT][0]
+    }
+}
+
+/// FNV-1a over words: against damage, not against malice.
+fn check(fields: &[u64]) -> u64 {
+    fields.iter().fold(0xcbf2_9ce4_8422_2325, |hash, field| (hash ^ field).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::atomic::AtomicU64;
+
+    fn header(fields: [u64; FIELDS]) -> [[AtomicU64; LINE]; 1] {
+        let mut words = [0; LINE];
+        words[MAGIC_AT] = MAGIC;
+        words[FIELDS_AT..][..FIELDS].copy_from_slice(&fields);
+        words[CHECK_AT] = check(&fields);
+        [words.map(AtomicU64::new)]
+    }
+
+    fn near(value: u64) -> impl Strategy<Value = u64> {
+        prop_oneof![Just(value), 0..4u64, any::<u64>(), (0..64u32).prop_map(|bit| 1 << bit), Just(value + 1)]
+    }
+
+    proptest! {
+        /// What a publisher that means harm could write, with a check that fits.
+        #[test]
+        fn a_forged_header_never_describes_more_than_there_is(
+            payload_max in near(100), slots in near(8), tag: u64,
+            len in near(8 * 128 + 256), size in near(8 * 128 + 256),
+        ) {
+            let lines = header([VERSION, payload_max, slots, tag, len]);
+            if let Ok(geometry) = Geometry::load(&lines, size) {
+                prop_assert_eq!(geometry.segment_len(), size);
+                prop_assert_eq!((geometry.payload_max as u64, geometry.mask + 1), (payload_max, slots));
+                prop_assert!(slots * (payload_max + 8) < size);
+            }
+        }
+
+        #[test]
+        fn what_is_stored_is_loaded(payload_max in 1..5000usize, capacity in 1..500usize, tag: u64) {
+            let geometry = Geometry::new(payload_max, capacity, tag).unwrap();
+            let lines = header([0; FIELDS]);
+            geometry.store(&lines);
+            prop_assert_eq!(Geometry::load(&lines, geometry.segment_len()).unwrap(), geometry);
+            prop_assert!(geometry.mask >= capacity as u64);
+            prop_assert!(Geometry::load(&lines, geometry.segment_len() - 1).is_err());
+        }
+    }
+}
