@@ -95,7 +95,7 @@ fn run(steps: &[Step], builder: Builder<World>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let mut world = World::default();
-    let mut reactor = builder.build::<World>().unwrap();
+    let mut reactor = builder.build().unwrap();
     reactor
         .listen(Listener::unix(&path).unwrap(), Framing::lines(), |_, world: &mut World| {
             let tag = world.connecting.pop_front().expect("accepted in the order of connecting");
