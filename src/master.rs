@@ -86,7 +86,9 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, master: &mut Master<S>, s
         }
         match master.listener.accept() {
             // Nobody loses a place before there is somebody to take it.
-            Ok((socket, _)) if full && !client::evict_half_frames(set) => shed(set, master, Limit::Clients, socket),
+            Ok((socket, _)) if full && !client::evict_half_frames(set) => {
+                shed(set, master, Limit::Clients, socket)
+            }
             Ok((socket, address)) => {
                 master.full = false;
                 cir(set, key, master, socket, address, state);
