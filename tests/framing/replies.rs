@@ -118,7 +118,7 @@ fn many_requests_in_one_write_are_answered_by_one_send() {
     let output = match traced {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             assert!(std::env::var_os("CI").is_none(), "strace is not installed");
-            return writeln!(io::stderr(), "SKIPPED: {name}: strace is not installed").unwrap();
+            return writeln!(io::stderr(), "SKIPPED: {name}: strace is not installed").expect("stderr");
         }
         traced => traced.unwrap(),
     };
