@@ -270,23 +270,6 @@ fn whoever_comes_in_during_a_drain_is_drained_too() {
     assert_eq!(reactor.stats().drain_cut, 0);
 }
 
-#[test]
-fn a_master_socket_put_in_during_a_drain_does_not_hold_it_up() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut reactor = Reactor::<Causes>::new().unwrap();
-    let mut client = connect(&mut reactor);
-    client.write_all(b"later\n").unwrap();
-    reactor.drain(PATIENCE).unwrap();
-    let mut causes = Causes::new();
-    settle(&mut reactor, &mut causes);
-    let path = directory.path().join("socket");
-    let listener = Listener::unix(&path).unwrap();
-    reactor.listen(listener, Framing::lines(), |_, _| Ok(Answers::default())).unwrap();
-    settle(&mut reactor, &mut causes);
-    assert!(UnixStream::connect(&path).is_err(), "nobody waits there, so it is closed");
-    run(&mut reactor, &mut causes);
-}
-
 /// Says good bye when it is asked to end, and answers as it likes.
 struct Stubborn(fn() -> io::Result<Drain>);
 
