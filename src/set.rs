@@ -171,8 +171,13 @@ impl<S> PollSet<S> {
     pub(crate) fn place(&mut self, key: Key, source: Source<S>) -> Key {
         debug_assert_eq!(key, self.next_key());
         self.serial = self.serial.wrapping_add(1);
-        self.drainable += usize::from(is_drainable(&source));
+        let drainable = is_drainable(&source);
+        self.drainable += usize::from(drainable);
         self.slots.insert(Slot::new(source, key.serial));
+        if drainable && self.phase == Phase::Draining {
+            // It has missed the drain's beginning, and its first visit makes up for that.
+            self.mark_ready(key, Ready::READABLE);
+        }
         key
     }
 

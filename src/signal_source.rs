@@ -74,12 +74,7 @@ impl<S> PollSet<S> {
     /// # Errors
     /// `NotFound`: [`children`](PollSet::children) was not called.
     pub fn watch_child(&mut self, child: Child) -> io::Result<u32> {
-        let Some(key) = self.children.filter(|&key| self.source(key).is_some()) else {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                "nobody handles exits; call children() first",
-            ));
-        };
+        let key = self.exit_handler()?;
         let pid = self.reaper.watch(child);
         self.mark_ready(key, Ready::READABLE);
         Ok(pid)
@@ -91,13 +86,14 @@ impl<S> PollSet<S> {
     /// # Errors
     /// Those of [`Command::spawn`], and of [`watch_child`](PollSet::watch_child); then no child is started.
     pub fn spawn(&mut self, command: &mut Command) -> io::Result<u32> {
-        if self.children.is_none() {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                "nobody handles exits; call children() first",
-            ));
-        }
+        self.exit_handler()?;
         self.watch_child(children::spawn(command)?)
+    }
+
+    fn exit_handler(&self) -> io::Result<Key> {
+        self.children.filter(|&key| self.source(key).is_some()).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, "nobody handles exits; call children() first")
+        })
     }
 }
 

@@ -72,7 +72,7 @@ pub(crate) fn visit<S>(
 ) -> Visited {
     let mut budget = Budget { bytes: set.limits.bytes_per_visit, messages: set.limits.messages_per_visit };
     let mut left = ready.without(Ready::WRITABLE);
-    let mut first = None;
+    let (mut first, mut spent) = (None, false);
     if ready == Ready::READABLE && client.is_plain() && set.phase == Phase::Running {
         match plain(set, key, client, scratch, &mut budget, state) {
             Plain::Done => return Visited::Drained,
@@ -81,12 +81,17 @@ pub(crate) fn visit<S>(
                 return Visited::Closed(cause);
             }
             Plain::Drained => left = Ready::NONE,
+            Plain::Budget => spent = true,
             Plain::Unusual => {}
             Plain::Read(read) => first = Some(read),
         }
     }
     lend(set, key, client, |set, client| {
         heed(set, client)?;
+        if spent && client.is_open() {
+            flush(set, key, client)?;
+            return Ok(Visited::Again(left));
+        }
         client.writable |= ready.has(Ready::WRITABLE | Ready::WRITE_CLOSED | Ready::ERROR);
         if left.has(Ready::READ_CLOSED | Ready::WRITE_CLOSED | Ready::ERROR) {
             left |= Ready::READABLE;
@@ -101,6 +106,8 @@ enum Plain {
     Done,
     /// All there was has been handled; what is left is not to be read.
     Drained,
+    /// The budget is spent.
+    Budget,
     /// Something is left that is not plain.
     Unusual,
     /// This was read, and is not plain.
@@ -133,6 +140,7 @@ fn plain<S>(
     match handled {
         Ok(Ok(None)) if set.halt == Halt::No && client.input.is_none() => {}
         Ok(Ok(None)) if set.halt == Halt::No => return Plain::Drained,
+        Ok(Ok(Some(Pass::Budget))) => return Plain::Budget,
         Ok(Ok(_)) => return Plain::Unusual,
         Ok(Err(cause)) | Err(cause) => return Plain::Failed(cause),
     }

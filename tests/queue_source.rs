@@ -252,22 +252,6 @@ fn a_handler_that_fails_or_panics_loses_its_message_only() {
 }
 
 #[test]
-fn a_queue_that_is_not_open_for_reading_is_handed_back() {
-    let name = Name::new();
-    let reader = name.open(4);
-    let writer = Queue::options().write(true).open(&name.0).unwrap();
-    let mut reactor = Reactor::<()>::new().unwrap();
-    let rejected = reactor.queue(writer, |_, _, ()| Ok(())).unwrap_err();
-    assert_eq!(rejected.error.kind(), ErrorKind::PermissionDenied);
-    assert_eq!(rejected.error.to_string(), "queue is not open for reading; open it with read(true)");
-    // It is unharmed, and good for what it was opened for.
-    assert!(!rejected.source.attributes().unwrap().nonblocking);
-    let key = reactor.outbox(rejected.source).unwrap();
-    reactor.post(key, b"hello", 0).unwrap();
-    assert_eq!(reader.recv(&mut [0; 64]).unwrap().len, 5);
-}
-
-#[test]
 fn inserting_a_queue_takes_no_message_from_it() {
     let name = Name::new();
     let peer = name.open(4);

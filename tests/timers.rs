@@ -3,14 +3,11 @@
 mod turning;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use ipc_reactor::{Context, Interest, Limits, Progress, Queue, Reactor, TimerKey, Turn};
-use mio::unix::pipe;
-use proptest::prelude::*;
+use ipc_reactor::{Context, Reactor, TimerKey, Turn};
 use turning::{PATIENCE, run, settle, until};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -134,34 +131,6 @@ fn a_timer_set_by_a_timer_does_not_fire_in_the_same_round() {
 }
 
 #[test]
-fn a_timer_set_by_another_source_does_not_fire_in_the_same_round() {
-    let mut reactor = reactor::<Vec<(u64, u64)>>();
-    let (sender, receiver) = pipe::new().unwrap();
-    // Ready in every round, each time before the timers.
-    reactor
-        .fd(sender, Interest::WRITABLE, |_, _, cx, _| {
-            let set_in = cx.stats().turns;
-            cx.after(Duration::ZERO, move |cx, fired: &mut Vec<(u64, u64)>| {
-                fired.push((set_in, cx.stats().turns));
-                Ok(())
-            });
-            Ok(Progress::More)
-        })
-        .unwrap();
-    let limits = Limits { messages_per_visit: 1, ..Limits::default() };
-    for limits in [limits, Limits::default()] {
-        reactor.set_limits(limits);
-        let mut fired = Vec::new();
-        for _ in 0..20 {
-            let _ = reactor.turn(Some(Duration::ZERO), &mut fired).unwrap();
-        }
-        assert!(!fired.is_empty());
-        assert_eq!(fired.iter().find(|(set_in, fired_in)| fired_in <= set_in), None);
-    }
-    drop(receiver);
-}
-
-#[test]
 fn timers_fire_in_the_order_of_their_deadlines() {
     let mut reactor = reactor();
     reactor
@@ -268,29 +237,6 @@ fn a_fraction_of_a_millisecond_is_waited_for_without_turning_idly() {
 }
 
 #[test]
-fn a_timer_set_between_turns_counts_from_when_it_was_set() {
-    const AFTER: Duration = Duration::from_millis(10);
-    let mut reactor = reactor::<Option<Instant>>();
-    let mut fired = None;
-    reactor.after(Duration::ZERO, note_time);
-    until(&mut reactor, &mut fired, Option::is_some);
-    fired = None;
-    // Whoever owns the loop has been busy with something else since.
-    std::thread::sleep(2 * AFTER);
-    let set = Instant::now();
-    let behind = set.saturating_duration_since(reactor.now());
-    assert!(behind < AFTER, "its clock is {behind:?} behind");
-    reactor.after(AFTER, note_time);
-    until(&mut reactor, &mut fired, Option::is_some);
-    assert!(fired.unwrap() - set >= AFTER, "after {:?}", fired.unwrap() - set);
-}
-
-fn note_time(_: &mut Context<'_, Option<Instant>>, fired: &mut Option<Instant>) -> io::Result<()> {
-    *fired = Some(Instant::now());
-    Ok(())
-}
-
-#[test]
 fn all_handlers_of_a_turn_see_the_same_time() {
     let mut reactor = reactor::<Vec<Instant>>();
     for _ in 0..3 {
@@ -329,18 +275,6 @@ fn a_period_of_zero_is_refused() {
 }
 
 #[test]
-fn the_reactors_own_timers_are_not_counted() {
-    let name = format!("/ipc-reactor-t-{}", std::process::id());
-    let queue = Queue::options().create_new(true).capacity(2).message_size(16).open(&name).unwrap();
-    Queue::unlink(&name).unwrap();
-    let mut reactor = reactor::<()>();
-    reactor.queue(queue, |_, _, ()| Ok(())).unwrap();
-    assert_eq!(reactor.timers(), 0, "the check of the queue's name is not the embedder's");
-    reactor.drain(PATIENCE).unwrap();
-    assert_eq!(reactor.timers(), 0, "nor is the drain's deadline");
-}
-
-#[test]
 fn a_cancelled_first_timer_costs_one_idle_turn_at_most() {
     let mut reactor = reactor();
     let key = reactor.after(MILLISECOND, note(1));
@@ -352,85 +286,4 @@ fn a_cancelled_first_timer_costs_one_idle_turn_at_most() {
     until(&mut reactor, &mut fired, |fired| !fired.is_empty());
     assert_eq!(fired, [2]);
     assert!(reactor.stats().turns <= 3, "{}", reactor.stats());
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    After(u64),
-    Cancel(usize),
-    /// Do the rest in another turn, this much later.
-    Turn(u64),
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        4 => (0_u64..400).prop_map(Step::After),
-        2 => (0_usize..64).prop_map(Step::Cancel),
-        1 => (0_u64..100).prop_map(Step::Turn),
-    ];
-    proptest::collection::vec(step, 1..80)
-}
-
-/// What should have happened, told by the calls alone.
-#[derive(Default)]
-struct Model {
-    steps: VecDeque<Step>,
-    set: Vec<(TimerKey, Instant)>,
-    live: Vec<bool>,
-    fired: Vec<Instant>,
-    /// What should not have happened.
-    wrong: Option<String>,
-}
-
-fn take_steps(cx: &mut Context<'_, Model>, model: &mut Model) -> io::Result<()> {
-    while let Some(step) = model.steps.pop_front() {
-        match step {
-            Step::After(micros) => {
-                let after = Duration::from_micros(micros);
-                let (due, number) = (cx.now() + after, model.set.len());
-                let key = cx.after(after, move |cx, model: &mut Model| {
-                    if !std::mem::take(&mut model.live[number]) {
-                        model.wrong = Some(format!("timer {number} fired after its end"));
-                    }
-                    if cx.now() < due {
-                        model.wrong = Some(format!("timer {number} fired early"));
-                    }
-                    model.fired.push(due);
-                    Ok(())
-                });
-                model.set.push((key, due));
-                model.live.push(true);
-            }
-            Step::Cancel(number) if number < model.set.len() => {
-                let was_live = std::mem::take(&mut model.live[number]);
-                if cx.cancel(model.set[number].0) != was_live {
-                    model.wrong = Some(format!("cancelling timer {number}: it should have been {was_live}"));
-                }
-            }
-            Step::Cancel(_) => {}
-            Step::Turn(micros) => {
-                cx.after(Duration::from_micros(micros), take_steps);
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn timers_do_as_a_list_of_deadlines_does(steps in steps(), budget in 1_usize..8) {
-        let limits = Limits { messages_per_visit: budget, ..Limits::default() };
-        let mut reactor = Reactor::<Model>::builder().limits(limits).build().unwrap();
-        let mut model = Model { steps: steps.into(), ..Model::default() };
-        reactor.after(Duration::ZERO, take_steps);
-        until(&mut reactor, &mut model, |model| {
-            model.wrong.is_some() || model.steps.is_empty() && !model.live.contains(&true)
-        });
-        prop_assert_eq!(model.wrong, None);
-        prop_assert_eq!(reactor.timers(), 0);
-        prop_assert!(model.fired.is_sorted(), "{:?}", model.fired);
-    }
 }
