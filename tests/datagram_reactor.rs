@@ -247,7 +247,8 @@ fn closing_from_a_handler_ends_its_datagrams_at_once() {
             .datagram(first, move |_, cx, seen: &mut Vec<u8>| {
                 seen.push(b'1');
                 if seen.iter().filter(|&&byte| byte == b'1').count() == before {
-                    assert!(cx.close(if own { cx.key() } else { second }));
+                    let closed = if own { cx.key() } else { second };
+                    assert!(cx.close(closed));
                 }
                 Ok(())
             })
