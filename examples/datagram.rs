@@ -103,7 +103,10 @@ fn send(address: &Address, texts: Vec<String>, wait: Option<Duration>) -> io::Re
     });
     reactor.run(&mut talk)?;
     if talk.timed_out {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, format!("not all replies came within {wait:?}")));
+        let told: String =
+            reactor.stats().errors().map(|(kind, _)| format!("; the kernel says: {kind}")).collect();
+        let text = format!("not all replies came within {wait:?}{told}");
+        return Err(io::Error::new(io::ErrorKind::TimedOut, text));
     }
     Ok(())
 }

@@ -38,6 +38,14 @@ fn udp() -> (Datagram, SocketAddress) {
     (socket, address)
 }
 
+/// A handler that leaves its mark.
+fn note(mark: u8) -> impl FnMut(Incoming<'_>, &mut Context<'_, Vec<u8>>, &mut Vec<u8>) -> io::Result<()> {
+    move |_, _, marks| {
+        marks.push(mark);
+        Ok(())
+    }
+}
+
 #[test]
 fn handlers_get_bytes_sender_and_truncation() {
     type Seen = Vec<(Vec<u8>, Option<usize>, PeerAddress)>;
@@ -150,7 +158,7 @@ fn of_two_flooded_sockets_neither_waits_for_the_other() {
         for name in [0, 1] {
             let (server, to) = udp();
             (0..EACH).for_each(|_| client.send_to(b"x", &to).unwrap());
-            reactor.datagram(server, move |_, _, order: &mut Vec<u8>| Ok(order.push(name))).unwrap();
+            reactor.datagram(server, note(name)).unwrap();
         }
         let mut order = Vec::new();
         run_until(&mut reactor, &mut order, |order| order.len() == 2 * EACH);
@@ -242,7 +250,7 @@ fn closing_from_a_handler_ends_its_datagrams_at_once() {
     for (own, before) in [(true, 1), (true, 4), (false, 1), (false, 4)] {
         let mut reactor = Reactor::<Vec<u8>>::new().unwrap();
         let ((first, to_first), (second, to_second)) = (unix(), unix());
-        let second = reactor.datagram(second, |_, _, seen: &mut Vec<u8>| Ok(seen.push(b'2'))).unwrap();
+        let second = reactor.datagram(second, note(b'2')).unwrap();
         reactor
             .datagram(first, move |_, cx, seen: &mut Vec<u8>| {
                 seen.push(b'1');
