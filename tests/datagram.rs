@@ -230,6 +230,12 @@ fn a_connected_socket_hears_its_peer_alone() {
     assert_eq!(next(&client).0, b"hello yourself");
     assert_eq!(client.peer_address().unwrap(), address_of(&server).to_address());
 
+    client.send(b"unread").unwrap();
+    server.connect(&address_of(&stranger)).unwrap();
+    assert_eq!(server.recv_from(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "thrown away");
+    // The kernel tells the peer that was left.
+    refused(client.recv_from(&mut [0]), ErrorKind::ConnectionReset, "");
+
     let (server, stranger) = (Datagram::udp("127.0.0.1:0").unwrap(), Datagram::udp("127.0.0.1:0").unwrap());
     let client = Datagram::connected(&server.local_address().unwrap()).unwrap();
     stranger.send_to(b"psst", &address_of(&client)).unwrap();
