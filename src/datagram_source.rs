@@ -17,8 +17,8 @@ use crate::{
 /// The datagrams that a visit receives one by one before it takes [`BATCH`] a call: for a datagram at a time a batch
 /// is dearer. `cargo test --release --lib batch_prices -- --ignored --nocapture` measures it.
 ///
-/// On Linux 6.18, 64 bytes each, `recvfrom` to `EAGAIN` over `recvmmsg` of 16 to the short count: 0.87 for 1 datagram, 1.0 for 2, 1.09 for 4,
-/// 1.18 for 10, and 1.13 for 16; alike on Unix and UDP sockets.
+/// On Linux 6.18, `recvfrom` to `EAGAIN` over `recvmmsg` of 16 to the short count, 64 bytes each: 0.88 for 1 datagram, 1.0 for 2, 1.1 to 1.2
+/// for 4, 1.2 to 1.3 for 10 and 16.
 const SINGLES: usize = 2;
 
 /// Datagrams that a drain still handles. More than wait in a socket, but for a receive buffer enlarged past all need; a

@@ -34,11 +34,11 @@ impl DatagramOptions {
         self
     }
 
-    /// Bytes of the largest datagram that the poll set takes whole; a longer one is truncated, and says so. Default 65,536: all
+    /// Bytes of the largest datagram that the poll set takes whole; a longer one is truncated, and says so. 1 byte to 16 MiB; default 65,536: all
     /// of UDP fits. A Unix datagram can be as long as its sender's `SO_SNDBUF` allows. There are 16 such buffers a socket, of
     /// which memory is used only as far as datagrams have filled it.
     pub fn message_size(&mut self, bytes: usize) -> &mut Self {
-        self.message_size = bytes.max(1);
+        self.message_size = bytes.clamp(1, super::MESSAGE_SIZE_MAX);
         self
     }
 

@@ -1,0 +1,68 @@
+//! A datagram costs no allocation, received, answered or passed on. A program of its own, for its allocator counts.
+
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ipc_reactor::{Datagram, Reactor, SocketAddress};
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+struct Counting;
+
+// SAFETY: everything is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller keeps to the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: `start` came from `alloc` above, with this layout.
+        unsafe { System.dealloc(start, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+// One test: another would allocate meanwhile.
+#[test]
+fn a_datagram_costs_no_allocation() {
+    for (server, client) in [
+        (Datagram::unix_autobind().unwrap(), Datagram::unix_autobind().unwrap()),
+        (Datagram::udp("127.0.0.1:0").unwrap(), Datagram::udp("127.0.0.1:0").unwrap()),
+    ] {
+        let mut reactor = Reactor::<u64>::new().unwrap();
+        let to = SocketAddress::try_from(&server.local_address().unwrap()).unwrap();
+        reactor
+            .datagram(server, |datagram, cx, count| {
+                *count += 1;
+                datagram.reply(datagram.bytes)?;
+                cx.send_to(cx.key(), b"and that", &datagram.from)
+            })
+            .unwrap();
+        let (mut buffer, mut count) = ([0; 64], 0);
+        let mut rounds = |rounds: u64| {
+            for round in 0..rounds {
+                let burst = 1 + round % 4;
+                (0..burst).for_each(|_| client.send_to(b"hello", &to).unwrap());
+                let expected = count + burst;
+                while count < expected {
+                    let _ = reactor.turn(Some(Duration::from_secs(20)), &mut count).unwrap();
+                }
+                let mut answers = 0;
+                while answers < 2 * burst {
+                    answers += u64::from(client.recv_from(&mut buffer).is_ok());
+                }
+            }
+        };
+        rounds(100);
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        rounds(1_000);
+        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0);
+    }
+}
