@@ -26,8 +26,6 @@ pub enum Cause {
     Panic(String),
     /// A limit was reached ([`Limits`](crate::Limits)).
     Limit(Limit),
-    /// The queue's name was unlinked: nobody who opens it by name can reach us any more.
-    Unlinked,
     /// A drain found it idle, or when it had become idle.
     Drain,
     /// A drain's deadline passed before it had become idle.
@@ -52,7 +50,6 @@ impl fmt::Display for Cause {
             Cause::Malformed(error) => write!(f, "malformed frame: {error}"),
             Cause::Panic(message) => write!(f, "the handler panicked: {message}"),
             Cause::Limit(limit) => write!(f, "limit reached: {limit}"),
-            Cause::Unlinked => f.write_str("the queue's name was unlinked"),
             Cause::Drain => f.write_str("drained"),
             Cause::DrainDeadline => f.write_str("the drain's deadline passed"),
             Cause::Stop => f.write_str("the reactor stopped"),

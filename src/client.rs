@@ -250,8 +250,10 @@ pub(crate) fn adopt<S>(
 
 /// A record is read whole or not at all.
 pub(crate) fn make_room_for_records<S>(set: &mut PollSet<S>, framing: &Framing) {
-    let room = framing.frame_max(set.limits.frame_max).saturating_add(1);
-    set.read_room = set.read_room.max(room);
+    /// No sender's buffer is larger, as systems are set up; what is, counts as a frame too large.
+    const RECORD_MAX: usize = 16 << 20;
+    set.has_records = true;
+    set.read_room = set.read_room.max(framing.frame_max(set.limits.frame_max).min(RECORD_MAX) + 1);
 }
 
 pub(crate) fn interest(plan: &Plan, write: bool) -> Interest {

@@ -13,7 +13,7 @@ use crate::{
 
 impl<S> PollSet<S> {
     /// Closes any source, that of the running handler included. A client first takes what waits for it (at most for
-    /// [`Limits::flush`]); no more is read from it. Returns false if the key names nothing any more.
+    /// [`Limits::flush`](crate::Limits::flush)); no more is read from it. Returns false if the key names nothing any more.
     pub fn close(&mut self, key: Key) -> bool {
         self.end(key, Halt::Close)
     }
@@ -59,8 +59,8 @@ impl<S> PollSet<S> {
 
     /// Ends the loop in order: no more CIRs are accepted than have arrived by now; every request that has arrived is
     /// handled, every reply sent, every client closed when nothing is owed to it, and messages that are in the queues
-    /// and datagrams that are in the sockets now are handled. What is not done after `within` (or [`Limits::drain`]) is cut off, with
-    /// [`Cause::DrainDeadline`]. [`Stats`] tells how many were drained, and how many cut off.
+    /// and datagrams that are in the sockets now are handled. What is not done after `within` (or [`Limits::drain`](crate::Limits::drain)) is cut off, with
+    /// [`Cause::DrainDeadline`]. [`Stats`](crate::Stats) tells how many were drained, and how many cut off.
     ///
     /// Another drain while one is under way can only bring its end forward.
     ///

@@ -134,7 +134,8 @@ pub struct Framing {
 }
 
 impl Framing {
-    /// Whatever has arrived is a message, of at least one byte.
+    /// Whatever has arrived is a message, of at least one byte and at most the reactor's
+    /// [read buffer](crate::Builder::read_buffer). On a seqpacket socket, each record is a message.
     pub fn raw() -> Framing {
         Framing { rule: Rule::Raw, max: None, descriptors: 0 }
     }

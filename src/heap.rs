@@ -10,10 +10,32 @@ pub(crate) enum Owner {
     Client(u32),
 }
 
+/// 16 bytes: of the owner, the lowest bit tells the kind.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     due_ns: u64,
-    owner: Owner,
+    /// When it was set, as a count: of equal deadlines, the one that was set first comes first.
+    set: u32,
+    owner: u32,
+}
+
+impl Entry {
+    fn new(due_ns: u64, set: u32, owner: Owner) -> Entry {
+        let owner = match owner {
+            Owner::Timer(index) => index << 1,
+            Owner::Client(index) => index << 1 | 1,
+        };
+        Entry { due_ns, set, owner }
+    }
+
+    fn owner(&self) -> Owner {
+        if self.owner & 1 == 0 { Owner::Timer(self.owner >> 1) } else { Owner::Client(self.owner >> 1) }
+    }
+
+    fn is_before(&self, other: &Entry) -> bool {
+        // The difference, so that the count may wrap.
+        (self.due_ns, 0) < (other.due_ns, (self.set.wrapping_sub(other.set) as i32).wrapping_neg())
+    }
 }
 
 /// No place: the owner has no entry in the heap.
@@ -29,6 +51,7 @@ pub(crate) trait Places {
 #[derive(Debug, Default)]
 pub(crate) struct Heap {
     entries: Vec<Entry>,
+    set: u32,
 }
 
 impl Heap {
@@ -43,7 +66,8 @@ impl Heap {
     /// Gives `owner` the deadline `due_ns`, in place of the one that it had, if any.
     pub(crate) fn set(&mut self, owner: Owner, due_ns: u64, places: &mut impl Places) {
         let place = places.place(owner);
-        let entry = Entry { due_ns, owner };
+        self.set = self.set.wrapping_add(1);
+        let entry = Entry::new(due_ns, self.set, owner);
         if place == NOWHERE {
             self.entries.push(entry);
             self.up(self.entries.len() - 1, entry, places);
@@ -64,7 +88,7 @@ impl Heap {
         }
         places.set_place(owner, NOWHERE);
         let Some(last) = self.entries.pop() else { return };
-        if last.owner != owner {
+        if last.owner() != owner {
             self.settle(place as usize, last, places);
         }
         if self.entries.len() < self.entries.capacity() / 8 && self.entries.capacity() > 1024 {
@@ -74,14 +98,14 @@ impl Heap {
 
     /// Takes the earliest out if it is due; tells whose it is, and for when it was set.
     pub(crate) fn pop_due(&mut self, now_ns: u64, places: &mut impl Places) -> Option<(Owner, u64)> {
-        let &Entry { due_ns, owner } = self.entries.first().filter(|entry| entry.due_ns <= now_ns)?;
-        self.remove(owner, places);
-        Some((owner, due_ns))
+        let &first = self.entries.first().filter(|entry| entry.due_ns <= now_ns)?;
+        self.remove(first.owner(), places);
+        Some((first.owner(), first.due_ns))
     }
 
     /// Puts `entry` where it belongs, from the hole at `place`.
     fn settle(&mut self, place: usize, entry: Entry, places: &mut impl Places) {
-        if place > 0 && self.entries[(place - 1) / 2].due_ns > entry.due_ns {
+        if place > 0 && entry.is_before(&self.entries[(place - 1) / 2]) {
             self.up(place, entry, places);
         } else {
             self.down(place, entry, places);
@@ -91,7 +115,7 @@ impl Heap {
     fn up(&mut self, mut place: usize, entry: Entry, places: &mut impl Places) {
         while place > 0 {
             let parent = (place - 1) / 2;
-            if self.entries[parent].due_ns <= entry.due_ns {
+            if !entry.is_before(&self.entries[parent]) {
                 break;
             }
             self.put(place, self.entries[parent], places);
@@ -104,10 +128,10 @@ impl Heap {
         loop {
             let left = 2 * place + 1;
             let Some(mut child) = self.entries.get(left).map(|_| left) else { break };
-            if self.entries.get(left + 1).is_some_and(|right| right.due_ns < self.entries[left].due_ns) {
+            if self.entries.get(left + 1).is_some_and(|right| right.is_before(&self.entries[left])) {
                 child = left + 1;
             }
-            if self.entries[child].due_ns >= entry.due_ns {
+            if !self.entries[child].is_before(&entry) {
                 break;
             }
             self.put(place, self.entries[child], places);
@@ -118,7 +142,7 @@ impl Heap {
 
     fn put(&mut self, place: usize, entry: Entry, places: &mut impl Places) {
         self.entries[place] = entry;
-        places.set_place(entry.owner, place as u32);
+        places.set_place(entry.owner(), place as u32);
     }
 }
 
@@ -176,5 +200,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn equal_deadlines_come_in_the_order_in_which_they_were_set() {
+        let (mut heap, mut places) = (Heap { set: u32::MAX - 50, ..Heap::default() }, Map::default());
+        let order: Vec<u32> = (0..100).map(|index| index * 37 % 100).collect();
+        for &index in &order {
+            heap.set(Owner::Timer(index), 7, &mut places);
+        }
+        let came: Vec<u32> = std::iter::from_fn(|| heap.pop_due(7, &mut places))
+            .map(|(owner, _)| match owner {
+                Owner::Timer(index) => index,
+                Owner::Client(_) => unreachable!(),
+            })
+            .collect();
+        assert_eq!(came, order);
     }
 }

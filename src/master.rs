@@ -86,7 +86,7 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, master: &mut Master<S>, s
     for _ in 0..set.limits.accepts_per_visit.max(1) {
         let full = set.stats.clients >= set.limits.clients;
         if full && set.limits.when_full == WhenFull::Wait && !client::any_half_frame(set) {
-            return wait(set, key, master, Limit::Clients, None);
+            return wait(set, key, master, Some(Limit::Clients), "every place is taken");
         }
         match master.listener.accept() {
             // Nobody loses a place before there is somebody to take it.
@@ -113,17 +113,17 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, master: &mut Master<S>, s
                             }
                             master.spare = socket::spare().ok();
                             if master.spare.is_none() {
-                                return wait(set, key, master, Limit::Descriptors, Some(error));
+                                return wait(set, key, master, Some(Limit::Descriptors), &error.to_string());
                             }
                         }
-                        _ => return wait(set, key, master, Limit::Descriptors, Some(error)),
+                        _ => return wait(set, key, master, Some(Limit::Descriptors), &error.to_string()),
                     }
                 }
                 // EPERM (a firewall's), EPROTO and the network's own: of this connection, or to pass. Waiting a
                 // little is right for either, and the socket stays.
                 _ => {
                     set.stats.failed(error.kind());
-                    return wait(set, key, master, Limit::Descriptors, Some(error));
+                    return wait(set, key, master, None, &error.to_string());
                 }
             },
         }
@@ -138,16 +138,18 @@ fn wait<S>(
     set: &mut PollSet<S>,
     key: Key,
     master: &mut Master<S>,
-    limit: Limit,
-    why: Option<io::Error>,
+    limit: Option<Limit>,
+    why: &str,
 ) -> Visited {
     if !master.full {
         master.full = true;
-        match &why {
-            Some(error) => {
-                set.trip(limit, format_args!("master socket {key} cannot accept: {error}; CIRs wait"))
-            }
-            None => set.trip(limit, format_args!("CIRs wait at master socket {key}")),
+        match limit {
+            Some(limit) => set.trip(limit, format_args!("CIRs wait at master socket {key}: {why}")),
+            None => set.complain(
+                Kind::Accept,
+                Level::Warn,
+                format_args!("CIRs wait at master socket {key}: {why}"),
+            ),
         }
     }
     if !set.paused.iter().any(|&(paused, _)| paused == key) {
@@ -224,4 +226,43 @@ fn prepare<S>(master: &Master<S>, socket: &OwnedFd) -> io::Result<()> {
         socket::set_passes_rights(socket.as_fd(), true)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Context, Limits, Reactor, Turn};
+    use std::{os::unix::net::UnixStream, time::Duration};
+
+    struct Mute;
+
+    impl Session<()> for Mute {
+        fn on_request(&mut self, _: &[u8], _: &mut Context<'_, ()>, (): &mut ()) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Each pause used to set a timer of its own, which a client that left did not cancel.
+    #[test]
+    fn a_paused_master_socket_has_one_retry_timer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let never = Duration::from_secs(3_600);
+        let limits = Limits { clients: 1, accept_retry: never, idle: None, ..Limits::default() };
+        let mut reactor = Reactor::<()>::builder().limits(limits).build().unwrap();
+        reactor.listen(Listener::unix(&path).unwrap(), Framing::lines(), |_, ()| Ok(Mute)).unwrap();
+        for cirs in 1..=20 {
+            // At the end of the loop's body it leaves, and makes room for the next.
+            let _one = UnixStream::connect(&path).unwrap();
+            while reactor.stats().cirs < cirs {
+                assert_ne!(reactor.turn(None, &mut ()).unwrap(), Turn::Stopped);
+            }
+            // A second look at the master socket finds no place.
+            let _next = UnixStream::connect(&path).unwrap();
+            while reactor.stats().trips(Limit::Clients) < cirs {
+                assert_ne!(reactor.turn(None, &mut ()).unwrap(), Turn::Stopped);
+            }
+            assert_eq!(reactor.timers.deadlines(), 1, "at CIR {cirs}");
+        }
+    }
 }

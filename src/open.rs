@@ -136,6 +136,7 @@ impl<S> PollSet<S> {
             ));
         };
         let fd = open.source.as_fd().as_raw_fd();
+        self.check_not_forked()?;
         self.poll.registry().reregister(&mut SourceFd(&fd), key.token(), interest)
     }
 }

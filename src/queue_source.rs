@@ -161,6 +161,7 @@ impl<S> PollSet<S> {
     /// `WouldBlock`: [`Limits::outbox`](crate::Limits::outbox) messages wait already; this one was not taken.
     /// `NotFound`: the key names no queue, or the queue's own handler runs. Those of [`Queue::send`].
     pub fn post(&mut self, key: Key, message: &[u8], priority: u32) -> io::Result<Posted> {
+        self.check_not_forked()?;
         let limit = self.limits.outbox;
         let Some(Source::Queue(source)) = self.slot(key).map(|slot| &mut slot.source) else {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("{key} is no queue at rest")));

@@ -49,8 +49,9 @@ pub trait Session<S> {
         Ok(HalfClose::Close)
     }
 
-    /// The peer has taken all that was sent to it, after it had been a slow consumer
-    /// ([`Limits::output_high_water`](crate::Limits::output_high_water)): a producer can go on.
+    /// The peer, which had been a slow consumer
+    /// ([`Limits::output_high_water`](crate::Limits::output_high_water)), has taken at least half of what waited for
+    /// it: its requests are read again, and a producer can go on.
     ///
     /// # Errors
     /// Closes the client.

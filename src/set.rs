@@ -67,7 +67,7 @@ pub(crate) struct Usage {
 }
 
 /// The poll set, and all that can be done with it between turns and from handlers: a [`Reactor`](crate::Reactor)
-/// and a [`Context`] both dereference to it.
+/// and a [`Context`](crate::Context) both dereference to it.
 ///
 /// It has no way to run the loop, so a handler cannot re-enter it.
 pub struct PollSet<S> {
@@ -79,6 +79,8 @@ pub struct PollSet<S> {
     /// How large the buffer must be that everything is read into first: the loop keeps it, so that a handler can be
     /// lent what is in it beside this set.
     pub(crate) read_room: usize,
+    /// A seqpacket socket is, or was, in the set.
+    pub(crate) has_records: bool,
     /// What the client being visited is to be sent.
     pub(crate) out: Box<Buffer>,
     /// What the client being visited has passed, and its session not taken yet.
@@ -118,6 +120,7 @@ impl<S> PollSet<S> {
             ready: Vec::new(),
             timers: Timers::new(),
             read_room,
+            has_records: false,
             out: Box::default(),
             descriptors: VecDeque::new(),
             pool: Pool::default(),
@@ -330,6 +333,9 @@ impl<S> PollSet<S> {
     /// Puts other limits in force, from now on: what exceeds them already stays.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
+        if self.has_records {
+            client::make_room_for_records(self, &Framing::raw());
+        }
         self.resume_masters();
     }
 

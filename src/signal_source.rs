@@ -5,7 +5,7 @@ use std::{io, mem, os::fd::AsFd, process::Child, process::Command};
 use mio::Interest;
 
 use crate::{
-    Cause, Context, Key, PollSet, Ready, Signal, SignalInfo, Signals,
+    Cause, Context, Key, PollSet, Ready, Rejected, Signal, SignalInfo, Signals,
     children::{self, Exit},
     guard::{guarded, report},
     signals::SignalBatch,
@@ -72,9 +72,16 @@ impl<S> PollSet<S> {
     /// Returns its pid. Pipes to it that were not taken out of the `Child` are closed.
     ///
     /// # Errors
-    /// `NotFound`: [`children`](PollSet::children) was not called.
-    pub fn watch_child(&mut self, child: Child) -> io::Result<u32> {
-        let key = self.exit_handler()?;
+    /// `NotFound`: [`children`](PollSet::children) was not called; the child is handed back.
+    #[allow(
+        clippy::result_large_err,
+        reason = "once per child, which must not be lost: it would stay a zombie"
+    )]
+    pub fn watch_child(&mut self, child: Child) -> Result<u32, Rejected<Child>> {
+        let key = match self.exit_handler() {
+            Ok(key) => key,
+            Err(error) => return Err(Rejected { error, source: child }),
+        };
         let pid = self.reaper.watch(child);
         self.mark_ready(key, Ready::READABLE);
         Ok(pid)
@@ -87,7 +94,7 @@ impl<S> PollSet<S> {
     /// Those of [`Command::spawn`], and of [`watch_child`](PollSet::watch_child); then no child is started.
     pub fn spawn(&mut self, command: &mut Command) -> io::Result<u32> {
         self.exit_handler()?;
-        self.watch_child(children::spawn(command)?)
+        Ok(self.watch_child(children::spawn(command)?)?)
     }
 
     fn exit_handler(&self) -> io::Result<Key> {

@@ -163,6 +163,12 @@ impl<S> Timers<S> {
         Some(self.timers.remove(key.index as usize).task)
     }
 
+    /// Deadlines that are set: of timers, of the reactor's own, of clients.
+    #[cfg(test)]
+    pub(crate) fn deadlines(&self) -> usize {
+        self.heap.len()
+    }
+
     /// Has a client looked at when `due_ns` has come, or earlier.
     pub(crate) fn client_deadline(&mut self, slots: &mut Slab<Slot<S>>, index: u32, due_ns: u64) {
         let mut owners = Owners { slots, timers: &mut self.timers };
@@ -208,7 +214,7 @@ impl AsFd for TimerFd {
 
 impl<S> PollSet<S> {
     /// Calls `task` once, `after` from the turn's time ([`now`](PollSet::now)), to the microsecond as far as the
-    /// kernel wakes us in time. A timer set in a round does not fire in that round, even with a zero duration.
+    /// kernel wakes us in time. Timers that are due at the same time fire in the order in which they were set. A timer set in a round does not fire in that round, even with a zero duration.
     ///
     /// An error that `task` returns is counted and logged; it ends nothing.
     ///

@@ -1,9 +1,9 @@
 //! A limit on descriptors that is reached for real.
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use ipc_reactor::{Context, Framing, Limit, Limits, Listener, Reactor, Session, Turn, WhenFull};
+use ipc_reactor::WhenFull;
 
 use crate::kit::{Client, NEVER, RETRY, Server, askers};
 
@@ -21,7 +21,7 @@ pub(crate) fn limit_is_raised() {
         server.limit_descriptors(1_000);
         clients[room..].iter_mut().for_each(Client::is_answered);
         clients.iter_mut().for_each(Client::is_served);
-        let told = server.log().lines().filter(|line| line.contains("cannot accept")).count();
+        let told = server.log().lines().filter(|line| line.contains("CIRs wait")).count();
         assert_eq!(told as u64, episode, "one line an episode\n{}", server.log());
         places.push(clients);
     }
@@ -62,32 +62,4 @@ pub(crate) fn newcomers_are_shed() {
     newcomer.expect("there is room again").is_served();
     clients.iter_mut().for_each(Client::is_served);
     assert_eq!(server.log().lines().count(), 1, "{}", server.log());
-}
-
-/// Each pause used to set a timer of its own, which a client that left did not cancel.
-pub(crate) fn one_retry_timer() {
-    struct Mute;
-    impl Session<()> for Mute {
-        fn on_request(&mut self, _: &[u8], _: &mut Context<'_, ()>, (): &mut ()) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("socket");
-    let limits = Limits { clients: 1, accept_retry: NEVER, ..Limits::default() };
-    let mut reactor = Reactor::<()>::builder().limits(limits).build().unwrap();
-    reactor.listen(Listener::unix(&path).unwrap(), Framing::lines(), |_, ()| Ok(Mute)).unwrap();
-    for cirs in 1..=20 {
-        // At the end of the loop's body it leaves, and makes room for the next.
-        let _one = UnixStream::connect(&path).unwrap();
-        while reactor.stats().cirs < cirs {
-            assert_ne!(reactor.turn(None, &mut ()).unwrap(), Turn::Stopped);
-        }
-        // A second look at the master socket finds no place.
-        let _next = UnixStream::connect(&path).unwrap();
-        while reactor.stats().trips(Limit::Clients) < cirs {
-            assert_ne!(reactor.turn(None, &mut ()).unwrap(), Turn::Stopped);
-        }
-        assert_eq!(reactor.timers(), 1, "at CIR {cirs}");
-    }
 }

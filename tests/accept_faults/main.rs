@@ -24,7 +24,6 @@ fn main() -> ExitCode {
     let mut cases: Vec<isolated::Case> = vec![
         ("clients_wait_out_a_descriptor_limit_and_none_is_stranded", descriptors::limit_is_raised),
         ("a_client_that_leaves_makes_room_for_one_that_waits", descriptors::room_by_leaving),
-        ("a_paused_master_socket_has_one_retry_timer", descriptors::one_retry_timer),
         ("newcomers_are_shed_where_that_is_wanted", descriptors::newcomers_are_shed),
     ];
     if traced {
