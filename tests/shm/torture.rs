@@ -7,6 +7,13 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// One torture at a time: they spin, and more threads than processors would only wait for one another.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn torture() -> bool {
     std::env::var_os("IPC_TORTURE").is_some_and(|value| value == "1")
@@ -77,6 +84,7 @@ fn reads() -> u64 {
 
 #[test]
 fn the_latest_of_a_hot_writer_is_never_torn() {
+    let _alone = alone();
     hot_writer(32, 3, reads(), |reader, reads| {
         let (mut done, mut before) = (0, 0);
         while done < reads {
@@ -98,6 +106,7 @@ fn the_latest_of_a_hot_writer_is_never_torn() {
 
 #[test]
 fn who_follows_a_hot_writer_misses_nothing_untold() {
+    let _alone = alone();
     hot_writer(8, 63, reads(), |reader, reads| {
         let (mut done, mut expected) = (0, 1);
         while done < reads {
@@ -138,6 +147,7 @@ fn half_written(segment: &OwnedFd) -> bool {
 
 #[test]
 fn a_writer_killed_at_any_moment_harms_no_reader() {
+    let _alone = alone();
     let kills = if torture() { 2000 } else { 50 };
     let mut half_written_count = 0;
     let mut seed = u64::from(std::process::id());
