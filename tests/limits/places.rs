@@ -117,9 +117,9 @@ fn newcomers_are_shown_the_door() {
 #[test]
 fn half_frames_make_room_for_newcomers() {
     for when_full in [WhenFull::Wait, WhenFull::Shed] {
-        let mut server = Server::new(Limits { when_full, ..limits(500) });
+        let mut server = Server::new(Limits { when_full, ..limits(5_000) });
         let quiet = server.connect();
-        let unfinished: Vec<_> = (1..500)
+        let unfinished: Vec<_> = (1..5_000)
             .map(|_| {
                 let mut peer = server.connect();
                 peer.write_all(b"unfinish").unwrap();
@@ -127,7 +127,7 @@ fn half_frames_make_room_for_newcomers() {
             })
             .collect();
         server.settle();
-        assert_eq!((server.reactor.stats().clients, server.trips(Limit::Evicted)), (500, 0));
+        assert_eq!((server.reactor.stats().clients, server.trips(Limit::Evicted)), (5_000, 0));
         let newcomers: Vec<_> = (0..100).map(|_| server.connect()).collect();
         for newcomer in &newcomers {
             server.serves(newcomer);
