@@ -13,7 +13,7 @@ use std::{
 
 use ipc_reactor::{Cause, Context, Framing, Listener, Reactor, Session};
 
-const REPLY: [u8; 64 << 10] = [1; 64 << 10];
+static REPLY: [u8; 64 << 10] = [1; 64 << 10];
 
 struct Loud;
 

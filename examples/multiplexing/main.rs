@@ -40,6 +40,7 @@ mod epoll_level;
 mod limits;
 mod net;
 mod poll;
+mod reactor;
 mod select;
 mod signals;
 
@@ -60,7 +61,7 @@ struct Style {
 /// Every style, in the order in which a reader should meet them.
 ///
 /// To add one: a module with `serve`, and a row here. `list`, `serve` and `compare` take it from this
-/// table. (The reactor's own style, `reactor.rs`, joins as the last row.)
+/// table.
 const STYLES: &[Style] = &[
     Style {
         name: "blocking",
@@ -94,6 +95,13 @@ const STYLES: &[Style] = &[
         name: "epoll-edge",
         about: "epoll(7), edge-triggered: told once of each change, so read until it would block",
         serve: epoll_edge::serve,
+        clients_max: None,
+        ceiling: "out of descriptors",
+    },
+    Style {
+        name: "reactor",
+        about: "this crate: edge-triggered epoll, and the reactor remembers",
+        serve: reactor::serve,
         clients_max: None,
         ceiling: "out of descriptors",
     },

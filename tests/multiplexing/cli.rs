@@ -66,7 +66,7 @@ fn compare_measures_what_is_possible_and_draws_it() {
     assert_eq!(report["interrupted"], false);
     assert!(report["machine"]["cores"].as_u64().unwrap() > 0);
     let results = report["results"].as_array().unwrap();
-    assert_eq!(results.len(), 5 * 3 * 2, "five styles, three numbers of idle and two of active clients");
+    assert_eq!(results.len(), 6 * 3 * 2, "six styles, three numbers of idle and two of active clients");
     for cell in results {
         let style = cell["style"].as_str().unwrap();
         let (idle, active) = (cell["idle"].as_u64().unwrap(), cell["active"].as_u64().unwrap());
