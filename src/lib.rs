@@ -19,6 +19,7 @@ mod datagram_source;
 mod descriptors;
 mod framing;
 mod guard;
+pub mod guide;
 mod heap;
 mod key;
 mod limits;

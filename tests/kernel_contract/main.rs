@@ -14,3 +14,4 @@ mod queues;
 mod readiness;
 mod signals;
 mod sockets;
+mod told;

@@ -18,16 +18,16 @@ const MESSAGE_BYTES_MAX: usize = 64;
 const WHOLE_MASK: Edge = Edge { data: 0, mask: EPOLLIN | EPOLLOUT };
 
 /// A name nobody else has; the queue there, if any, is unlinked in the end.
-struct Name(CString);
+pub(crate) struct Name(pub(crate) CString);
 
 impl Name {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let n = COUNTER.fetch_add(1, Ordering::Relaxed);
         Self(CString::new(format!("/kernel-contract-{}-{n}", std::process::id())).expect("no NUL"))
     }
 
-    fn create(&self, messages_max: i64) -> io::Result<OwnedFd> {
+    pub(crate) fn create(&self, messages_max: i64) -> io::Result<OwnedFd> {
         // SAFETY: all-zero is a `mq_attr`.
         let mut attributes: libc::mq_attr = unsafe { std::mem::zeroed() };
         attributes.mq_maxmsg = messages_max;
@@ -37,12 +37,12 @@ impl Name {
         own(unsafe { libc::mq_open(self.0.as_ptr(), flags, 0o600, &raw const attributes) })
     }
 
-    fn open(&self, flags: i32) -> io::Result<OwnedFd> {
+    pub(crate) fn open(&self, flags: i32) -> io::Result<OwnedFd> {
         // SAFETY: the name is a C string that outlives the call.
         own(unsafe { libc::mq_open(self.0.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC | flags) })
     }
 
-    fn unlink(&self) -> io::Result<()> {
+    pub(crate) fn unlink(&self) -> io::Result<()> {
         // SAFETY: the name is a C string that outlives the call.
         check(unsafe { libc::mq_unlink(self.0.as_ptr()) }).map(drop)
     }
@@ -54,7 +54,7 @@ impl Drop for Name {
     }
 }
 
-fn send(queue: &OwnedFd, message: &[u8]) -> io::Result<()> {
+pub(crate) fn send(queue: &OwnedFd, message: &[u8]) -> io::Result<()> {
     // SAFETY: pointer and length are the slice's.
     check(unsafe { libc::mq_send(queue.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) }).map(drop)
 }
@@ -76,7 +76,7 @@ fn receive_into(queue: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     check_len(unsafe { libc::mq_receive(queue.as_raw_fd(), bytes, len, std::ptr::null_mut()) })
 }
 
-fn receive(queue: &OwnedFd) -> io::Result<Vec<u8>> {
+pub(crate) fn receive(queue: &OwnedFd) -> io::Result<Vec<u8>> {
     let mut buffer = [0; MESSAGE_BYTES_MAX];
     let len = receive_into(queue, &mut buffer)?;
     Ok(buffer[..len].to_vec())

@@ -1,0 +1,203 @@
+//! What is often told of these mechanisms, put to the kernel. The guide names these tests where it corrects a tale.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::ptr;
+
+use libc::{EINVAL, EOPNOTSUPP, SIGABRT, SIGBUS, SIGUSR1};
+
+use crate::kit::{End, alone, check, errno, fork, own};
+use crate::queues::{self, Name};
+use crate::signals::{block, records};
+
+/// Descriptors are numbers from 0 on: 0 is standard input's by custom alone, and the next to be given out once it is
+/// closed.
+#[test]
+fn zero_is_a_descriptor() -> io::Result<()> {
+    alone(|| {
+        // SAFETY: nobody in this process uses standard input.
+        drop(unsafe { OwnedFd::from_raw_fd(0) });
+        assert_eq!(File::open("/dev/null")?.as_raw_fd(), 0);
+        Ok(())
+    })
+}
+
+/// A connection stands when `connect` returns, and bytes can be sent, before anybody has called `accept`: that only
+/// fetches it.
+#[test]
+fn a_connection_stands_before_it_is_accepted() -> io::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("s");
+    let master = UnixListener::bind(&path)?;
+    let mut client = UnixStream::connect(&path)?;
+    client.write_all(b"early")?;
+    drop(client);
+    let (mut handle, _) = master.accept()?;
+    let mut heard = String::new();
+    handle.read_to_string(&mut heard)?;
+    assert_eq!(heard, "early");
+    Ok(())
+}
+
+/// The master socket carries no data; a datagram socket accepts nobody.
+#[test]
+fn a_master_socket_does_not_read_and_a_datagram_socket_does_not_accept() -> io::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let master = UnixListener::bind(folder.path().join("s"))?;
+    let datagram = UnixDatagram::unbound()?;
+    let mut byte = 0_u8;
+    // SAFETY: pointer and length are the byte's.
+    let read = unsafe { libc::recv(master.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_DONTWAIT) };
+    assert_eq!(errno(crate::kit::check_len(read)), EINVAL);
+    // SAFETY: null is "do not tell the peer's address".
+    let handle = unsafe { libc::accept(datagram.as_raw_fd(), ptr::null_mut(), ptr::null_mut()) };
+    assert_eq!(errno(check(handle)), EOPNOTSUPP);
+    Ok(())
+}
+
+/// `mq_receive` writes the priority through its last argument; it chooses nothing by it, and the highest comes first
+/// whatever stood there.
+#[test]
+fn mq_receive_gives_the_priority_back_through_a_pointer() -> io::Result<()> {
+    let name = Name::new();
+    let queue = name.create(4)?;
+    for (message, priority) in [(b"low ", 1_u32), (b"high", 9)] {
+        // SAFETY: pointer and length are the message's.
+        check(unsafe { libc::mq_send(queue.as_raw_fd(), message.as_ptr().cast(), message.len(), priority) })?;
+    }
+    for expected in [9, 1] {
+        let (mut buffer, mut priority) = ([0_u8; 64], 1_u32);
+        let (bytes, len) = (buffer.as_mut_ptr().cast(), buffer.len());
+        // SAFETY: pointer and length are the buffer's, and the priority outlives the call.
+        check(unsafe { libc::mq_receive(queue.as_raw_fd(), bytes, len, &raw mut priority) } as i32)?;
+        assert_eq!(priority, expected);
+    }
+    Ok(())
+}
+
+/// Two processes receive from one queue, and each message goes to one of them.
+#[test]
+fn two_processes_receive_from_one_queue() -> io::Result<()> {
+    alone(|| {
+        let name = Name::new();
+        let queue = name.create(4)?;
+        queues::send(&queue, b"one")?;
+        queues::send(&queue, b"two")?;
+        let other = fork(|| {
+            assert_eq!(queues::receive(&name.open(libc::O_NONBLOCK)?)?, b"one");
+            Ok(())
+        })?;
+        assert_eq!(other.wait()?, End::Exit(0));
+        assert_eq!(queues::receive(&queue)?, b"two");
+        Ok(())
+    })
+}
+
+/// A queue's name can be removed while the queue is open, and by another process than its creator: it is the user that
+/// counts. The name is gone at once; the queue goes with its last descriptor.
+#[test]
+fn another_process_unlinks_a_queue_that_is_open() -> io::Result<()> {
+    alone(|| {
+        let name = Name::new();
+        let queue = name.create(4)?;
+        assert_eq!(fork(|| name.unlink())?.wait()?, End::Exit(0));
+        assert_eq!(errno(name.open(0)), libc::ENOENT);
+        queues::send(&queue, b"still here")?;
+        assert_eq!(queues::receive(&queue)?, b"still here");
+        Ok(())
+    })
+}
+
+/// The mode that is given to `mq_open` passes through the umask, as a file's does: 0660 is seldom what one gets.
+#[test]
+fn the_umask_takes_bits_from_a_queues_mode() -> io::Result<()> {
+    alone(|| {
+        // SAFETY: no pointers; this process is the test's own.
+        unsafe { libc::umask(0o027) };
+        let name = Name::new();
+        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC;
+        // SAFETY: the name is a C string; null attributes are the defaults.
+        let queue = own(unsafe {
+            libc::mq_open(name.0.as_ptr(), flags, 0o660, ptr::null::<libc::mq_attr>())
+        })?;
+        assert_eq!(File::from(queue).metadata()?.permissions().mode() & 0o777, 0o640);
+        Ok(())
+    })
+}
+
+const PAGE_BYTES: usize = 64 * 1024;
+
+fn map(file: &File, len: usize, sharing: i32) -> io::Result<*mut u8> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the kernel chooses an address where nothing is.
+    let address = unsafe { libc::mmap(ptr::null_mut(), len, protection, sharing, file.as_raw_fd(), 0) };
+    if address == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(address.cast()) }
+}
+
+/// What is written to a private mapping nobody else sees; only `MAP_SHARED` is shared memory.
+#[test]
+fn a_private_mapping_shares_nothing() -> io::Result<()> {
+    for (sharing, seen) in [(libc::MAP_SHARED, b'x'), (libc::MAP_PRIVATE, 0)] {
+        let mut file = tempfile::tempfile()?;
+        file.set_len(PAGE_BYTES as u64)?;
+        let address = map(&file, PAGE_BYTES, sharing)?;
+        // SAFETY: the first byte of a mapping that the file covers, which is then unmapped.
+        unsafe {
+            address.write_volatile(b'x');
+            libc::munmap(address.cast(), PAGE_BYTES);
+        }
+        let mut byte = [1];
+        file.read_exact(&mut byte)?;
+        assert_eq!(byte, [seen]);
+    }
+    Ok(())
+}
+
+/// `mmap` reads nothing: more can be mapped than the file has, the descriptor may be closed, and what is written to the
+/// file afterwards is seen. An access past the file's last page is SIGBUS.
+#[test]
+fn mmap_reads_nothing_until_a_page_is_touched() -> io::Result<()> {
+    alone(|| {
+        let path = tempfile::NamedTempFile::new()?.into_temp_path();
+        let file = File::options().read(true).write(true).open(&path)?;
+        file.set_len(1)?;
+        let address = map(&file, 2 * PAGE_BYTES, libc::MAP_SHARED)?;
+        drop(file);
+        File::options().write(true).open(&path)?.write_all(b"later")?;
+        // SAFETY: within the mapping, and within the file.
+        assert_eq!(unsafe { address.add(4).read_volatile() }, b'r');
+        let beyond = fork(|| {
+            // SAFETY: within the mapping; that there is no file is what the test is about.
+            unsafe { address.add(PAGE_BYTES).read_volatile() };
+            Ok(())
+        })?;
+        assert_eq!(beyond.wait()?, End::Signal(SIGBUS));
+        Ok(())
+    })
+}
+
+/// A signal has a fourth way to go: blocked, it waits, and takes neither its default action nor a handler.
+#[test]
+fn a_blocked_signal_waits() -> io::Result<()> {
+    alone(|| {
+        let signals = block(&[SIGUSR1])?;
+        // SAFETY: no pointers.
+        unsafe { libc::raise(SIGUSR1) };
+        assert_eq!(records(&signals)?, [SIGUSR1], "this process is still here, and can read it");
+        Ok(())
+    })
+}
+
+/// `abort` ends the process though SIGABRT is blocked: the function insists, not the signal.
+#[test]
+fn abort_ends_the_process_though_sigabrt_is_blocked() -> io::Result<()> {
+    alone(|| {
+        let _signals = block(&[SIGABRT])?;
+        assert_eq!(fork(|| std::process::abort())?.wait()?, End::Signal(SIGABRT));
+        Ok(())
+    })
+}
