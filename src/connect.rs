@@ -218,8 +218,8 @@ fn try_next<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -> Result
         return Ok(());
     };
     connecting.targets.pop_front();
-    let (socket, failure) = begin(connecting.kind, &client.plan.framing, &mut connecting.targets)
-        .map_err(Cause::Connect)?;
+    let (socket, failure) =
+        begin(connecting.kind, &client.plan.framing, &mut connecting.targets).map_err(Cause::Connect)?;
     connecting.failure = failure;
     let registry = set.poll.registry();
     let old = std::mem::replace(&mut client.socket, socket);
