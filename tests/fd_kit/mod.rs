@@ -219,10 +219,10 @@ pub(crate) fn text_file(text: &str) -> OwnedFd {
     fd
 }
 
-/// The text in such a file, wherever its cursor is.
+/// The text in such a file, wherever its cursor is; `?` for anything else.
 pub(crate) fn text_of(fd: OwnedFd) -> String {
     let mut text = [0; 64];
-    let got = File::from(fd).read_at(&mut text, 0).unwrap();
+    let Ok(got) = File::from(fd).read_at(&mut text, 0) else { return "?".into() };
     String::from_utf8(text[..got].to_vec()).unwrap()
 }
 
