@@ -147,7 +147,7 @@ fn attack(client: OwnedFd, ending: usize, passed: BorrowedFd<'_>) -> u32 {
         1 => (0..=HELD).all(|_| message(b"r", 1)),
         2 => message(b"\x80\xff garbage\n", 3),
         3 => message(&[b'x'; 5000], 3),
-        4 => (0..5).all(|_| message(b"d200:10000\n", 1)),
+        4 => (0..5).all(|_| message(b"d3:50000\n", 1)),
         _ => message(b"half a reques", 5),
     };
     sent

@@ -21,7 +21,7 @@ use std::{
 use ipc_reactor::{Context, Limits, Reactor, Remote};
 
 /// After this a test that waits for something gives up.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A reactor that runs in a thread of its own, and ends with this value.
 pub(crate) struct Running<S: Send + 'static> {
