@@ -290,10 +290,17 @@ mod tests {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let serves = server.local_addr().unwrap();
         // Bound and not listening: nobody else gets the port, and it refuses.
-        let bound = socket::socket(libc::AF_INET, libc::SOCK_STREAM).unwrap();
-        socket::bind(bound.as_fd(), &SockAddr::inet("127.0.0.1:0".parse().unwrap())).unwrap();
-        let Ok(crate::PeerAddress::Inet(refuses)) = socket::getsockname(bound.as_fd()) else { panic!("IP") };
-        let v6 = format!("[::1]:{}", refuses.port()).parse().unwrap();
+        let deaf = |address: &str| {
+            let (domain, address) = target(address.parse().unwrap());
+            let socket = socket::socket(domain, libc::SOCK_STREAM)?;
+            socket::bind(socket.as_fd(), &address)?;
+            match socket::getsockname(socket.as_fd())? {
+                crate::PeerAddress::Inet(ip) => Ok((socket, ip)),
+                other => Err(io::Error::other(other.to_string())),
+            }
+        };
+        let (_v4, refuses) = deaf("127.0.0.1:0").unwrap();
+        let (_v6, v6) = deaf("[::1]:0").or_else(|_| deaf("127.0.0.1:0")).unwrap();
         for addresses in
             [&[serves][..], &[refuses, serves], &[v6, refuses, refuses, serves], &[serves, refuses]]
         {
