@@ -5,6 +5,7 @@
 compile_error!("ipc-reactor is for 64-bit Linux: its keys fill a 64-bit epoll token");
 
 mod address;
+mod allow;
 mod buffer;
 mod cause;
 pub mod children;
@@ -41,6 +42,7 @@ mod throttle;
 mod timers;
 
 pub use address::Address;
+pub use allow::Allow;
 pub use cause::{Cause, Limit};
 pub use context::{ClientHandle, Context};
 pub use framing::{Decode, Decoded, Framing, Prefix};

@@ -106,7 +106,7 @@ fn a_failure_is_told_once_to_on_close() {
 #[test]
 fn who_may_not_connect_is_told_so() {
     if let Some(path) = role() {
-        become_a_nobody();
+        become_a_nobody(&[]);
         println!("\nfailure: {}", failure(&unix(Path::new(&path))));
         return;
     }

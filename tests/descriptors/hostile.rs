@@ -213,7 +213,7 @@ fn descriptors_for_which_there_is_no_room_close_the_peer_and_leak_nothing() {
 #[test]
 fn too_many_descriptors_under_way_wait_until_some_have_arrived() {
     if let Some(name) = role() {
-        become_a_nobody();
+        become_a_nobody(&[]);
         limit_descriptors(64);
         return serve(&name);
     }

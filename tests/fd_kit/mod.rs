@@ -135,6 +135,21 @@ pub(crate) fn set<T>(socket: BorrowedFd<'_>, option: libc::c_int, value: &T) -> 
         .map(drop)
 }
 
+/// `getsockopt` at `SOL_SOCKET`.
+pub(crate) fn get<T>(socket: BorrowedFd<'_>, option: libc::c_int, value: &mut T) -> io::Result<()> {
+    let (fd, mut len) = (socket.as_raw_fd(), size_of::<T>() as libc::socklen_t);
+    // SAFETY: pointer and length describe `value`; both outlive the call.
+    checked(unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut *value).cast(), &mut len) })
+        .map(drop)
+}
+
+/// Whether `poll(2)` finds it readable within so many milliseconds.
+pub(crate) fn readable(fd: BorrowedFd<'_>, within_ms: i32) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: `poll` is one pollfd and outlives the call.
+    checked(unsafe { libc::poll(&mut poll, 1, within_ms) }).unwrap() == 1
+}
+
 #[repr(align(8))]
 struct Control([u8; 4096]);
 
@@ -238,15 +253,16 @@ pub(crate) fn limit_descriptors(below: u64) {
     checked(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }).unwrap();
 }
 
-/// Goes on as a user with no rights, and no processes other than this test's: the kernel counts some things by user.
-pub(crate) fn become_a_nobody() -> u32 {
+/// Goes on as a user with no rights, who has no processes but this test's (the kernel counts some things by user), and
+/// with these supplementary groups.
+pub(crate) fn become_a_nobody(groups: &[u32]) -> u32 {
     let uid = 40_000 + std::process::id() % 20_000;
-    // SAFETY: these take no pointer but the empty list's; the C library applies them to all threads.
-    unsafe {
-        checked(libc::setgroups(0, std::ptr::null())).unwrap();
-        checked(libc::setresgid(uid, uid, uid)).unwrap();
-        checked(libc::setresuid(uid, uid, uid)).unwrap();
-    }
+    // SAFETY: pointer and length describe `groups`, which outlives the call.
+    checked(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) }).unwrap();
+    // SAFETY: takes no pointer; the C library applies it to all threads, as it does the next.
+    checked(unsafe { libc::setresgid(uid, uid, uid) }).unwrap();
+    // SAFETY: takes no pointer.
+    checked(unsafe { libc::setresuid(uid, uid, uid) }).unwrap();
     uid
 }
 
