@@ -63,6 +63,11 @@ impl<S: Send + 'static> Running<S> {
         &self.remote
     }
 
+    /// Waits until it has ended by itself; what its state is then.
+    pub(crate) fn ended(mut self) -> S {
+        self.thread.take().unwrap().join().unwrap()
+    }
+
     /// Ends it; what its state is then.
     pub(crate) fn stop(mut self) -> S {
         self.remote.stop().unwrap();
