@@ -75,6 +75,7 @@ fn a_thousand_takeovers_refuse_no_connection_and_leave_none_unanswered() {
     let path = folder.path().join("s");
     let stop = AtomicBool::new(false);
     let (clients, servers) = thread::scope(|scope| {
+        let end = Raise(&stop);
         let first = serve(&path);
         let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| ask(&path, &stop))).collect();
         let (mut current, mut leaving, mut gone) = (first, Vec::new(), Vec::new());
@@ -87,7 +88,7 @@ fn a_thousand_takeovers_refuse_no_connection_and_leave_none_unanswered() {
                 gone.push(leaving.remove(0).ended());
             }
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
         let clients: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
         gone.extend(leaving.into_iter().map(Running::ended));
         gone.push(current.stop());

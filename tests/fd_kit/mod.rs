@@ -13,7 +13,10 @@ use std::{
     },
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -146,6 +149,15 @@ pub(crate) fn get<T>(socket: BorrowedFd<'_>, option: libc::c_int, value: &mut T)
     // SAFETY: pointer and length describe `value`; both outlive the call.
     checked(unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut *value).cast(), &mut len) })
         .map(drop)
+}
+
+/// Raises a flag when it is dropped: threads that watch the flag end also where a test fails.
+pub(crate) struct Raise<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Raise<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Whether `poll(2)` finds it readable within so many milliseconds.
