@@ -7,6 +7,7 @@
 compile_error!("ipc-reactor is for 64-bit Linux: its keys fill a 64-bit epoll token");
 
 mod address;
+mod allow;
 mod buffer;
 mod cause;
 pub mod children;
@@ -46,6 +47,7 @@ mod throttle;
 mod timers;
 
 pub use address::Address;
+pub use allow::Allow;
 pub use cause::{Cause, Limit};
 pub use context::{ClientHandle, Context};
 pub use datagram::{Datagram, DatagramOptions, Received, SocketAddress};

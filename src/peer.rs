@@ -91,6 +91,28 @@ impl<'a> Peer<'a> {
         socket::peer_credentials(self.fd)
     }
 
+    /// The supplementary groups of who connected, as they were at `connect(2)` (`SO_PEERGROUPS`); the group in
+    /// [`credentials`](Self::credentials) need not be among them.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` on TCP.
+    pub fn groups(&self) -> io::Result<Vec<u32>> {
+        self.local("groups")?;
+        // Few users are in more; none can be in more than 65,536 (NGROUPS_MAX).
+        for room in [64, 1 << 16] {
+            let mut groups = vec![0; room];
+            match socket::peer_groups(self.fd, &mut groups) {
+                Err(error) if error.raw_os_error() == Some(libc::ERANGE) => {}
+                count => {
+                    groups.truncate(count?);
+                    return Ok(groups);
+                }
+            }
+        }
+        Err(io::Error::other("the peer is in more groups than the kernel allows"))
+    }
+
     /// A pidfd of the process that connected (`SO_PEERPIDFD`, since Linux 6.5): unlike the pid it never
     /// comes to mean another process. It becomes readable when that process exits.
     ///
