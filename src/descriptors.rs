@@ -40,7 +40,7 @@ impl<S> Context<'_, S> {
     /// `unix(7)`), they wait with what comes after them.
     ///
     /// A peer that lets none in (`SO_PASSRIGHTS`) makes the sending fail: it is closed, with
-    /// [`Cause::Io`] and `PermissionDenied`.
+    /// [`Cause::Io`](crate::Cause::Io) and `PermissionDenied`.
     ///
     /// # Errors
     /// Those of [`reply`](Context::reply). `InvalidInput`: more than 253 descriptors, no bytes for them to travel with,
