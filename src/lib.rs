@@ -21,6 +21,7 @@ mod descriptors;
 mod framing;
 mod guard;
 mod heap;
+mod intake;
 mod key;
 mod limits;
 mod listener;
