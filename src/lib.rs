@@ -24,6 +24,7 @@ mod open;
 mod output;
 mod path;
 mod peer;
+pub mod pipe;
 pub mod queue;
 mod queue_source;
 mod reactor;

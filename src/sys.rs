@@ -13,6 +13,7 @@ use std::{
 pub(crate) mod fork;
 pub(crate) mod mq;
 pub(crate) mod path;
+pub(crate) mod pipe;
 pub(crate) mod process;
 pub(crate) mod scm;
 pub(crate) mod signal;
