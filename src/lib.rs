@@ -7,6 +7,7 @@ compile_error!("ipc-reactor is for 64-bit Linux: its keys fill a 64-bit epoll to
 mod address;
 mod buffer;
 mod cause;
+mod child_source;
 pub mod children;
 mod client;
 mod closing;
@@ -43,6 +44,7 @@ mod timers;
 
 pub use address::Address;
 pub use cause::{Cause, Limit};
+pub use child_source::{ChildHandler, ChildProcess};
 pub use context::{ClientHandle, Context};
 pub use framing::{Decode, Decoded, Framing, Prefix};
 pub use key::Key;
