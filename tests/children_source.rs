@@ -1,0 +1,571 @@
+//! Children as sources: shells, Python and the usual tools, each case in a process of its own.
+#![allow(unsafe_code, reason = "SIGPIPE at its default, as a program in C has it")]
+
+#[allow(dead_code)]
+mod isolated;
+mod turning;
+
+use std::{
+    collections::HashMap,
+    fs, io, mem,
+    process::{Command, ExitCode, Stdio},
+};
+
+use ipc_reactor::{
+    Cause, ChildHandler, ChildProcess, Context, Key, Limit, Limits, Posted, Reactor, Signal,
+    children::{Exit, PidFd},
+};
+use turning::{run, settle, until};
+
+fn main() -> ExitCode {
+    isolated::main(
+        &[
+            ("a_mebibyte_on_both_outputs_comes_whole_and_before_the_exit", mebibyte),
+            ("two_hundred_children_live_at_once", two_hundred),
+            ("a_child_is_killed_by_its_pidfd", killed),
+            ("codes_and_signals_are_told_apart", codes),
+            ("four_mebibytes_go_through_cat", through_cat),
+            ("what_a_child_does_not_read_is_bounded", bounded),
+            ("a_child_that_closes_its_input_kills_nobody", closes_input),
+            ("a_child_that_dies_with_input_waiting_is_told_of", dies_with_input_waiting),
+            ("a_grandchild_that_keeps_the_pipe_does_not_hold_up_the_exit", silent_grandchild),
+            ("a_grandchild_that_never_stops_writing_does_not_either", noisy_grandchild),
+            ("a_child_lives_on_without_its_outputs", without_outputs),
+            ("closing_a_child_ends_it_and_leaves_no_zombie", closing),
+            ("the_end_of_a_reactor_ends_its_children", end_of_reactor),
+            ("a_handler_that_fails_loses_its_child_alone", failing_handlers),
+            ("a_handler_can_finish_with_its_child", finishing),
+            ("what_cannot_be_started_is_an_error_and_no_source", not_started),
+            ("a_flood_leaves_room_for_others", flood),
+            ("both_ways_to_hear_of_exits_live_together", both_ways),
+            ("a_child_starts_with_clean_signals", clean_signals),
+        ],
+        &[],
+    )
+}
+
+#[derive(Default)]
+struct Seen {
+    out: Vec<u8>,
+    err: Vec<u8>,
+    /// With how much output was there when it was told.
+    exits: Vec<(Exit, usize, usize)>,
+    closes: Vec<String>,
+    flushed: usize,
+}
+
+impl Seen {
+    fn exit(&self) -> Exit {
+        assert_eq!(self.exits.len(), 1, "told once");
+        self.exits[0].0
+    }
+}
+
+struct Record;
+
+impl ChildHandler<Seen> for Record {
+    fn on_stdout(
+        &mut self,
+        bytes: &[u8],
+        _: &mut ChildProcess,
+        _: &mut Context<'_, Seen>,
+        seen: &mut Seen,
+    ) -> io::Result<()> {
+        assert!(!bytes.is_empty());
+        seen.out.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn on_stderr(
+        &mut self,
+        bytes: &[u8],
+        _: &mut ChildProcess,
+        _: &mut Context<'_, Seen>,
+        seen: &mut Seen,
+    ) -> io::Result<()> {
+        assert!(!bytes.is_empty());
+        seen.err.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn on_flushed(
+        &mut self,
+        _: &mut ChildProcess,
+        _: &mut Context<'_, Seen>,
+        seen: &mut Seen,
+    ) -> io::Result<()> {
+        seen.flushed += 1;
+        Ok(())
+    }
+
+    fn on_exit(&mut self, exit: Exit, _: &mut Context<'_, Seen>, seen: &mut Seen) -> io::Result<()> {
+        seen.exits.push((exit, seen.out.len(), seen.err.len()));
+        Ok(())
+    }
+
+    fn on_close(&mut self, cause: &Cause, _: &mut Context<'_, Seen>, seen: &mut Seen) {
+        seen.closes.push(cause.to_string());
+    }
+}
+
+/// With all three pipes.
+fn piped(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn shell(script: &str) -> Command {
+    piped("sh", &["-c", script])
+}
+
+fn start(reactor: &mut Reactor<Seen>, command: &mut Command) -> Key {
+    reactor.run_child(command, Record).unwrap()
+}
+
+fn new() -> (Reactor<Seen>, Seen) {
+    (Reactor::new().unwrap(), Seen::default())
+}
+
+fn to_exit(command: &mut Command) -> Seen {
+    let (mut reactor, mut seen) = new();
+    let key = start(&mut reactor, command);
+    until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
+    settle(&mut reactor, &mut seen);
+    assert!(reactor.child(key).is_none(), "it is out of the poll set");
+    assert!(seen.closes.is_empty(), "on_exit or on_close, never both");
+    seen
+}
+
+/// Whether the process is there, if only as a zombie.
+fn is_there(pid: u32) -> bool {
+    fs::exists(format!("/proc/{pid}")).unwrap()
+}
+
+fn until_gone(pid: u32, reactor: &mut Reactor<Seen>, seen: &mut Seen) {
+    until(reactor, seen, |_| !is_there(pid));
+}
+
+/// The number on the first line of what a shell has said.
+fn first_number(out: &[u8]) -> Option<u32> {
+    let text = String::from_utf8_lossy(out);
+    text.split_once('\n')?.0.parse().ok()
+}
+
+fn mebibyte() {
+    let script = "import os
+for i in range(256):
+    for fd, byte in ((1, b'o'), (2, b'e')):
+        left = byte * 4096
+        while left: left = left[os.write(fd, left):]
+os._exit(3)";
+    let seen = to_exit(&mut piped("python3", &["-c", script]));
+    assert_eq!((seen.out.len(), seen.err.len()), (1 << 20, 1 << 20));
+    assert!(seen.out.iter().all(|&byte| byte == b'o') && seen.err.iter().all(|&byte| byte == b'e'));
+    let (exit, out, err) = seen.exits[0];
+    assert_eq!((out, err), (1 << 20, 1 << 20), "all of it before the exit");
+    assert_eq!(exit.status.unwrap().code(), Some(3));
+}
+
+fn two_hundred() {
+    const COUNT: i32 = 200;
+    #[derive(Default)]
+    struct All {
+        lines: HashMap<u32, Vec<u8>>,
+        exits: HashMap<u32, i32>,
+    }
+    struct Each;
+    impl ChildHandler<All> for Each {
+        fn on_stdout(
+            &mut self,
+            bytes: &[u8],
+            child: &mut ChildProcess,
+            _: &mut Context<'_, All>,
+            all: &mut All,
+        ) -> io::Result<()> {
+            all.lines.entry(child.pid()).or_default().extend_from_slice(bytes);
+            Ok(())
+        }
+        fn on_exit(&mut self, exit: Exit, _: &mut Context<'_, All>, all: &mut All) -> io::Result<()> {
+            assert!(all.lines.contains_key(&exit.pid), "its output came first");
+            all.exits.insert(exit.pid, exit.status.unwrap().code().unwrap());
+            Ok(())
+        }
+    }
+    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let mut reactor = Reactor::new().unwrap();
+    let mut all = All::default();
+    let before = descriptors();
+    let keys: Vec<Key> = (0..COUNT)
+        .map(|_| {
+            let mut command = Command::new("sh");
+            command.args(["-c", "read n; echo got $n; exit $((n % 7))"]);
+            reactor.run_child(command.stdin(Stdio::piped()).stdout(Stdio::piped()), Each).unwrap()
+        })
+        .collect();
+    let mut expected = HashMap::new();
+    for (n, key) in (0..COUNT).zip(&keys) {
+        let child = reactor.child(*key).unwrap();
+        expected.insert(child.pid(), n);
+        assert_eq!(child.write(format!("{n}\n").as_bytes()).unwrap(), Posted::Sent);
+    }
+    assert_eq!(expected.len(), COUNT as usize);
+    until(&mut reactor, &mut all, |all| all.exits.len() == COUNT as usize);
+    for (pid, n) in expected {
+        assert_eq!(all.exits[&pid], n % 7);
+        assert_eq!(all.lines[&pid], format!("got {n}\n").into_bytes());
+    }
+    settle(&mut reactor, &mut all);
+    assert_eq!(descriptors(), before, "every descriptor is closed");
+}
+
+fn killed() {
+    let (mut reactor, mut seen) = new();
+    let key = start(&mut reactor, &mut piped("sleep", &["60"]));
+    reactor.child(key).unwrap().kill(Signal::TERM).unwrap();
+    until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
+    use std::os::unix::process::ExitStatusExt;
+    assert_eq!(seen.exit().status.unwrap().signal(), Some(Signal::TERM.as_raw()));
+}
+
+fn codes() {
+    use std::os::unix::process::ExitStatusExt;
+    let status = |script| to_exit(&mut shell(script)).exit().status.unwrap();
+    assert_eq!(status("exit 0").code(), Some(0));
+    assert_eq!(status("exit 42").code(), Some(42));
+    assert_eq!(status("kill -KILL $$").signal(), Some(Signal::KILL.as_raw()));
+    assert_eq!(status("kill -USR1 $$").signal(), Some(Signal::USR1.as_raw()));
+}
+
+/// Bytes that tell where they are, so that a lost or doubled part shows.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i / 4).to_le_bytes()[i % 4]).collect()
+}
+
+fn through_cat() {
+    const LENGTH: usize = 4 << 20;
+    /// Writes as long as nothing waits, and goes on when all is flushed.
+    struct Producer(Vec<u8>, usize);
+    impl Producer {
+        fn produce(&mut self, cat: &mut ChildProcess) -> io::Result<()> {
+            while self.1 < self.0.len() {
+                let piece = &self.0[self.1..(self.1 + 50_000).min(self.0.len())];
+                self.1 += piece.len();
+                if cat.write(piece)? == Posted::Waits {
+                    return Ok(());
+                }
+            }
+            cat.close_stdin();
+            Ok(())
+        }
+    }
+    impl ChildHandler<Seen> for Producer {
+        fn on_stdout(
+            &mut self,
+            bytes: &[u8],
+            child: &mut ChildProcess,
+            cx: &mut Context<'_, Seen>,
+            seen: &mut Seen,
+        ) -> io::Result<()> {
+            if bytes == b"ready\n" {
+                return self.produce(child);
+            }
+            Record.on_stdout(bytes, child, cx, seen)
+        }
+        fn on_flushed(
+            &mut self,
+            child: &mut ChildProcess,
+            _: &mut Context<'_, Seen>,
+            seen: &mut Seen,
+        ) -> io::Result<()> {
+            assert_eq!(child.unsent(), 0);
+            seen.flushed += 1;
+            self.produce(child)
+        }
+        fn on_exit(&mut self, exit: Exit, cx: &mut Context<'_, Seen>, seen: &mut Seen) -> io::Result<()> {
+            Record.on_exit(exit, cx, seen)
+        }
+    }
+    let (mut reactor, mut seen) = new();
+    reactor.run_child(&mut shell("echo ready; exec cat"), Producer(pattern(LENGTH), 0)).unwrap();
+    until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
+    assert!(seen.exit().status.unwrap().success());
+    assert!(seen.out == pattern(LENGTH), "{} bytes came back", seen.out.len());
+    assert!(seen.flushed > 1, "the pipe was full at times");
+}
+
+fn bounded() {
+    const MOST: usize = 1 << 20;
+    let limits = Limits { output_max: MOST, ..Limits::default() };
+    let mut reactor = Reactor::<Seen>::builder().limits(limits).build().unwrap();
+    let mut seen = Seen::default();
+    let key = start(&mut reactor, &mut shell("kill -STOP $$; exec wc -c"));
+    let child = reactor.child(key).unwrap();
+    let mut taken = 0;
+    let refused = loop {
+        match child.write(&[0; 60_000]) {
+            Ok(_) => taken += 60_000,
+            Err(error) => break error,
+        }
+        assert!(child.unsent() <= MOST);
+    };
+    assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+    let pid = child.pid();
+    child.close_stdin();
+    assert_eq!(child.write(b"late").unwrap_err().kind(), io::ErrorKind::NotConnected);
+    assert!(child.unsent() > 0, "it is closed behind what waits");
+    // It may not have stopped itself yet: then the signal that wakes it must be sent again.
+    let waker = Command::new("sh")
+        .args(["-c", &format!("while kill -CONT {pid} 2>/dev/null; do sleep 0.01; done")])
+        .spawn();
+    until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
+    waker.unwrap().wait().unwrap();
+    assert_eq!(first_number(&seen.out), Some(taken), "what was taken came, what was refused did not");
+    assert_eq!(reactor.stats().trips(Limit::Output), 1);
+}
+
+/// Puts SIGPIPE at its default, as a program has it that does not begin with Rust's main.
+fn sigpipe_kills() {
+    // SAFETY: SIG_DFL is a valid disposition, and no handler of ours is involved.
+    assert_ne!(unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) }, libc::SIG_ERR);
+}
+
+fn closes_input() {
+    sigpipe_kills();
+    let (mut reactor, mut seen) = new();
+    let key = start(&mut reactor, &mut shell("exec 0<&-; echo closed; exec sleep 60"));
+    until(&mut reactor, &mut seen, |seen| !seen.out.is_empty());
+    let child = reactor.child(key).unwrap();
+    for _ in 0..3 {
+        assert_eq!(child.write(b"anybody?").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+    child.close_stdin();
+    child.kill(Signal::KILL).unwrap();
+    until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
+}
+
+fn dies_with_input_waiting() {
+    sigpipe_kills();
+    let (mut reactor, mut seen) = new();
+    let key = start(&mut reactor, &mut piped("sleep", &["60"]));
+    let child = reactor.child(key).unwrap();
+    assert_eq!(child.write(&[0; 1 << 20]).unwrap(), Posted::Waits);
+    settle(&mut reactor, &mut seen);
+    assert_eq!(seen.flushed, 0);
+    reactor.child(key).unwrap().kill(Signal::KILL).unwrap();
+    until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
+    assert_eq!(seen.flushed, 1, "it is told that nothing waits any more");
+}
+
+fn silent_grandchild() {
+    let (mut reactor, mut seen) = new();
+    // Output that nobody has read yet when the child ends is told before its end.
+    start(&mut reactor, &mut shell("sleep 60 & echo $!; head -c 50000 /dev/zero"));
+    until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
+    let grandchild = PidFd::open(first_number(&seen.out).unwrap()).expect("it lives");
+    grandchild.kill(Signal::KILL).unwrap();
+    assert!(seen.exit().status.unwrap().success());
+    let first_line = seen.out.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+    assert_eq!(seen.out.len(), first_line + 50_000);
+}
+
+fn noisy_grandchild() {
+    let (mut reactor, mut seen) = new();
+    start(&mut reactor, &mut shell("echo $$; yes & exit 5"));
+    until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
+    assert_eq!(seen.exit().status.unwrap().code(), Some(5));
+    assert!(seen.out.starts_with(format!("{}\n", seen.exit().pid).as_bytes()));
+}
+
+fn without_outputs() {
+    let (mut reactor, mut seen) = new();
+    let key = start(&mut reactor, &mut shell("echo out; echo err >&2; exec >&- 2>&-; read n; exit $n"));
+    until(&mut reactor, &mut seen, |seen| !seen.out.is_empty() && !seen.err.is_empty());
+    settle(&mut reactor, &mut seen);
+    assert!(seen.exits.is_empty());
+    reactor.child(key).expect("it lives").write(b"9\n").unwrap();
+    until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
+    assert_eq!(seen.exit().status.unwrap().code(), Some(9));
+}
+
+fn closing() {
+    let (mut reactor, mut seen) = new();
+    let key = start(&mut reactor, &mut piped("sleep", &["60"]));
+    let pid = reactor.child(key).unwrap().pid();
+    assert!(reactor.close(key));
+    assert!(reactor.child(key).is_none());
+    until_gone(pid, &mut reactor, &mut seen);
+    assert_eq!(seen.closes, [Cause::Closed.to_string()]);
+    assert!(seen.exits.is_empty(), "on_exit or on_close, never both");
+}
+
+fn end_of_reactor() {
+    let (mut reactor, mut seen) = new();
+    let pids: Vec<u32> = (0..3)
+        .map(|_| {
+            let key = start(&mut reactor, &mut piped("sleep", &["60"]));
+            reactor.child(key).unwrap().pid()
+        })
+        .collect();
+    reactor.stop();
+    run(&mut reactor, &mut seen);
+    assert_eq!(seen.closes, vec![Cause::Stop.to_string(); 3]);
+    assert!(!pids.iter().any(|&pid| is_there(pid)), "gone when run returns");
+
+    let (mut dropped, _) = new();
+    let key = start(&mut dropped, &mut piped("sleep", &["60"]));
+    let pid = dropped.child(key).unwrap().pid();
+    drop(dropped);
+    assert!(!is_there(pid), "gone with the reactor");
+}
+
+fn failing_handlers() {
+    struct Fails;
+    impl ChildHandler<Seen> for Fails {
+        fn on_stdout(
+            &mut self,
+            bytes: &[u8],
+            _: &mut ChildProcess,
+            _: &mut Context<'_, Seen>,
+            _: &mut Seen,
+        ) -> io::Result<()> {
+            if bytes == b"panic\n" {
+                panic!("as it was told");
+            }
+            Err(io::Error::other("as it was told"))
+        }
+        fn on_exit(&mut self, _: Exit, _: &mut Context<'_, Seen>, _: &mut Seen) -> io::Result<()> {
+            Err(io::Error::other("at the exit"))
+        }
+        fn on_close(&mut self, cause: &Cause, _: &mut Context<'_, Seen>, seen: &mut Seen) {
+            seen.closes.push(cause.to_string());
+        }
+    }
+    let (mut reactor, mut seen) = new();
+    let mut pids = Vec::new();
+    for script in ["echo fail; exec sleep 60", "echo panic; exec sleep 60", "exit 0"] {
+        let key = reactor.run_child(&mut shell(script), Fails).unwrap();
+        pids.push(reactor.child(key).unwrap().pid());
+    }
+    let other = start(&mut reactor, &mut piped("cat", &[]));
+    until(&mut reactor, &mut seen, |seen| seen.closes.len() == 2);
+    for pid in pids {
+        until_gone(pid, &mut reactor, &mut seen);
+    }
+    reactor.child(other).unwrap().write(b"alive").unwrap();
+    until(&mut reactor, &mut seen, |seen| seen.out == b"alive");
+    assert!(seen.closes.iter().all(|cause| cause.contains("as it was told")), "{:?}", seen.closes);
+    assert_eq!((reactor.stats().handler_errors, reactor.stats().panics), (2, 1));
+}
+
+fn finishing() {
+    struct Impatient;
+    impl ChildHandler<Seen> for Impatient {
+        fn on_stdout(
+            &mut self,
+            bytes: &[u8],
+            _: &mut ChildProcess,
+            cx: &mut Context<'_, Seen>,
+            seen: &mut Seen,
+        ) -> io::Result<()> {
+            seen.out.extend_from_slice(&bytes[..1]);
+            cx.finish();
+            Ok(())
+        }
+        fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, Seen>, seen: &mut Seen) {
+            Record.on_close(cause, cx, seen);
+        }
+    }
+    let (mut reactor, mut seen) = new();
+    let key = reactor.run_child(&mut piped("yes", &[]), Impatient).unwrap();
+    let pid = reactor.child(key).unwrap().pid();
+    until_gone(pid, &mut reactor, &mut seen);
+    assert_eq!(seen.out, b"y", "nothing is told behind a finish");
+    assert_eq!(seen.closes, [Cause::Closed.to_string()]);
+}
+
+fn not_started() {
+    let (mut reactor, mut seen) = new();
+    let error = reactor.run_child(&mut Command::new("/nonexistent/program"), Record).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    settle(&mut reactor, &mut seen);
+    assert!(seen.closes.is_empty() && seen.exits.is_empty());
+}
+
+/// A child that writes as fast as it can is read within the visit's budget: others come to their turn.
+fn flood() {
+    #[derive(Default)]
+    struct Counts {
+        flood: usize,
+        echoed: bool,
+    }
+    struct Flood;
+    impl ChildHandler<Counts> for Flood {
+        fn on_stdout(
+            &mut self,
+            bytes: &[u8],
+            _: &mut ChildProcess,
+            _: &mut Context<'_, Counts>,
+            counts: &mut Counts,
+        ) -> io::Result<()> {
+            counts.flood += bytes.len();
+            Ok(())
+        }
+    }
+    struct Quiet;
+    impl ChildHandler<Counts> for Quiet {
+        fn on_stdout(
+            &mut self,
+            bytes: &[u8],
+            _: &mut ChildProcess,
+            _: &mut Context<'_, Counts>,
+            counts: &mut Counts,
+        ) -> io::Result<()> {
+            counts.echoed |= bytes == b"here";
+            Ok(())
+        }
+    }
+    let limits = Limits { bytes_per_visit: 4096, ..Limits::default() };
+    let mut reactor = Reactor::<Counts>::builder().limits(limits).build().unwrap();
+    let mut counts = Counts::default();
+    for _ in 0..2 {
+        reactor.run_child(Command::new("yes").stdout(Stdio::piped()), Flood).unwrap();
+    }
+    until(&mut reactor, &mut counts, |counts| counts.flood > 1 << 20);
+    let quiet = reactor.run_child(&mut piped("cat", &[]), Quiet).unwrap();
+    reactor.child(quiet).unwrap().write(b"here").unwrap();
+    until(&mut reactor, &mut counts, |counts| counts.echoed);
+    assert!(reactor.stats().trips(Limit::Bytes) > 0);
+}
+
+fn both_ways() {
+    let (mut reactor, mut seen) = new();
+    reactor
+        .children(|exit, _, seen: &mut Seen| {
+            seen.exits.push((exit, 0, 0));
+            Ok(())
+        })
+        .unwrap();
+    let by_signal = reactor.spawn(Command::new("sh").args(["-c", "exit 4"])).unwrap();
+    let key = start(&mut reactor, &mut shell("exit 6"));
+    let by_pidfd = reactor.child(key).unwrap().pid();
+    until(&mut reactor, &mut seen, |seen| seen.exits.len() == 2);
+    let mut exits: Vec<_> =
+        mem::take(&mut seen.exits).iter().map(|(exit, ..)| (exit.pid, exit.status.unwrap().code())).collect();
+    exits.sort_by_key(|&(_, code)| code);
+    assert_eq!(exits, [(by_signal, Some(4)), (by_pidfd, Some(6))]);
+}
+
+fn clean_signals() {
+    let (mut reactor, mut seen) = new();
+    reactor.signals([Signal::TERM, Signal::PIPE], |_, _, _| Ok(())).unwrap();
+    start(&mut reactor, &mut piped("grep", &["-E", "SigBlk|SigIgn", "/proc/self/status"]));
+    until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
+    let text = String::from_utf8(seen.out).unwrap();
+    let masks: Vec<u64> = text
+        .lines()
+        .map(|line| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap())
+        .collect();
+    assert_eq!(masks[0], 0, "nothing is blocked");
+    assert_eq!(masks[1] & 1 << (Signal::PIPE.as_raw() - 1), 0, "SIGPIPE is not ignored");
+}
