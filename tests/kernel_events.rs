@@ -5,6 +5,8 @@
 mod isolated;
 mod turning;
 
+#[path = "../examples/shared/announced.rs"]
+mod announced;
 #[path = "../examples/shared/inotify.rs"]
 mod inotify;
 #[path = "../examples/shared/netlink.rs"]
@@ -12,11 +14,12 @@ mod netlink;
 
 use std::{
     env, fs,
-    io::{self, BufRead, BufReader, ErrorKind, Write},
-    os::fd::{AsFd, OwnedFd},
+    io::{self, BufRead, BufReader, Write},
+    os::fd::OwnedFd,
     process::{Child, Command, ExitCode, Stdio},
 };
 
+use announced::read_announced;
 use ipc_reactor::{Interest, Progress, Reactor, children};
 use netlink::Received;
 use rustix::{
@@ -351,14 +354,4 @@ fn terminal_program() {
         .unwrap();
     println!("ready");
     run(&mut reactor, &mut ());
-}
-
-/// A read from a descriptor that may block, which asks first.
-fn read_announced(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    if poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now))? == 0 {
-        return Err(ErrorKind::WouldBlock.into());
-    }
-    Ok(read(fd, buffer)?)
 }
