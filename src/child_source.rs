@@ -304,14 +304,15 @@ impl<S: 'static> ChildSource<S> {
         let mut buffer = [0; CHUNK];
         let mut budget = cx.limits().bytes_per_visit.max(1);
         while budget > 0 {
-            let out = self.stdout.next(&self.process.poll, &mut buffer);
+            let buffer = &mut buffer[..budget.min(CHUNK)];
+            let out = self.stdout.next(&self.process.poll, buffer);
             if out > 0 {
                 self.handler.on_stdout(&buffer[..out], &mut self.process, cx, state)?;
             }
             if ends(cx) {
                 return Ok(false);
             }
-            let err = self.stderr.next(&self.process.poll, &mut buffer);
+            let err = self.stderr.next(&self.process.poll, buffer);
             if err > 0 {
                 self.handler.on_stderr(&buffer[..err], &mut self.process, cx, state)?;
             }

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
             ("a_child_that_dies_with_input_waiting_is_told_of", dies_with_input_waiting),
             ("a_grandchild_that_keeps_the_pipe_does_not_hold_up_the_exit", silent_grandchild),
             ("a_grandchild_that_never_stops_writing_does_not_either", noisy_grandchild),
+            ("what_is_left_when_the_budget_is_spent_is_not_forgotten", spent_budget),
             ("a_child_lives_on_without_its_outputs", without_outputs),
             ("closing_a_child_ends_it_and_leaves_no_zombie", closing),
             ("the_end_of_a_reactor_ends_its_children", end_of_reactor),
@@ -125,6 +126,12 @@ fn start(reactor: &mut Reactor<Seen>, command: &mut Command) -> Key {
 
 fn new() -> (Reactor<Seen>, Seen) {
     (Reactor::new().unwrap(), Seen::default())
+}
+
+/// A reactor that reads so many bytes in a visit.
+fn slow(bytes_per_visit: usize) -> (Reactor<Seen>, Seen) {
+    let limits = Limits { bytes_per_visit, ..Limits::default() };
+    (Reactor::<Seen>::builder().limits(limits).build().unwrap(), Seen::default())
 }
 
 fn to_exit(command: &mut Command) -> Seen {
@@ -370,11 +377,26 @@ fn silent_grandchild() {
 }
 
 fn noisy_grandchild() {
-    let (mut reactor, mut seen) = new();
-    start(&mut reactor, &mut shell("echo $$; yes & exit 5"));
+    // Read so slowly that the pipe is never found empty.
+    let (mut reactor, mut seen) = slow(8);
+    let key = start(&mut reactor, &mut shell("echo $$; cat /dev/zero & read x; exit 5"));
+    until(&mut reactor, &mut seen, |seen| seen.out.len() > 5000);
+    reactor.child(key).unwrap().write(b"\n").unwrap();
     until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
     assert_eq!(seen.exit().status.unwrap().code(), Some(5));
+    assert!(seen.out.len() < 4 << 20, "no more is read than was there at the exit, and what came before it");
     assert!(seen.out.starts_with(format!("{}\n", seen.exit().pid).as_bytes()));
+}
+
+/// What was left when the budget was spent is read without another event.
+fn spent_budget() {
+    let (mut reactor, mut seen) = slow(1000);
+    let key = start(
+        &mut reactor,
+        &mut shell("head -c 50000 /dev/zero; head -c 30000 /dev/zero >&2; exec sleep 60"),
+    );
+    until(&mut reactor, &mut seen, |seen| (seen.out.len(), seen.err.len()) == (50_000, 30_000));
+    reactor.abort(key);
 }
 
 fn without_outputs() {
