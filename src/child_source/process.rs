@@ -15,7 +15,7 @@ use crate::{Posted, Signal, children::PidFd, pipe::Outbox, sys};
 /// process is in the midst of I/O that the kernel does not break off.
 const DEATH_MS_MAX: u64 = 100;
 
-/// A running child of [`PollSet::run_child`]: its standard input, and its process.
+/// A running child of [`PollSet::run_child`](crate::PollSet::run_child): its standard input, and its process.
 #[derive(Debug)]
 pub struct ChildProcess {
     pub(super) pid: u32,

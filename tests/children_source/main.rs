@@ -1,8 +1,12 @@
 //! Children as sources: shells, Python and the usual tools, each case in a process of its own.
 #![allow(unsafe_code, reason = "SIGPIPE at its default, as a program in C has it")]
 
+mod endings;
+mod input;
 #[allow(dead_code)]
+#[path = "../isolated/mod.rs"]
 mod isolated;
+#[path = "../turning/mod.rs"]
 mod turning;
 
 use std::{
@@ -24,19 +28,19 @@ fn main() -> ExitCode {
             ("two_hundred_children_live_at_once", two_hundred),
             ("a_child_is_killed_by_its_pidfd", killed),
             ("codes_and_signals_are_told_apart", codes),
-            ("four_mebibytes_go_through_cat", through_cat),
-            ("what_a_child_does_not_read_is_bounded", bounded),
-            ("a_child_that_closes_its_input_kills_nobody", closes_input),
-            ("a_child_that_dies_with_input_waiting_is_told_of", dies_with_input_waiting),
-            ("a_grandchild_that_keeps_the_pipe_does_not_hold_up_the_exit", silent_grandchild),
-            ("a_grandchild_that_never_stops_writing_does_not_either", noisy_grandchild),
+            ("four_mebibytes_go_through_cat", input::through_cat),
+            ("what_a_child_does_not_read_is_bounded", input::bounded),
+            ("a_child_that_closes_its_input_kills_nobody", input::closes_input),
+            ("a_child_that_dies_with_input_waiting_is_told_of", input::dies_with_input_waiting),
+            ("a_grandchild_that_keeps_the_pipe_does_not_hold_up_the_exit", endings::silent_grandchild),
+            ("a_grandchild_that_never_stops_writing_does_not_either", endings::noisy_grandchild),
             ("what_is_left_when_the_budget_is_spent_is_not_forgotten", spent_budget),
             ("a_child_lives_on_without_its_outputs", without_outputs),
-            ("closing_a_child_ends_it_and_leaves_no_zombie", closing),
-            ("the_end_of_a_reactor_ends_its_children", end_of_reactor),
-            ("a_handler_that_fails_loses_its_child_alone", failing_handlers),
-            ("a_handler_can_finish_with_its_child", finishing),
-            ("what_cannot_be_started_is_an_error_and_no_source", not_started),
+            ("closing_a_child_ends_it_and_leaves_no_zombie", endings::closing),
+            ("the_end_of_a_reactor_ends_its_children", endings::end_of_reactor),
+            ("a_handler_that_fails_loses_its_child_alone", endings::failing_handlers),
+            ("a_handler_can_finish_with_its_child", endings::finishing),
+            ("what_cannot_be_started_is_an_error_and_no_source", endings::not_started),
             ("a_flood_leaves_room_for_others", flood),
             ("both_ways_to_hear_of_exits_live_together", both_ways),
             ("a_child_starts_with_clean_signals", clean_signals),
@@ -244,150 +248,6 @@ fn codes() {
     assert_eq!(status("kill -USR1 $$").signal(), Some(Signal::USR1.as_raw()));
 }
 
-/// Bytes that tell where they are, so that a lost or doubled part shows.
-fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|i| (i / 4).to_le_bytes()[i % 4]).collect()
-}
-
-fn through_cat() {
-    const LENGTH: usize = 4 << 20;
-    /// Writes as long as nothing waits, and goes on when all is flushed.
-    struct Producer(Vec<u8>, usize);
-    impl Producer {
-        fn produce(&mut self, cat: &mut ChildProcess) -> io::Result<()> {
-            while self.1 < self.0.len() {
-                let piece = &self.0[self.1..(self.1 + 50_000).min(self.0.len())];
-                self.1 += piece.len();
-                if cat.write(piece)? == Posted::Waits {
-                    return Ok(());
-                }
-            }
-            cat.close_stdin();
-            Ok(())
-        }
-    }
-    impl ChildHandler<Seen> for Producer {
-        fn on_stdout(
-            &mut self,
-            bytes: &[u8],
-            child: &mut ChildProcess,
-            cx: &mut Context<'_, Seen>,
-            seen: &mut Seen,
-        ) -> io::Result<()> {
-            if bytes == b"ready\n" {
-                return self.produce(child);
-            }
-            Record.on_stdout(bytes, child, cx, seen)
-        }
-        fn on_flushed(
-            &mut self,
-            child: &mut ChildProcess,
-            _: &mut Context<'_, Seen>,
-            seen: &mut Seen,
-        ) -> io::Result<()> {
-            assert_eq!(child.unsent(), 0);
-            seen.flushed += 1;
-            self.produce(child)
-        }
-        fn on_exit(&mut self, exit: Exit, cx: &mut Context<'_, Seen>, seen: &mut Seen) -> io::Result<()> {
-            Record.on_exit(exit, cx, seen)
-        }
-    }
-    let (mut reactor, mut seen) = new();
-    reactor.run_child(&mut shell("echo ready; exec cat"), Producer(pattern(LENGTH), 0)).unwrap();
-    until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
-    assert!(seen.exit().status.unwrap().success());
-    assert!(seen.out == pattern(LENGTH), "{} bytes came back", seen.out.len());
-    assert!(seen.flushed > 1, "the pipe was full at times");
-}
-
-fn bounded() {
-    const MOST: usize = 1 << 20;
-    let limits = Limits { output_max: MOST, ..Limits::default() };
-    let mut reactor = Reactor::<Seen>::builder().limits(limits).build().unwrap();
-    let mut seen = Seen::default();
-    let key = start(&mut reactor, &mut shell("kill -STOP $$; exec wc -c"));
-    let child = reactor.child(key).unwrap();
-    let mut taken = 0;
-    let refused = loop {
-        match child.write(&[0; 60_000]) {
-            Ok(_) => taken += 60_000,
-            Err(error) => break error,
-        }
-        assert!(child.unsent() <= MOST);
-    };
-    assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
-    let pid = child.pid();
-    child.close_stdin();
-    assert_eq!(child.write(b"late").unwrap_err().kind(), io::ErrorKind::NotConnected);
-    assert!(child.unsent() > 0, "it is closed behind what waits");
-    // It may not have stopped itself yet: then the signal that wakes it must be sent again.
-    let waker = Command::new("sh")
-        .args(["-c", &format!("while kill -CONT {pid} 2>/dev/null; do sleep 0.01; done")])
-        .spawn();
-    until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
-    waker.unwrap().wait().unwrap();
-    assert_eq!(first_number(&seen.out), Some(taken), "what was taken came, what was refused did not");
-    assert_eq!(reactor.stats().trips(Limit::Output), 1);
-}
-
-/// Puts SIGPIPE at its default, as a program has it that does not begin with Rust's main.
-fn sigpipe_kills() {
-    // SAFETY: SIG_DFL is a valid disposition, and no handler of ours is involved.
-    assert_ne!(unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) }, libc::SIG_ERR);
-}
-
-fn closes_input() {
-    sigpipe_kills();
-    let (mut reactor, mut seen) = new();
-    let key = start(&mut reactor, &mut shell("exec 0<&-; echo closed; exec sleep 60"));
-    until(&mut reactor, &mut seen, |seen| !seen.out.is_empty());
-    let child = reactor.child(key).unwrap();
-    for _ in 0..3 {
-        assert_eq!(child.write(b"anybody?").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
-    }
-    child.close_stdin();
-    child.kill(Signal::KILL).unwrap();
-    until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
-}
-
-fn dies_with_input_waiting() {
-    sigpipe_kills();
-    let (mut reactor, mut seen) = new();
-    let key = start(&mut reactor, &mut piped("sleep", &["60"]));
-    let child = reactor.child(key).unwrap();
-    assert_eq!(child.write(&[0; 1 << 20]).unwrap(), Posted::Waits);
-    settle(&mut reactor, &mut seen);
-    assert_eq!(seen.flushed, 0);
-    reactor.child(key).unwrap().kill(Signal::KILL).unwrap();
-    until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
-    assert_eq!(seen.flushed, 1, "it is told that nothing waits any more");
-}
-
-fn silent_grandchild() {
-    let (mut reactor, mut seen) = new();
-    // Output that nobody has read yet when the child ends is told before its end.
-    start(&mut reactor, &mut shell("sleep 60 & echo $!; head -c 50000 /dev/zero"));
-    until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
-    let grandchild = PidFd::open(first_number(&seen.out).unwrap()).expect("it lives");
-    grandchild.kill(Signal::KILL).unwrap();
-    assert!(seen.exit().status.unwrap().success());
-    let first_line = seen.out.iter().position(|&byte| byte == b'\n').unwrap() + 1;
-    assert_eq!(seen.out.len(), first_line + 50_000);
-}
-
-fn noisy_grandchild() {
-    // Read so slowly that the pipe is never found empty.
-    let (mut reactor, mut seen) = slow(8);
-    let key = start(&mut reactor, &mut shell("echo $$; cat /dev/zero & read x; exit 5"));
-    until(&mut reactor, &mut seen, |seen| seen.out.len() > 5000);
-    reactor.child(key).unwrap().write(b"\n").unwrap();
-    until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
-    assert_eq!(seen.exit().status.unwrap().code(), Some(5));
-    assert!(seen.out.len() < 4 << 20, "no more is read than was there at the exit, and what came before it");
-    assert!(seen.out.starts_with(format!("{}\n", seen.exit().pid).as_bytes()));
-}
-
 /// What was left when the budget was spent is read without another event.
 fn spent_budget() {
     let (mut reactor, mut seen) = slow(1000);
@@ -408,110 +268,6 @@ fn without_outputs() {
     reactor.child(key).expect("it lives").write(b"9\n").unwrap();
     until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
     assert_eq!(seen.exit().status.unwrap().code(), Some(9));
-}
-
-fn closing() {
-    let (mut reactor, mut seen) = new();
-    let key = start(&mut reactor, &mut piped("sleep", &["60"]));
-    let pid = reactor.child(key).unwrap().pid();
-    assert!(reactor.close(key));
-    assert!(reactor.child(key).is_none());
-    until_gone(pid, &mut reactor, &mut seen);
-    assert_eq!(seen.closes, [Cause::Closed.to_string()]);
-    assert!(seen.exits.is_empty(), "on_exit or on_close, never both");
-}
-
-fn end_of_reactor() {
-    let (mut reactor, mut seen) = new();
-    let pids: Vec<u32> = (0..3)
-        .map(|_| {
-            let key = start(&mut reactor, &mut piped("sleep", &["60"]));
-            reactor.child(key).unwrap().pid()
-        })
-        .collect();
-    reactor.stop();
-    run(&mut reactor, &mut seen);
-    assert_eq!(seen.closes, vec![Cause::Stop.to_string(); 3]);
-    assert!(!pids.iter().any(|&pid| is_there(pid)), "gone when run returns");
-
-    let (mut dropped, _) = new();
-    let key = start(&mut dropped, &mut piped("sleep", &["60"]));
-    let pid = dropped.child(key).unwrap().pid();
-    drop(dropped);
-    assert!(!is_there(pid), "gone with the reactor");
-}
-
-fn failing_handlers() {
-    struct Fails;
-    impl ChildHandler<Seen> for Fails {
-        fn on_stdout(
-            &mut self,
-            bytes: &[u8],
-            _: &mut ChildProcess,
-            _: &mut Context<'_, Seen>,
-            _: &mut Seen,
-        ) -> io::Result<()> {
-            if bytes == b"panic\n" {
-                panic!("as it was told");
-            }
-            Err(io::Error::other("as it was told"))
-        }
-        fn on_exit(&mut self, _: Exit, _: &mut Context<'_, Seen>, _: &mut Seen) -> io::Result<()> {
-            Err(io::Error::other("at the exit"))
-        }
-        fn on_close(&mut self, cause: &Cause, _: &mut Context<'_, Seen>, seen: &mut Seen) {
-            seen.closes.push(cause.to_string());
-        }
-    }
-    let (mut reactor, mut seen) = new();
-    let mut pids = Vec::new();
-    for script in ["echo fail; exec sleep 60", "echo panic; exec sleep 60", "exit 0"] {
-        let key = reactor.run_child(&mut shell(script), Fails).unwrap();
-        pids.push(reactor.child(key).unwrap().pid());
-    }
-    let other = start(&mut reactor, &mut piped("cat", &[]));
-    until(&mut reactor, &mut seen, |seen| seen.closes.len() == 2);
-    for pid in pids {
-        until_gone(pid, &mut reactor, &mut seen);
-    }
-    reactor.child(other).unwrap().write(b"alive").unwrap();
-    until(&mut reactor, &mut seen, |seen| seen.out == b"alive");
-    assert!(seen.closes.iter().all(|cause| cause.contains("as it was told")), "{:?}", seen.closes);
-    assert_eq!((reactor.stats().handler_errors, reactor.stats().panics), (2, 1));
-}
-
-fn finishing() {
-    struct Impatient;
-    impl ChildHandler<Seen> for Impatient {
-        fn on_stdout(
-            &mut self,
-            bytes: &[u8],
-            _: &mut ChildProcess,
-            cx: &mut Context<'_, Seen>,
-            seen: &mut Seen,
-        ) -> io::Result<()> {
-            seen.out.extend_from_slice(&bytes[..1]);
-            cx.finish();
-            Ok(())
-        }
-        fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, Seen>, seen: &mut Seen) {
-            Record.on_close(cause, cx, seen);
-        }
-    }
-    let (mut reactor, mut seen) = new();
-    let key = reactor.run_child(&mut piped("yes", &[]), Impatient).unwrap();
-    let pid = reactor.child(key).unwrap().pid();
-    until_gone(pid, &mut reactor, &mut seen);
-    assert_eq!(seen.out, b"y", "nothing is told behind a finish");
-    assert_eq!(seen.closes, [Cause::Closed.to_string()]);
-}
-
-fn not_started() {
-    let (mut reactor, mut seen) = new();
-    let error = reactor.run_child(&mut Command::new("/nonexistent/program"), Record).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::NotFound);
-    settle(&mut reactor, &mut seen);
-    assert!(seen.closes.is_empty() && seen.exits.is_empty());
 }
 
 /// A child that writes as fast as it can is read within the visit's budget: others come to their turn.
