@@ -197,6 +197,8 @@ fn on_terminal(
             }
             // Nobody has the other side open any more: EIO.
             Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                // It would be told again when the program's last descriptor is gone.
+                cx.finish();
                 state.event(cx, "hang-up");
                 state.end(cx);
                 Ok(Progress::Drained)
