@@ -29,6 +29,9 @@ use ipc_reactor::{
 ///
 /// Exit codes: 0 all was published; 1 something failed; 2 wrong arguments.
 #[derive(Parser)]
+#[command(
+    override_usage = "shm_publish ADDRESS [OPTIONS]\n       shm_publish --name NAME TEXT\n       shm_publish --name NAME --unlink"
+)]
 struct Arguments {
     /// unix:/path, unix-seq:/path, abstract:name or abstract-seq:name; with --name, the TEXT itself
     #[arg(value_name = "ADDRESS|TEXT", required_unless_present = "unlink")]

@@ -27,6 +27,9 @@ use ipc_reactor::{
 ///
 /// Exit codes: 0 ended by --once or a signal; 1 something failed; 2 wrong arguments; 3 the publisher is gone.
 #[derive(Parser)]
+#[command(
+    override_usage = "shm_subscribe ADDRESS [--every] [--once] [--queue NAME]\n       shm_subscribe --name NAME [--once]"
+)]
 struct Arguments {
     /// Where a publisher hands out tickets: unix:/path, unix-seq:/path, abstract:name or abstract-seq:name
     #[arg(required_unless_present = "name", conflicts_with = "name")]

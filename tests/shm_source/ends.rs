@@ -47,7 +47,9 @@ fn closing_the_subscription_ends_the_connection() {
 }
 
 /// What a handler does with each value.
-struct Hand(fn(&mut Context<'_, World>) -> io::Result<()>);
+type Deed = fn(&mut Context<'_, World>) -> io::Result<()>;
+
+struct Hand(Deed);
 
 impl SubscriptionHandler<World> for Hand {
     fn on_update(
@@ -65,10 +67,15 @@ impl SubscriptionHandler<World> for Hand {
     }
 }
 
+fn finish(cx: &mut Context<'_, World>) -> io::Result<()> {
+    cx.finish();
+    Ok(())
+}
+
 #[test]
 fn a_handler_that_finishes_fails_or_panics_ends_its_own_subscription_alone() {
-    let hands: [(fn(&mut Context<'_, World>) -> io::Result<()>, &str); 3] = [
-        (|cx| Ok(cx.finish()), "closed by a handler"),
+    let hands: [(Deed, &str); 3] = [
+        (finish, "closed by a handler"),
         (|_| Err(io::Error::other("enough")), "the handler failed: enough"),
         (|_| panic!("ouch"), "the handler panicked: ouch"),
     ];
