@@ -160,8 +160,8 @@ impl<S> PollSet<S> {
     ///
     /// let mut reactor = Reactor::<()>::new()?;
     /// reactor.connect_subscriber(&"unix:/run/rates".parse()?, Delivery::Latest, Rates)?;
-    /// reactor.run(&mut ())
-    /// # as io::Result<()>
+    /// reactor.run(&mut ())?;
+    /// # io::Result::Ok(())
     /// ```
     ///
     /// # Errors
