@@ -43,10 +43,20 @@ impl Reader<'_> {
         subscribed.unwrap();
         let mut newest = 0;
         while !self.stop.load(Ordering::Relaxed) {
-            let _ = reactor.turn(Some(PATIENCE), &mut newest).unwrap();
+            // A time that is up makes nobody look: a wake-up that is lost stays lost.
+            let _ = reactor.turn(Some(Duration::from_secs(1)), &mut newest).unwrap();
             self.reached.store(newest, Ordering::Release);
         }
         newest
+    }
+}
+
+/// So that a failure is not waited for by the other thread.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -58,6 +68,7 @@ fn bursts(delivery: Delivery) {
     let subscriber = Subscriber::open(publisher.subscribe().unwrap().1).unwrap();
     thread::scope(|scope| {
         let reader = Reader { reached: &reached, stop: &stop };
+        let stopped = StopOnDrop(&stop);
         let reading = scope.spawn(move || reader.read(subscriber, delivery));
         let mut seed = u64::from(std::process::id());
         let mut published = 0;
@@ -76,9 +87,10 @@ fn bursts(delivery: Delivery) {
                 thread::yield_now();
             }
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopped);
+        // To wake it: whether it reads this, too, is open.
         publisher.publish(&(published + 1).to_ne_bytes()).unwrap();
-        assert_eq!(reading.join().unwrap(), published + 1);
+        assert!(reading.join().unwrap() >= published);
     });
 }
 
