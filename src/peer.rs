@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use crate::address::Escaped;
@@ -137,6 +137,13 @@ impl<'a> Peer<'a> {
         }
         let text = format!("a TCP peer has no {what}; only a Unix socket tells who connected");
         Err(io::Error::new(io::ErrorKind::Unsupported, text))
+    }
+}
+
+/// The client handle: for socket options, or a duplicate to write to. It is the reactor's to read.
+impl AsFd for Peer<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     master, open, queue_source, remote,
     remote::Inbox,
     set::{Dead, DeadHandler, Phase},
-    signal_source,
+    shm_source, signal_source,
     source::{Ready, Source},
     srm, sys, timers,
     timers::TimerFd,
@@ -243,6 +243,7 @@ impl<S> Reactor<S> {
             Source::Datagram(socket) => datagram_source::visit(set, key, socket, ready, state),
             Source::Queue(queue) => queue_source::visit(set, key, queue, ready, state),
             Source::Signals(signals) => signal_source::visit(set, key, signals, ready, state),
+            Source::Shm(shm) => shm_source::visit(set, key, shm, ready, state),
             Source::Open(open) => open::visit(set, key, open, ready, state),
             Source::Remote(inbox) => remote::visit(set, key, inbox, state),
             Source::Timers(_) => timers::visit(set, key, state),
@@ -271,6 +272,7 @@ impl<S> Reactor<S> {
                             handler.on_close(&cause, cx, state);
                         }
                     }
+                    DeadHandler::Source(Source::Shm(shm)) => shm_source::bury(*shm, &cause, cx, state),
                     DeadHandler::Source(_) => {}
                 }
                 Ok(())
