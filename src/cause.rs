@@ -52,7 +52,6 @@ impl Cause {
             Cause::Malformed(e) => Cause::Malformed(error(e)),
             Cause::Panic(message) => Cause::Panic(message.clone()),
             Cause::Limit(limit) => Cause::Limit(*limit),
-            Cause::Unlinked => Cause::Unlinked,
             Cause::Drain => Cause::Drain,
             Cause::DrainDeadline => Cause::DrainDeadline,
             Cause::Stop => Cause::Stop,
