@@ -11,9 +11,6 @@ use std::{
 
 use ipc_reactor::{Address, Cause, Context, Framing, PollSet, Reactor, Session, Signal, signals};
 
-/// So that what is printed can be read.
-const STEP: Duration = Duration::from_millis(500);
-
 enum Step {
     Start(&'static str),
     Command(&'static str),
@@ -59,7 +56,8 @@ struct Printer(&'static str);
 /// Sends one command over a connection of its own, and prints the last line of the answer.
 struct Asker(&'static str);
 
-pub(crate) fn run() -> io::Result<()> {
+/// Takes a step every `pace`, so that what is printed can be read.
+pub(crate) fn run(pace: Duration) -> io::Result<()> {
     let folder = tempfile::Builder::new().prefix("routing-table-").tempdir()?;
     // As random as the folder's name.
     let queue = format!("/{}", folder.path().file_name().unwrap_or_default().display());
@@ -77,7 +75,7 @@ pub(crate) fn run() -> io::Result<()> {
         demo.end();
         Ok(())
     })?;
-    reactor.children(|exit, cx, demo| {
+    reactor.children(move |exit, cx, demo| {
         let gone = demo.children.iter().position(|&(_, pid)| pid == exit.pid);
         let Some((role, _)) = gone.map(|at| demo.children.remove(at)) else { return Ok(()) };
         match exit.status {
@@ -93,11 +91,11 @@ pub(crate) fn run() -> io::Result<()> {
         }
         if demo.children.is_empty() && demo.steps.is_empty() {
             // What they have said last is in the sockets already.
-            cx.drain(STEP)?;
+            cx.drain(pace)?;
         }
         Ok(())
     })?;
-    reactor.every(STEP, |cx, demo| {
+    reactor.every(pace, |cx, demo| {
         let Some(step) = demo.steps.pop_front() else { return Ok(()) };
         if let Err(error) = demo.take(step, cx) {
             demo.failure = Some(error);

@@ -17,7 +17,7 @@
 //! | "flush both tables" | SIGUSR1 |
 //! | "end in order" | SIGINT, SIGTERM |
 
-use std::{io, process::ExitCode};
+use std::{io, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use ipc_reactor::Address;
@@ -79,7 +79,11 @@ enum Role {
         command: String,
     },
     /// Starts all of them, and shows a short session
-    Demo,
+    Demo {
+        /// Milliseconds from one step to the next
+        #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
+        pace: u64,
+    },
 }
 
 fn stream(text: &str) -> Result<Address, String> {
@@ -104,7 +108,7 @@ fn run(role: Role) -> io::Result<ExitCode> {
         Role::Subscriber { address, json } => subscriber::run(&address, json),
         Role::Logger { queue } => logger::run(&queue),
         Role::Command { address, command } => return command::run(&address, &command),
-        Role::Demo => demo::run(),
+        Role::Demo { pace } => demo::run(Duration::from_millis(pace)),
     }
     .map(|()| ExitCode::SUCCESS)
 }
