@@ -4,8 +4,8 @@
 use std::{collections::BTreeSet, fmt, fmt::Write, io, mem, time::Duration};
 
 use ipc_reactor::{
-    Address, Cause, Context, Framing, Key, Limits, Listener, PollSet, Reactor, Session, Signal, SignalInfo,
-    SlowConsumer,
+    Address, Cause, Context, Framing, Key, Limit, Limits, Listener, PollSet, Reactor, Session, Signal,
+    SignalInfo, SlowConsumer,
     shm::{Publisher, PublisherOptions, SubscriberId},
 };
 
@@ -216,12 +216,13 @@ impl Manager {
     fn status(&self, set: &PollSet<Manager>) -> String {
         let (logged, waiting, dropped) = self.journal.counts(set);
         format!(
-            "sequence={} routes={} macs={} clients={} subscribers={} logged={logged} waiting={waiting} dropped={dropped}",
+            "sequence={} routes={} macs={} clients={} subscribers={} slow={} logged={logged} waiting={waiting} dropped={dropped}",
             self.table.sequence(),
             self.table.len(),
             self.macs.len(),
             self.clients.len(),
             self.publisher.subscribers(),
+            set.stats().trips(Limit::SlowConsumer),
         )
     }
 

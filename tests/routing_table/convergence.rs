@@ -102,7 +102,11 @@ fn subscribers_killed_at_random_converge_to_the_managers_tables() {
     assert!(expected["sequence"].as_u64() > Some(100), "there were changes: {expected}");
     system.await_status("subscribers", |count| count == SUBSCRIBERS as u64);
 
-    // Something is in both tables, and then no more.
+    // Each kind of MAC change is told by itself; then something is in both tables, and then no more.
+    for command in ["MAC-ADD 172.16.0.1 02:00:00:00:00:01", "MAC-DELETE 172.16.0.1"] {
+        assert!(system.command(command)[0].starts_with("OK "));
+        assert_converged(&system, &mut subscribers);
+    }
     python.send("CREATE 172.16.0.0/12 10.1.1.1 eth0\nMAC-ADD 172.16.0.1 02:00:00:00:00:01\n");
     assert!(python.answers(2).iter().all(|answer| answer.starts_with("OK ")));
     let full = assert_converged(&system, &mut subscribers);
