@@ -37,7 +37,7 @@ pub(crate) fn run(address: &Address, command: &str) -> io::Result<ExitCode> {
             Line::Change { .. } => {}
             _ if !greeted => {}
             said => {
-                println!("{line}");
+                writeln!(io::stdout(), "{line}")?;
                 match said {
                     Line::Ok(_) => return Ok(ExitCode::SUCCESS),
                     Line::Error(_) => return Ok(ExitCode::FAILURE),

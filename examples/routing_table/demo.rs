@@ -2,7 +2,8 @@
 
 use std::{
     collections::VecDeque,
-    env, io,
+    env,
+    io::{self, Write},
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
     process::{Command, Stdio},
@@ -75,13 +76,9 @@ pub(crate) fn run(pace: Duration) -> io::Result<()> {
         demo.end();
         Ok(())
     })?;
-    reactor.children(move |exit, cx, demo| {
+    reactor.children(|exit, _, demo| {
         let gone = demo.children.iter().position(|&(_, pid)| pid == exit.pid);
         let Some((role, _)) = gone.map(|at| demo.children.remove(at)) else { return Ok(()) };
-        match exit.status {
-            Some(status) => println!("demo         | {role} has ended: {status}"),
-            None => println!("demo         | {role} has ended"),
-        }
         if role == "manager" {
             if !demo.steps.is_empty() {
                 demo.failure = Some(io::Error::other("the manager ended too early"));
@@ -89,20 +86,22 @@ pub(crate) fn run(pace: Duration) -> io::Result<()> {
             // A subscriber would wait for the next manager.
             demo.end();
         }
-        if demo.children.is_empty() && demo.steps.is_empty() {
-            // What they have said last is in the sockets already.
-            cx.drain(pace)?;
+        match exit.status {
+            Some(status) => say("demo", &format!("{role} has ended: {status}")),
+            None => say("demo", &format!("{role} has ended")),
         }
-        Ok(())
     })?;
     reactor.every(pace, |cx, demo| {
-        let Some(step) = demo.steps.pop_front() else { return Ok(()) };
-        if let Err(error) = demo.take(step, cx) {
-            demo.failure = Some(error);
-            demo.end();
-        }
-        if demo.children.is_empty() && demo.steps.is_empty() {
-            cx.stop();
+        match demo.steps.pop_front() {
+            Some(step) => {
+                if let Err(error) = demo.take(step, cx) {
+                    demo.failure = Some(error);
+                    demo.end();
+                }
+            }
+            // What they have said last was printed a step ago.
+            None if demo.children.is_empty() => cx.stop(),
+            None => {}
         }
         Ok(())
     });
@@ -114,15 +113,15 @@ impl Demo {
     fn take(&mut self, step: &'static Step, set: &mut PollSet<Demo>) -> io::Result<()> {
         match step {
             Step::Start(role) => {
-                println!("demo         | starting: {role}");
+                say("demo", &format!("starting: {role}"))?;
                 self.start(role, set)
             }
             Step::Command(command) => {
-                println!("demo         | command: {command}");
+                say("demo", &format!("command: {command}"))?;
                 set.connect(&self.address, Framing::lines(), Asker(command)).map(drop)
             }
             Step::Signal(signal, role) => {
-                println!("demo         | {signal} to: {role}");
+                say("demo", &format!("{signal} to: {role}"))?;
                 self.children
                     .iter()
                     .filter(|(r, _)| r == role)
@@ -163,10 +162,14 @@ impl Demo {
     }
 }
 
+/// Not `println!`, which panics when whoever read it has left, with children still to be ended.
+fn say(who: &str, text: &str) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{who:<12} | {text}")
+}
+
 impl Session<Demo> for Printer {
     fn on_request(&mut self, line: &[u8], _: &mut Context<'_, Demo>, _: &mut Demo) -> io::Result<()> {
-        println!("{:<12} | {}", self.0, String::from_utf8_lossy(line));
-        Ok(())
+        say(self.0, &String::from_utf8_lossy(line))
     }
 }
 
@@ -177,15 +180,15 @@ impl Session<Demo> for Asker {
 
     fn on_request(&mut self, line: &[u8], cx: &mut Context<'_, Demo>, _: &mut Demo) -> io::Result<()> {
         if line.starts_with(b"OK") || line.starts_with(b"ERROR") {
-            println!("demo         | answer: {}", String::from_utf8_lossy(line));
             cx.finish();
+            say("demo", &format!("answer: {}", String::from_utf8_lossy(line)))?;
         }
         Ok(())
     }
 
     fn on_close(&mut self, cause: &Cause, _: &mut Context<'_, Demo>, _: &mut Demo) {
         if !matches!(cause, Cause::Closed) {
-            println!("demo         | no answer: {cause}");
+            let _ = say("demo", &format!("no answer: {cause}"));
         }
     }
 }

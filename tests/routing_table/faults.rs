@@ -1,11 +1,16 @@
 //! Loggers and subscribers that do not keep up, and a manager that is killed.
 
-use std::fmt::Write;
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::Stdio,
+    sync::mpsc,
+    time::Instant,
+};
 
 use ipc_reactor::Signal;
 
 use crate::{
-    kit::{PATIENCE, example, run, text},
+    kit::{PATIENCE, Running, example, lines, run, text},
     system::{Log, Subscriber, System, answers, start_logger},
 };
 
@@ -13,11 +18,11 @@ use crate::{
 fn change(system: &mut System, count: usize) {
     for from in (0..count).step_by(500) {
         let many = 500.min(count - from);
-        let mut lines = String::new();
+        let mut updates = String::new();
         for n in from..from + many {
-            writeln!(lines, "UPDATE 10.0.0.0/8 10.1.1.{} eth{}", n % 250 + 1, n % 2).unwrap();
+            updates += &format!("UPDATE 10.0.0.0/8 10.1.1.{} eth{}\n", n % 250 + 1, n % 2);
         }
-        system.type_in(&lines);
+        system.type_in(&updates);
         assert!(answers(&system.manager, many).iter().all(|answer| answer.starts_with("OK ")));
     }
 }
@@ -86,6 +91,7 @@ fn subscribers_survive_their_manager() {
     subscriber.await_changes(1, 1);
 
     system.manager.child.kill().unwrap();
+    system.manager.wait();
     subscriber.running.says("without a manager");
     let tables = subscriber.tables();
     assert_eq!(
@@ -103,6 +109,36 @@ fn subscribers_survive_their_manager() {
     system.end();
     assert_eq!(subscriber.end()["connections"], 2);
     system.assert_nothing_left();
+}
+
+#[test]
+fn a_terminal_that_is_paused_holds_up_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = format!("unix:{}", folder.path().join("routes").display());
+    let mut command = example("routing_table");
+    command.args(["manager", &address]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (mut stdout, stderr) = (BufReader::new(child.stdout.take().unwrap()), child.stderr.take().unwrap());
+    let mut manager = Running { child, stdout: mpsc::channel().1, stderr: lines(stderr) };
+    let mut ready = String::new();
+    stdout.read_line(&mut ready).unwrap();
+    // Their answers are more than a pipe holds, and than the manager keeps.
+    let help = "HELP\n".repeat(4_000) + "CREATE 10.0.0.0/8 10.1.1.1 eth0\n";
+    manager.stdin().write_all(help.as_bytes()).unwrap();
+    let start = Instant::now();
+    // Until the last of them is carried out, with nobody reading.
+    while !run(example("routing_table").args(["command", &address, "LOOKUP 10.0.0.1"])).status.success() {
+        assert!(start.elapsed() < PATIENCE);
+    }
+
+    manager.stdout = lines(stdout);
+    let mut said = String::new();
+    while !said.starts_with("ERROR ") {
+        said = manager.stdout.recv_timeout(PATIENCE).unwrap();
+    }
+    assert!(said.contains("answers were left out"), "{said}");
+    manager.signal(Signal::TERM);
+    assert_eq!(manager.wait().code(), Some(0));
 }
 
 #[test]
@@ -139,4 +175,16 @@ fn the_demonstration_shows_everything_and_ends() {
     {
         assert!(said.contains(wanted), "no {wanted:?} in {said}");
     }
+}
+
+#[test]
+fn a_demonstration_that_nobody_watches_ends_with_all_its_children() {
+    let mut command = example("routing_table");
+    command.args(["demo", "--pace", "100"]);
+    let mut demo = Running::start(&mut command);
+    demo.stdout.recv_timeout(PATIENCE).unwrap();
+    // The pipe is closed with the next line.
+    demo.stdout = mpsc::channel().1;
+    assert_eq!(demo.wait().code(), Some(1));
+    demo.says("Broken pipe");
 }
