@@ -289,8 +289,11 @@ impl<S> Reactor<S> {
     fn ended(&mut self, state: &mut S) -> bool {
         match self.set.phase {
             Phase::Running => return false,
-            Phase::Draining if self.set.drainable > 0 => return false,
-            Phase::Draining | Phase::Stopped => {}
+            Phase::Draining if self.set.drainable > 0 || self.set.has_waiting_posts() => return false,
+            Phase::Draining => {
+                self.set.close_all(|| Cause::Drain, |source| matches!(source, Source::Queue(_)))
+            }
+            Phase::Stopped => {}
         }
         self.set.phase = Phase::Stopped;
         let own = |source: &Source<S>| matches!(source, Source::Timers(_) | Source::Remote(_));
