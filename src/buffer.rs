@@ -217,6 +217,47 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn descriptors_leave_with_the_byte_that_they_are_attached_to(
+            steps in proptest::collection::vec((any::<bool>(), 1usize..700, 0usize..4), 1..150),
+        ) {
+            let file = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+            let mut buffer = Buffer::default();
+            // Each byte, and how many descriptors are attached to it.
+            let mut model: VecDeque<(u8, usize)> = VecDeque::new();
+            for (put, count, descriptors) in steps {
+                if put {
+                    let bytes: Vec<u8> = (0..count).map(|index| index as u8).collect();
+                    model.extend(bytes.iter().map(|&byte| (byte, 0)));
+                    if descriptors > 0 {
+                        buffer.attach((0..descriptors).map(|_| file.try_clone().unwrap()).collect());
+                        let first = model.len() - count;
+                        model[first].1 = descriptors;
+                    }
+                    buffer.extend(&bytes).unwrap();
+                    continue;
+                }
+                let (piece, attached) = buffer.next_piece();
+                let attached = attached.len();
+                prop_assert_eq!(piece.is_empty(), model.is_empty());
+                let Some(&(_, expected)) = model.front() else { continue };
+                prop_assert_eq!(attached, expected);
+                prop_assert!(model.range(1..piece.len()).all(|&(_, descriptors)| descriptors == 0));
+                prop_assert!(piece.iter().eq(model.range(..piece.len()).map(|(byte, _)| byte)));
+                let sent = count.min(piece.len());
+                if attached > 0 {
+                    buffer.detach();
+                }
+                buffer.consume(sent);
+                model.drain(..sent);
+            }
+            prop_assert_eq!(buffer.len(), model.len());
+            buffer.clear();
+            prop_assert!(buffer.attached.is_empty());
+        }
+    }
+
     #[test]
     fn the_pool_is_bounded() {
         let mut pool = Pool::default();

@@ -37,6 +37,28 @@ pub enum Cause {
 /// A cause is met seldom and is large: in a box, results travel in registers.
 pub(crate) type Outcome<T> = Result<T, Box<Cause>>;
 
+impl Cause {
+    /// The same for another source that ends with this one.
+    pub(crate) fn copy(&self) -> Cause {
+        let error = |error: &io::Error| io::Error::new(error.kind(), error.to_string());
+        match self {
+            Cause::Peer => Cause::Peer,
+            Cause::HalfFrame => Cause::HalfFrame,
+            Cause::Reset => Cause::Reset,
+            Cause::Closed => Cause::Closed,
+            Cause::Connect(e) => Cause::Connect(error(e)),
+            Cause::Io(e) => Cause::Io(error(e)),
+            Cause::Handler(e) => Cause::Handler(error(e)),
+            Cause::Malformed(e) => Cause::Malformed(error(e)),
+            Cause::Panic(message) => Cause::Panic(message.clone()),
+            Cause::Limit(limit) => Cause::Limit(*limit),
+            Cause::Drain => Cause::Drain,
+            Cause::DrainDeadline => Cause::DrainDeadline,
+            Cause::Stop => Cause::Stop,
+        }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

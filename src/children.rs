@@ -1,6 +1,7 @@
 //! Child processes: started with clean signals, and waited for without waiting.
 //!
-//! Two ways to hear of an exit:
+//! Two ways to hear of an exit (in a reactor they are [`PollSet::spawn`](crate::PollSet::spawn), with SIGCHLD, and
+//! [`PollSet::run_child`](crate::PollSet::run_child), with a pidfd and the child's pipes; a table there tells which is for what):
 //!
 //! - [`Reaper`] with `SIGCHLD` from a [`Signals`](crate::Signals): no descriptor per child. A sweep costs one waitpid(2)
 //!   for each child that is watched, so it suits tens or hundreds.

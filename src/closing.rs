@@ -91,7 +91,10 @@ impl<S> PollSet<S> {
 
     /// The drain's deadline has passed.
     pub(crate) fn cut_off(&mut self) {
-        self.close_all(|| Cause::DrainDeadline, is_drainable);
+        self.close_all(
+            || Cause::DrainDeadline,
+            |source| is_drainable(source) || matches!(source, Source::Queue(_)),
+        );
         self.phase = Phase::Stopped;
     }
 
@@ -157,5 +160,8 @@ impl<S> PollSet<S> {
 
 /// What a drain waits for.
 pub(crate) fn is_drainable<S>(source: &Source<S>) -> bool {
-    matches!(source, Source::Master(_) | Source::Client(_) | Source::Queue(_) | Source::Datagram(_))
+    match source {
+        Source::Queue(queue) => !queue.drained,
+        source => matches!(source, Source::Master(_) | Source::Client(_) | Source::Datagram(_)),
+    }
 }

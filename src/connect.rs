@@ -80,7 +80,17 @@ impl<S> PollSet<S> {
         framing: Framing,
         session: impl Session<S> + 'static,
     ) -> io::Result<Key> {
-        let (kind, mut targets) = targets(address)?;
+        let (kind, targets) = targets(address)?;
+        self.connect_to(kind, targets, framing, Box::new(session))
+    }
+
+    fn connect_to(
+        &mut self,
+        kind: ListenerKind,
+        mut targets: VecDeque<Target>,
+        framing: Framing,
+        session: Box<dyn Session<S>>,
+    ) -> io::Result<Key> {
         let (socket, failure) = begin(kind, &framing, &mut targets)?;
         let refuses = !kind.is_tcp()
             && framing.descriptors_max() == 0
@@ -88,7 +98,7 @@ impl<S> PollSet<S> {
         let plan = Rc::new(Plan::new(kind, framing, refuses));
         let connecting = Connecting { kind, targets, failure, retry_ns: 0, pause: BACKLOG_RETRY };
         let extra = Extra { connecting: Some(Box::new(connecting)), ..Extra::default() };
-        let key = client::admit(self, socket, plan, Box::new(session), Some(Box::new(extra)))?;
+        let key = client::admit(self, socket, plan, session, Some(Box::new(extra)))?;
         // What stands or has failed already is found so by the first visit.
         self.mark_ready(key, Ready::NONE);
         Ok(key)
@@ -102,12 +112,7 @@ fn targets(address: &Address) -> io::Result<(ListenerKind, VecDeque<Target>)> {
         Address::UnixSeqpacket(path) => unix(ListenerKind::UnixSeqpacket, SockAddr::unix_path(path)?),
         Address::AbstractStream(name) => unix(ListenerKind::UnixStream, SockAddr::unix_abstract(name)?),
         Address::AbstractSeqpacket(name) => unix(ListenerKind::UnixSeqpacket, SockAddr::unix_abstract(name)?),
-        Address::Tcp(_) => {
-            let domain =
-                |ip: &std::net::SocketAddr| if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-            let found = address.resolve()?;
-            Ok((ListenerKind::Tcp, found.iter().map(|ip| (domain(ip), SockAddr::inet(*ip))).collect()))
-        }
+        Address::Tcp(_) => Ok((ListenerKind::Tcp, address.resolve()?.into_iter().map(target).collect())),
         _ => {
             let why = format!(
                 "{address} cannot be connected to; unix:, unix-seq:, abstract:, abstract-seq: and tcp: can"
@@ -115,6 +120,10 @@ fn targets(address: &Address) -> io::Result<(ListenerKind, VecDeque<Target>)> {
             Err(io::Error::new(io::ErrorKind::InvalidInput, why))
         }
     }
+}
+
+fn target(ip: std::net::SocketAddr) -> Target {
+    (if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }, SockAddr::inet(ip))
 }
 
 /// Starts on the first address that does not fail at once. If all do, says why the last one did.
@@ -234,4 +243,71 @@ fn try_next<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -> Outcom
         .map_err(Cause::Io)?;
     set.mark_ready(key, Ready::NONE);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::{Context, Reactor};
+
+    struct Told;
+
+    impl Session<Vec<String>> for Told {
+        fn on_open(&mut self, cx: &mut Context<'_, Vec<String>>, told: &mut Vec<String>) -> io::Result<()> {
+            told.push("open".into());
+            cx.finish();
+            Ok(())
+        }
+
+        fn on_request(
+            &mut self,
+            _: &[u8],
+            _: &mut Context<'_, Vec<String>>,
+            _: &mut Vec<String>,
+        ) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, Vec<String>>, told: &mut Vec<String>) {
+            told.push(cause.to_string());
+            cx.stop();
+        }
+    }
+
+    /// Connects to a host with these addresses.
+    fn told(addresses: &[std::net::SocketAddr]) -> Vec<String> {
+        let targets = addresses.iter().map(|ip| target(*ip)).collect();
+        let mut reactor = Reactor::<Vec<String>>::new().unwrap();
+        reactor.connect_to(ListenerKind::Tcp, targets, Framing::raw(), Box::new(Told)).unwrap();
+        let mut told = Vec::new();
+        reactor.run(&mut told).unwrap();
+        told
+    }
+
+    #[test]
+    fn a_host_is_reached_at_whichever_address_serves() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let serves = server.local_addr().unwrap();
+        // Bound and not listening: nobody else gets the port, and it refuses.
+        let deaf = |address: &str| {
+            let (domain, address) = target(address.parse().unwrap());
+            let socket = socket::socket(domain, libc::SOCK_STREAM)?;
+            socket::bind(socket.as_fd(), &address)?;
+            match socket::getsockname(socket.as_fd())? {
+                crate::PeerAddress::Inet(ip) => Ok((socket, ip)),
+                other => Err(io::Error::other(other.to_string())),
+            }
+        };
+        let (_v4, refuses) = deaf("127.0.0.1:0").unwrap();
+        let (_v6, v6) = deaf("[::1]:0").or_else(|_| deaf("127.0.0.1:0")).unwrap();
+        for addresses in
+            [&[serves][..], &[refuses, serves], &[v6, refuses, refuses, serves], &[serves, refuses]]
+        {
+            assert_eq!(told(addresses), ["open", "closed by a handler"], "{addresses:?}");
+        }
+        let refused = told(&[v6, refuses]);
+        assert!(refused.len() == 1 && refused[0].contains("Connection refused"), "{refused:?}");
+    }
 }

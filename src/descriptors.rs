@@ -25,14 +25,22 @@ pub(crate) struct Attached {
 
 impl<S> Context<'_, S> {
     /// Takes the oldest descriptor that the running session's client has passed and nobody has taken yet. Only where
-    /// its framing allows any: [`Framing::descriptors`](crate::Framing::descriptors).
+    /// its framing allows any: [`Framing::descriptors`](crate::Framing::descriptors). It is `CLOEXEC`.
+    ///
+    /// It can be of any kind, in any state, and the peer may still share its offset and its flags (`O_NONBLOCK` among
+    /// them): look with `fstat(2)` before it is relied on, and never read it in a way that could block. One that is not
+    /// taken is closed with its client.
     pub fn descriptor(&mut self) -> Option<OwnedFd> {
         self.set.running.as_ref()?;
         self.set.descriptors.pop_front()
     }
 
     /// [`reply`](Context::reply) with descriptors: they arrive with the first of `bytes`. They are closed here once
-    /// they are sent, or cannot be.
+    /// they are sent, or cannot be. While the kernel has too many of this user's descriptors under way (`ETOOMANYREFS`,
+    /// `unix(7)`), they wait with what comes after them.
+    ///
+    /// A peer that lets none in (`SO_PASSRIGHTS`) makes the sending fail: it is closed, with
+    /// [`Cause::Io`](crate::Cause::Io) and `PermissionDenied`.
     ///
     /// # Errors
     /// Those of [`reply`](Context::reply). `InvalidInput`: more than 253 descriptors, no bytes for them to travel with,

@@ -1,6 +1,7 @@
 //! The open variant: any descriptor, with a handler of the embedder's.
 
 use std::{
+    any::Any,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
@@ -41,8 +42,19 @@ pub trait FdSource<S>: AsFd {
     }
 }
 
+/// A source that can be asked for its type. Not a part of [`FdSource`], or the state would have to be `'static`.
+pub(crate) trait TypedSource<S>: FdSource<S> {
+    fn as_any(&mut self) -> &mut dyn Any;
+}
+
+impl<S, T: FdSource<S> + 'static> TypedSource<S> for T {
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
 pub(crate) struct Open<S> {
-    pub(crate) source: Box<dyn FdSource<S>>,
+    pub(crate) source: Box<dyn TypedSource<S>>,
 }
 
 struct WithClosure<T, F> {
@@ -121,6 +133,15 @@ impl<S> PollSet<S> {
         match self.register(source.as_fd(), interest) {
             Ok(key) => Ok(self.place(key, Source::Open(Box::new(Open { source: Box::new(source) })))),
             Err(error) => Err(Rejected { error, source }),
+        }
+    }
+
+    /// The source that was given to [`fd_source`](PollSet::fd_source), by its key and its type. `None` once it is closed,
+    /// and while its own handler runs.
+    pub fn fd_source_mut<T: FdSource<S> + 'static>(&mut self, key: Key) -> Option<&mut T> {
+        match &mut self.slot(key)?.source {
+            Source::Open(open) => open.source.as_any().downcast_mut(),
+            _ => None,
         }
     }
 

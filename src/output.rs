@@ -185,6 +185,7 @@ pub(crate) fn flush<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -
                 Some(libc::EINTR) => {}
                 // Too many descriptors of this user are under way: no edge tells when some have arrived.
                 Some(libc::ETOOMANYREFS) => {
+                    set.stats.failed(error.kind());
                     client.writable = false;
                     set.resume_after(key, set.limits.accept_retry);
                     return Ok(());

@@ -183,7 +183,7 @@ fn remove_stale(path: &Path, address: &SockAddr, kind: libc::c_int) -> io::Resul
 }
 
 /// Removes the file that `path` named when `id` was taken, and no other.
-fn remove_exactly(path: &Path, id: FileId) -> io::Result<()> {
+pub(crate) fn remove_exactly(path: &Path, id: FileId) -> io::Result<()> {
     let stranger =
         || error(io::ErrorKind::AlreadyExists, path, "is another file by now, which is left alone");
     match fs::symlink_metadata(path) {
@@ -244,13 +244,13 @@ impl Occupant {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileId {
+pub(crate) struct FileId {
     dev: u64,
     ino: u64,
 }
 
 impl FileId {
-    fn of(metadata: &Metadata) -> Self {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
         Self { dev: metadata.dev(), ino: metadata.ino() }
     }
 }
@@ -344,17 +344,17 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// A name in the same directory that nobody expects.
-fn temporary_name(path: &Path) -> PathBuf {
+pub(crate) fn temporary_name(path: &Path) -> PathBuf {
     // Random, not the pid: servers in several pid namespaces may share the directory. Short, for sun_path.
     let random = RandomState::new().build_hasher().finish();
     path.with_file_name(format!(".ipc-{:08x}", random as u32))
 }
 
-fn error(kind: io::ErrorKind, path: &Path, why: &str) -> io::Error {
+pub(crate) fn error(kind: io::ErrorKind, path: &Path, why: &str) -> io::Error {
     io::Error::new(kind, format!("{path:?} {why}"))
 }
 
-fn failed(what: &str, path: &Path, cause: io::Error) -> io::Error {
+pub(crate) fn failed(what: &str, path: &Path, cause: io::Error) -> io::Error {
     io::Error::new(cause.kind(), format!("{what} {path:?}: {cause}"))
 }
 

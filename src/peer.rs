@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use crate::address::Escaped;
@@ -91,6 +91,28 @@ impl<'a> Peer<'a> {
         socket::peer_credentials(self.fd)
     }
 
+    /// The supplementary groups of who connected, as they were at `connect(2)` (`SO_PEERGROUPS`); the group in
+    /// [`credentials`](Self::credentials) need not be among them.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` on TCP.
+    pub fn groups(&self) -> io::Result<Vec<u32>> {
+        self.local("groups")?;
+        // Few users are in more; none can be in more than 65,536 (NGROUPS_MAX).
+        for room in [64, 1 << 16] {
+            let mut groups = vec![0; room];
+            match socket::peer_groups(self.fd, &mut groups) {
+                Err(error) if error.raw_os_error() == Some(libc::ERANGE) => {}
+                count => {
+                    groups.truncate(count?);
+                    return Ok(groups);
+                }
+            }
+        }
+        Err(io::Error::other("the peer is in more groups than the kernel allows"))
+    }
+
     /// A pidfd of the process that connected (`SO_PEERPIDFD`, since Linux 6.5): unlike the pid it never
     /// comes to mean another process. It becomes readable when that process exits.
     ///
@@ -115,6 +137,13 @@ impl<'a> Peer<'a> {
         }
         let text = format!("a TCP peer has no {what}; only a Unix socket tells who connected");
         Err(io::Error::new(io::ErrorKind::Unsupported, text))
+    }
+}
+
+/// The client handle: for socket options, or a duplicate to write to. It is the reactor's to read.
+impl AsFd for Peer<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd
     }
 }
 

@@ -82,6 +82,8 @@ pub(crate) struct QueueSource<S> {
     watches_write: bool,
     /// How many messages a drain has still to handle.
     to_drain: Option<usize>,
+    /// A drain need not wait for it.
+    pub(crate) drained: bool,
 }
 
 impl<S> PollSet<S> {
@@ -139,6 +141,7 @@ impl<S> PollSet<S> {
             Err(error) => return Err(Rejected { error, source: queue }),
         };
         let buffer = if handler.is_some() { vec![0; queue.message_size()] } else { Vec::new() };
+        let only_written = handler.is_none();
         let source = QueueSource {
             queue,
             handler,
@@ -146,6 +149,7 @@ impl<S> PollSet<S> {
             outbox: VecDeque::new(),
             watches_write: false,
             to_drain: None,
+            drained: only_written,
         };
         self.place(key, Source::Queue(Box::new(source)));
         if let Some(period) = self.limits.queue_check {
@@ -193,6 +197,13 @@ impl<S> PollSet<S> {
         Ok(Posted::Waits)
     }
 
+    /// Whether any queue still has messages to send.
+    pub(crate) fn has_waiting_posts(&self) -> bool {
+        self.slots
+            .iter()
+            .any(|(_, slot)| matches!(&slot.source, Source::Queue(queue) if !queue.outbox.is_empty()))
+    }
+
     /// How many messages wait for room in a queue.
     pub fn waiting(&self, key: Key) -> usize {
         match self.source(key) {
@@ -227,13 +238,17 @@ pub(crate) fn visit<S>(
         return Visited::closed(Cause::Io(error));
     }
     let draining = set.phase == Phase::Draining;
-    if draining && source.to_drain.is_none() {
+    if draining && !source.drained && source.to_drain.is_none() {
         let queued = source.queue.attributes().map_or(0, |attributes| attributes.queued);
-        source.to_drain = Some(if source.handler.is_some() { queued } else { 0 });
+        source.to_drain = Some(queued);
     }
     for _ in 0..set.limits.messages_per_visit.max(1) {
         if source.to_drain == Some(0) {
-            return if source.outbox.is_empty() { Visited::closed(Cause::Drain) } else { Visited::Drained };
+            // It stays for those who still post to it, to the end of the drain.
+            if !mem::replace(&mut source.drained, true) {
+                set.drainable -= 1;
+            }
+            return Visited::Drained;
         }
         let Some(handler) = &mut source.handler else { return Visited::Drained };
         let received = match source.queue.try_recv(&mut source.buffer) {

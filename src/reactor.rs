@@ -18,7 +18,7 @@ use crate::{
     master, open, queue_source, remote,
     remote::Inbox,
     set::{Dead, DeadHandler, Phase},
-    signal_source,
+    shm_source, signal_source,
     source::{Ready, Source},
     srm, sys, timers,
     timers::TimerFd,
@@ -243,6 +243,7 @@ impl<S> Reactor<S> {
             Source::Datagram(socket) => datagram_source::visit(set, key, socket, ready, state),
             Source::Queue(queue) => queue_source::visit(set, key, queue, ready, state),
             Source::Signals(signals) => signal_source::visit(set, key, signals, ready, state),
+            Source::Shm(shm) => shm_source::visit(set, key, shm, ready, state),
             Source::Open(open) => open::visit(set, key, open, ready, state),
             Source::Remote(inbox) => remote::visit(set, key, inbox, state),
             Source::Timers(_) => timers::visit(set, key, state),
@@ -271,6 +272,7 @@ impl<S> Reactor<S> {
                             handler.on_close(&cause, cx, state);
                         }
                     }
+                    DeadHandler::Source(Source::Shm(shm)) => shm_source::bury(*shm, &cause, cx, state),
                     DeadHandler::Source(_) => {}
                 }
                 Ok(())
@@ -287,8 +289,11 @@ impl<S> Reactor<S> {
     fn ended(&mut self, state: &mut S) -> bool {
         match self.set.phase {
             Phase::Running => return false,
-            Phase::Draining if self.set.drainable > 0 => return false,
-            Phase::Draining | Phase::Stopped => {}
+            Phase::Draining if self.set.drainable > 0 || self.set.has_waiting_posts() => return false,
+            Phase::Draining => {
+                self.set.close_all(|| Cause::Drain, |source| matches!(source, Source::Queue(_)))
+            }
+            Phase::Stopped => {}
         }
         self.set.phase = Phase::Stopped;
         let own = |source: &Source<S>| matches!(source, Source::Timers(_) | Source::Remote(_));

@@ -6,6 +6,7 @@
 //! | whole values from one process to others | [`Publisher`], [`Subscriber`] |
 //! | the same with a type instead of bytes | `TypedPublisher`, `TypedSubscriber` (feature `bytemuck`) |
 //! | C programs that share a string by name | [`NamedText`] |
+//! | an event loop on either side | [`Handout`], [`PollSet::connect_subscriber`](crate::PollSet::connect_subscriber), [`PollSet::subscribe`](crate::PollSet::subscribe) |
 //! | bare memory | [`Mapping`] of a file, a [`Memfd`] or a [`SharedObject`] |
 //!
 //! # The segment
@@ -42,6 +43,7 @@
 mod doorbell;
 mod header;
 mod mapping;
+mod notifiers;
 mod object;
 mod protocol;
 mod publisher;
@@ -51,9 +53,11 @@ mod ticket;
 #[cfg(feature = "bytemuck")]
 mod typed;
 
+pub use crate::shm_link::Handout;
 pub use doorbell::{Doorbell, Notify};
 pub use header::PAYLOAD_MAX;
 pub use mapping::{Access, Mapping};
+pub use notifiers::{QueueNotifier, SocketNotifier, UPDATED};
 pub use object::{Memfd, SharedObject};
 pub use publisher::{Loan, Publisher, PublisherOptions, SubscriberId};
 pub use subscriber::{Subscriber, Update};

@@ -7,7 +7,8 @@ use mio::event::Event;
 
 use crate::{
     Cause, client::Client, datagram_source::DatagramSource, heap::NOWHERE, master::Master, open::Open,
-    queue_source::QueueSource, remote::Inbox, signal_source::SignalSource, timers::TimerFd,
+    queue_source::QueueSource, remote::Inbox, shm_source::ShmSource, signal_source::SignalSource,
+    timers::TimerFd,
 };
 
 /// Everything that can be in the poll set. `reactor::dispatch` holds the one `match` over it.
@@ -24,6 +25,8 @@ pub(crate) enum Source<S> {
     Queue(Box<QueueSource<S>>),
     /// A signalfd.
     Signals(Box<SignalSource<S>>),
+    /// A subscription to shared memory.
+    Shm(Box<ShmSource<S>>),
     /// The timerfd behind all timers.
     Timers(TimerFd),
     /// The eventfd behind all `Remote`s.
@@ -33,8 +36,8 @@ pub(crate) enum Source<S> {
 }
 
 impl<S> Source<S> {
-    /// The descriptor in the poll set; none while its handler runs, nor for the `Remote`s' own eventfd, which mio
-    /// keeps.
+    /// The descriptor in the poll set; none while its handler runs, for a subscription without a doorbell, and for the
+    /// `Remote`s' own eventfd, which mio keeps.
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Source::Running | Source::Remote(_) => None,
@@ -43,6 +46,7 @@ impl<S> Source<S> {
             Source::Datagram(datagram) => Some(datagram.socket.as_fd()),
             Source::Queue(queue) => Some(queue.queue.as_fd()),
             Source::Signals(signals) => Some(signals.signals.as_fd()),
+            Source::Shm(shm) => shm.subscriber.doorbell().map(AsFd::as_fd),
             Source::Timers(timer) => Some(timer.as_fd()),
             Source::Open(open) => Some(open.source.as_fd()),
         }

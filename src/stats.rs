@@ -24,6 +24,8 @@ pub struct Stats {
     pub queue_messages: u64,
     /// Datagrams received.
     pub datagrams: u64,
+    /// Updates read from shared memory.
+    pub updates: u64,
     /// Signals received (a signal is a level: several may have come as one).
     pub signals: u64,
     /// Timers that fired.

@@ -14,6 +14,7 @@ pub(crate) mod datagram;
 pub(crate) mod fork;
 pub(crate) mod mq;
 pub(crate) mod path;
+pub(crate) mod pipe;
 pub(crate) mod process;
 pub(crate) mod scm;
 pub(crate) mod signal;

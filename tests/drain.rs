@@ -8,7 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
-use ipc_reactor::{Cause, Context, Drain, Framing, Limits, Listener, Reactor, Session, TimerKey, Turn};
+use ipc_reactor::{
+    Cause, Context, Drain, Framing, Key, Limits, Listener, Posted, Queue, Reactor, Session, TimerKey, Turn,
+};
 use turning::{PATIENCE, run, settle, until};
 
 const SOON: Duration = Duration::from_millis(5);
@@ -319,4 +321,62 @@ fn a_stop_ends_a_drain_at_once() {
     until(&mut reactor, &mut causes, |causes| !causes.is_empty());
     assert_eq!(causes, ["the reactor stopped"]);
     assert_eq!((reactor.stats().drained, reactor.stats().drain_cut), (0, 0));
+}
+
+/// It was closed as soon as it was empty: what a client's last request had to say was refused.
+#[test]
+fn an_outbox_takes_messages_to_the_end_of_a_drain() {
+    struct Reporter(Key);
+
+    impl Session<Vec<Posted>> for Reporter {
+        fn on_request(
+            &mut self,
+            _: &[u8],
+            _: &mut Context<'_, Vec<Posted>>,
+            _: &mut Vec<Posted>,
+        ) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn on_drain(&mut self, cx: &mut Context<'_, Vec<Posted>>, _: &mut Vec<Posted>) -> io::Result<Drain> {
+            cx.wake_after(Duration::from_millis(5));
+            Ok(Drain::Wait)
+        }
+
+        fn on_timer(
+            &mut self,
+            _: TimerKey,
+            cx: &mut Context<'_, Vec<Posted>>,
+            posted: &mut Vec<Posted>,
+        ) -> io::Result<()> {
+            posted.push(cx.post(self.0, b"first", 0)?);
+            posted.push(cx.post(self.0, b"second", 0)?);
+            cx.finish();
+            Ok(())
+        }
+    }
+
+    let name = format!("/ipc-reactor-drain-outbox-{}", std::process::id());
+    let theirs = Queue::options().create_new(true).capacity(1).message_size(16).open(&name).unwrap();
+    let ours = Queue::options().write(true).open(&name).unwrap();
+    Queue::unlink(&name).unwrap();
+    let mut reactor = Reactor::<Vec<Posted>>::new().unwrap();
+    let outbox = reactor.outbox(ours).unwrap();
+    let (_peer, socket) = UnixStream::pair().unwrap();
+    reactor.adopt(socket, Framing::raw(), Reporter(outbox)).unwrap();
+    reactor.drain(Duration::from_secs(60)).unwrap();
+    let (mut posted, mut heard, mut buffer) = (Vec::new(), Vec::new(), [0; 16]);
+    while reactor.turn(Some(Duration::from_millis(50)), &mut posted).unwrap() != Turn::Stopped {
+        // Only when both have been posted: the second has to wait for room.
+        if posted.len() == 2 {
+            while let Some(received) = theirs.try_recv(&mut buffer).unwrap() {
+                heard.push(buffer[..received.len].to_vec());
+            }
+        }
+    }
+    while let Some(received) = theirs.try_recv(&mut buffer).unwrap() {
+        heard.push(buffer[..received.len].to_vec());
+    }
+    assert_eq!(posted, [Posted::Sent, Posted::Waits]);
+    assert_eq!(heard, [b"first".to_vec(), b"second".to_vec()]);
 }

@@ -177,10 +177,11 @@ fn a_master_socket_or_queue_put_in_during_a_drain_held_it_up() {
     reactor.drain(PATIENCE).unwrap();
     settle(&mut reactor, &mut ());
     let master = reactor.listen(Listener::unix(&path).unwrap(), Framing::raw(), |_, ()| Ok(Debtor)).unwrap();
-    let queue = reactor.queue(name.open(), |_, _, ()| Ok(())).unwrap();
+    reactor.queue(name.open(), |_, _, ()| Ok(())).unwrap();
     settle(&mut reactor, &mut ());
     assert!(UnixStream::connect(&path).is_err(), "nobody waits there, so it is closed");
-    assert!(![master, queue].into_iter().any(|key| reactor.close(key)));
+    assert!(!reactor.close(master));
+    // The queue stays to the end, for those who post to it, and is not waited for.
     drop(theirs);
     run(&mut reactor, &mut ());
 }

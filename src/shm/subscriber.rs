@@ -136,6 +136,11 @@ impl Subscriber {
         self.cursor
     }
 
+    /// The number of the newest value that there is.
+    pub(crate) fn newest(&self) -> u64 {
+        self.geometry.ring(self.segment.lines()).newest()
+    }
+
     /// What to poll, edge-triggered, for the publisher's notifications; none if those come by other
     /// means.
     #[must_use]

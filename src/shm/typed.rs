@@ -136,11 +136,7 @@ impl<T: AnyBitPattern> TypedSubscriber<T> {
     ///
     /// `InvalidData` for a value of another size; otherwise those of [`Subscriber::recv`].
     pub fn recv(&mut self) -> io::Result<Option<Update<T>>> {
-        Ok(match self.subscriber.recv()? {
-            Some(Update::Value(value)) => Some(Update::Value(typed(value)?)),
-            Some(Update::Lost(count)) => Some(Update::Lost(count)),
-            None => None,
-        })
+        self.subscriber.recv()?.map(Update::typed).transpose()
     }
 
     /// The subscriber below.
@@ -152,6 +148,39 @@ impl<T: AnyBitPattern> TypedSubscriber<T> {
     /// The subscriber below, to arm it or to wait.
     pub fn get_mut(&mut self) -> &mut Subscriber {
         &mut self.subscriber
+    }
+}
+
+impl Update<&[u8]> {
+    /// The value as one of type `T`, in a subscription's handler for one:
+    ///
+    /// ```
+    /// # use ipc_reactor::{Delivery, Reactor, shm::{Subscriber, TypedPublisher, Update}};
+    /// # let mut publisher = TypedPublisher::<[f64; 2]>::latest()?;
+    /// # let subscriber = Subscriber::open(publisher.subscribe()?.1)?;
+    /// # let mut reactor = Reactor::<f64>::new()?;
+    /// reactor.subscribe(subscriber, Delivery::Latest, |update, cx, spread: &mut f64| {
+    ///     if let Update::Value([bid, ask]) = update.typed::<[f64; 2]>()? {
+    ///         *spread = ask - bid;
+    ///         cx.stop();
+    ///     }
+    ///     Ok(())
+    /// })?;
+    /// # publisher.publish(&[1.25, 1.5])?;
+    /// # let mut spread = 0.0;
+    /// # reactor.run(&mut spread)?;
+    /// # assert_eq!(spread, 0.25);
+    /// # std::io::Result::Ok(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` for a value of another size.
+    pub fn typed<T: AnyBitPattern>(self) -> io::Result<Update<T>> {
+        Ok(match self {
+            Update::Value(value) => Update::Value(typed(value)?),
+            Update::Lost(count) => Update::Lost(count),
+        })
     }
 }
 

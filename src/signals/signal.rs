@@ -105,7 +105,7 @@ impl Signal {
     }
 
     /// Its place in a mask: bit n - 1.
-    pub(super) const fn bit(self) -> u64 {
+    pub(crate) const fn bit(self) -> u64 {
         1 << (self.0 - 1)
     }
 }

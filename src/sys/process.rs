@@ -18,6 +18,12 @@ pub(crate) fn pid_t(pid: u32) -> io::Result<libc::pid_t> {
     })
 }
 
+/// The user whose rights this process has.
+pub(crate) fn effective_uid() -> u32 {
+    // SAFETY: takes and changes nothing.
+    unsafe { libc::geteuid() }
+}
+
 /// Has every child of `command` begin with [`signal::reset_for_exec`].
 pub(crate) fn reset_signals_in_child(command: &mut Command) {
     // SAFETY: what runs between fork and exec is async-signal-safe and touches no memory of the parent.

@@ -234,6 +234,15 @@ pub(crate) fn peer_credentials(fd: BorrowedFd<'_>) -> io::Result<Credentials> {
     Ok(Credentials { uid: peer.uid, gid: peer.gid, pid: peer.pid })
 }
 
+/// `SO_PEERGROUPS`: the supplementary groups of who connected. `ERANGE` if there are more than fit.
+pub(crate) fn peer_groups(fd: BorrowedFd<'_>, groups: &mut [libc::gid_t]) -> io::Result<usize> {
+    let mut len = size_of_val(groups) as libc::socklen_t;
+    let out = groups.as_mut_ptr().cast();
+    // SAFETY: `out` and `len` describe `groups`; both outlive the call.
+    check(unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERGROUPS, out, &mut len) })?;
+    Ok(len as usize / size_of::<libc::gid_t>())
+}
+
 /// `SO_PEERPIDFD`: a pidfd of who connected; the kernel makes it `O_CLOEXEC`.
 pub(crate) fn peer_pidfd(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     own(option(fd, libc::SOL_SOCKET, SO_PEERPIDFD)?)

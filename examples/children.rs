@@ -1,0 +1,203 @@
+//! Runs commands beside each other, as a small supervisor does.
+//!
+//! ```text
+//! cargo run --release --example children -- 'ping -c 3 localhost' 'sleep 2; echo done; exit 3'
+//! ```
+//!
+//! prints each line that they write with the command's number before it, `1: …` or `2: …`, on the output that they wrote
+//! it to, and on standard error how each ended. Ctrl-C (or SIGTERM) sends all of them SIGTERM, and SIGKILL to those that are left after the grace period,
+//! or at the next Ctrl-C.
+//!
+//! It ends with 0 if every command did, 1 if one did not, 2 for a wrong command line, and 130 after Ctrl-C.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    mem,
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode, Stdio},
+    time::Duration,
+};
+
+use clap::Parser;
+use ipc_reactor::{Cause, ChildHandler, ChildProcess, Context, Reactor, Signal, children::Exit};
+use rustix::process::{Pid, kill_process_group};
+
+/// Runs shell commands in parallel, shows their output line by line, and ends them all on Ctrl-C.
+#[derive(Parser)]
+struct Arguments {
+    /// One shell command each
+    #[arg(required = true)]
+    commands: Vec<String>,
+    /// How long they may take to end after Ctrl-C, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    grace: u64,
+    /// End the others when one fails
+    #[arg(long)]
+    fail_fast: bool,
+}
+
+#[derive(Default)]
+struct Crew {
+    /// The process group of each that runs, by its number.
+    running: BTreeMap<usize, u32>,
+    failed: bool,
+    fail_fast: bool,
+    interrupted: bool,
+    ending: bool,
+    grace: Duration,
+}
+
+impl Crew {
+    /// To the whole group: a shell has children of its own.
+    fn send(&self, signal: rustix::process::Signal) {
+        for group in self.running.values().filter_map(|&pid| Pid::from_raw(pid as i32)) {
+            // It fails only where all are gone already.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+
+    /// Asks them to end; insists when asked again, and when the time is up.
+    fn end(&mut self, cx: &mut Context<'_, Crew>) {
+        if mem::replace(&mut self.ending, true) {
+            return self.send(rustix::process::Signal::KILL);
+        }
+        self.send(rustix::process::Signal::TERM);
+        cx.after(self.grace, |_, crew| {
+            crew.send(rustix::process::Signal::KILL);
+            Ok(())
+        });
+    }
+}
+
+/// The longest line that is kept together.
+const LINE_MAX: usize = 64 << 10;
+
+/// One command's output, cut into lines.
+struct Lines {
+    number: usize,
+    out: Vec<u8>,
+    err: Vec<u8>,
+}
+
+fn lines(number: usize, held: &mut Vec<u8>, bytes: &[u8], to: &mut dyn Write) -> io::Result<()> {
+    held.extend_from_slice(bytes);
+    let mut rest = &held[..];
+    while let Some(length) =
+        rest.iter().position(|&byte| byte == b'\n').or((rest.len() > LINE_MAX).then_some(LINE_MAX))
+    {
+        let end = length + usize::from(rest[length] == b'\n');
+        write_line(number, &rest[..length], to)?;
+        rest = &rest[end..];
+    }
+    let left = rest.len();
+    held.drain(..held.len() - left);
+    Ok(())
+}
+
+fn write_line(number: usize, line: &[u8], to: &mut dyn Write) -> io::Result<()> {
+    // In one write, so that the lines of two outputs of one terminal do not mix.
+    to.write_all(&[format!("{number}: ").as_bytes(), line, b"\n"].concat())
+}
+
+impl Lines {
+    fn rest(&mut self) -> io::Result<()> {
+        for (held, to) in
+            [(&mut self.out, &mut io::stdout() as &mut dyn Write), (&mut self.err, &mut io::stderr())]
+        {
+            if !held.is_empty() {
+                write_line(self.number, held, to)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn gone(&self, cx: &mut Context<'_, Crew>, crew: &mut Crew) {
+        crew.running.remove(&self.number);
+        if crew.failed && crew.fail_fast && !crew.ending {
+            crew.end(cx);
+        }
+        if crew.running.is_empty() {
+            cx.stop();
+        }
+    }
+}
+
+impl ChildHandler<Crew> for Lines {
+    fn on_stdout(
+        &mut self,
+        bytes: &[u8],
+        _: &mut ChildProcess,
+        _: &mut Context<'_, Crew>,
+        _: &mut Crew,
+    ) -> io::Result<()> {
+        lines(self.number, &mut self.out, bytes, &mut io::stdout())
+    }
+
+    fn on_stderr(
+        &mut self,
+        bytes: &[u8],
+        _: &mut ChildProcess,
+        _: &mut Context<'_, Crew>,
+        _: &mut Crew,
+    ) -> io::Result<()> {
+        lines(self.number, &mut self.err, bytes, &mut io::stderr())
+    }
+
+    fn on_exit(&mut self, exit: Exit, cx: &mut Context<'_, Crew>, crew: &mut Crew) -> io::Result<()> {
+        let shown = self.rest();
+        match exit.status {
+            // `exit status: 3`, or `signal: 15 (SIGTERM)`.
+            Some(status) => eprintln!("{}: ended, {status}", self.number),
+            None => eprintln!("{}: ended, nobody knows how", self.number),
+        }
+        crew.failed |= !exit.status.is_some_and(|status| status.success());
+        self.gone(cx, crew);
+        shown
+    }
+
+    /// Nobody reads our output any more: the child was killed.
+    fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, Crew>, crew: &mut Crew) {
+        eprintln!("{}: given up: {cause}", self.number);
+        crew.failed = true;
+        self.gone(cx, crew);
+    }
+}
+
+fn main() -> ExitCode {
+    env_logger::init();
+    match run(Arguments::parse()) {
+        Ok(crew) if crew.interrupted => ExitCode::from(130),
+        Ok(crew) if crew.failed => ExitCode::FAILURE,
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("children: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> io::Result<Crew> {
+    let mut reactor = Reactor::<Crew>::new()?;
+    let grace = Duration::from_secs(arguments.grace);
+    let mut crew = Crew { grace, fail_fast: arguments.fail_fast, ..Crew::default() };
+    // Before the first child: from here on, no signal can end us and leave them behind.
+    reactor.signals([Signal::INT, Signal::TERM, Signal::HUP], |info, cx, crew| {
+        eprintln!("children: {}: ending {} of them", info.signal(), crew.running.len());
+        crew.interrupted = true;
+        crew.end(cx);
+        Ok(())
+    })?;
+    for (number, text) in (1..).zip(&arguments.commands) {
+        let mut command = Command::new("sh");
+        command.args(["-c", text]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A group of its own: Ctrl-C at the terminal comes to us alone, and we hand it on.
+        command.process_group(0);
+        let key = reactor.run_child(&mut command, Lines { number, out: Vec::new(), err: Vec::new() })?;
+        let pid = reactor.child(key).expect("it has just been started").pid();
+        crew.running.insert(number, pid);
+        eprintln!("{number}: pid {pid}: {text}");
+    }
+    reactor.run(&mut crew)?;
+    Ok(crew)
+}
