@@ -121,9 +121,8 @@ fn the_umask_takes_bits_from_a_queues_mode() -> io::Result<()> {
         let name = Name::new();
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC;
         // SAFETY: the name is a C string; null attributes are the defaults.
-        let queue = own(unsafe {
-            libc::mq_open(name.0.as_ptr(), flags, 0o660, ptr::null::<libc::mq_attr>())
-        })?;
+        let queue =
+            own(unsafe { libc::mq_open(name.0.as_ptr(), flags, 0o660, ptr::null::<libc::mq_attr>()) })?;
         assert_eq!(File::from(queue).metadata()?.permissions().mode() & 0o777, 0o640);
         Ok(())
     })
@@ -145,11 +144,10 @@ fn a_private_mapping_shares_nothing() -> io::Result<()> {
         let mut file = tempfile::tempfile()?;
         file.set_len(PAGE_BYTES as u64)?;
         let address = map(&file, PAGE_BYTES, sharing)?;
-        // SAFETY: the first byte of a mapping that the file covers, which is then unmapped.
-        unsafe {
-            address.write_volatile(b'x');
-            libc::munmap(address.cast(), PAGE_BYTES);
-        }
+        // SAFETY: the first byte of a mapping that the file covers.
+        unsafe { address.write_volatile(b'x') };
+        // SAFETY: the mapping is ours, and nobody uses it any more.
+        unsafe { libc::munmap(address.cast(), PAGE_BYTES) };
         let mut byte = [1];
         file.read_exact(&mut byte)?;
         assert_eq!(byte, [seen]);
@@ -169,10 +167,10 @@ fn mmap_reads_nothing_until_a_page_is_touched() -> io::Result<()> {
         drop(file);
         File::options().write(true).open(&path)?.write_all(b"later")?;
         // SAFETY: within the mapping, and within the file.
-        assert_eq!(unsafe { address.add(4).read_volatile() }, b'r');
+        assert_eq!(unsafe { address.wrapping_add(4).read_volatile() }, b'r');
         let beyond = fork(|| {
             // SAFETY: within the mapping; that there is no file is what the test is about.
-            unsafe { address.add(PAGE_BYTES).read_volatile() };
+            unsafe { address.wrapping_add(PAGE_BYTES).read_volatile() };
             Ok(())
         })?;
         assert_eq!(beyond.wait()?, End::Signal(SIGBUS));
