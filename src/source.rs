@@ -11,7 +11,7 @@ use crate::{
     timers::TimerFd,
 };
 
-/// Everything that can be in the poll set. `reactor::dispatch` holds the one `match` over it.
+/// Everything that can be in the poll set. `Reactor::visit` holds the one `match` over it.
 pub(crate) enum Source<S> {
     /// Taken out of its slot, because its handler runs.
     Running,
