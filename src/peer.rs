@@ -62,7 +62,6 @@ pub struct Peer<'a> {
 }
 
 impl<'a> Peer<'a> {
-    #[allow(dead_code, reason = "the reactor makes peers")]
     pub(crate) fn new(fd: BorrowedFd<'a>, kind: ListenerKind, inet: Option<SocketAddr>) -> Self {
         Self { fd, kind, inet }
     }

@@ -1,12 +1,10 @@
-//! How a subscription to shared memory gets from the manager to its subscriber, and how it is watched there.
+//! How a subscription to shared memory gets from the manager to its subscriber: within a line of text, because the
+//! tables' changes share the socket with it. Where nothing else goes over the socket, `shm::Handout` does this.
 
-use std::{
-    io, iter,
-    os::fd::{AsFd, BorrowedFd},
-};
+use std::{io, iter};
 
 use ipc_reactor::{
-    Context, Interest, Key, Progress,
+    Context,
     shm::{Subscriber, Ticket},
 };
 
@@ -30,39 +28,4 @@ pub(crate) fn receive<S>(cx: &mut Context<'_, S>, hex: &str) -> io::Result<Subsc
         .collect::<Option<_>>()
         .ok_or_else(wrong)?;
     Subscriber::open(Ticket::from_fds(&bytes, descriptors)?)
-}
-
-/// A subscription that has a doorbell.
-struct Bell(Subscriber);
-
-impl AsFd for Bell {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.doorbell().expect("this was asked before it was made").as_fd()
-    }
-}
-
-/// Gives `on_value` the newest value, now and whenever there is a newer one.
-pub(crate) fn watch<S>(
-    cx: &mut Context<'_, S>,
-    state: &mut S,
-    subscriber: Subscriber,
-    mut on_value: impl FnMut(&[u8], &mut Context<'_, S>, &mut S) -> io::Result<()> + 'static,
-) -> io::Result<Key> {
-    if subscriber.doorbell().is_none() {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the ticket has no doorbell"));
-    }
-    let mut read = move |bell: &mut Bell, cx: &mut Context<'_, S>, state: &mut S| {
-        match bell.0.latest() {
-            Ok(Some(value)) => on_value(value, cx, state)?,
-            Ok(None) => {}
-            // The publisher was faster: not drained, and not armed.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Progress::More),
-            Err(error) => return Err(error),
-        }
-        Ok(if bell.0.arm() { Progress::Drained } else { Progress::More })
-    };
-    let mut bell = Bell(subscriber);
-    // Nobody rings for one that never armed.
-    while read(&mut bell, cx, state)? == Progress::More {}
-    Ok(cx.fd(bell, Interest::READABLE, move |bell, _, cx, state| read(bell, cx, state))?)
 }

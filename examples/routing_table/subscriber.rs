@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use ipc_reactor::{Address, Cause, Context, Framing, Key, Limits, PollSet, Reactor, Session, Signal};
+use ipc_reactor::{
+    Address, Cause, Context, Delivery, Framing, Key, Limits, PollSet, Reactor, Session, Signal, shm::Update,
+};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -111,7 +113,11 @@ impl Session<Replica> for Feed {
                 if macs.tag() != LAYOUT {
                     return Err(io::Error::other("the MAC table is of another version"));
                 }
-                let bell = handover::watch(cx, replica, macs, |bytes, _, replica| replica.take_macs(bytes))?;
+                let bell =
+                    cx.subscribe(macs, Delivery::Latest, |update, _, replica: &mut Replica| match update {
+                        Update::Value(bytes) => replica.take_macs(bytes),
+                        Update::Lost(_) => Ok(()),
+                    })?;
                 replica.bell = Some(bell);
                 Ok(())
             }

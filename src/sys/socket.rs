@@ -1,5 +1,4 @@
 //! Sockets: one system call a function, none of which allocates.
-#![allow(dead_code, reason = "some of these are for the reactor's own use")]
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
