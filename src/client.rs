@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     rc::Rc,
     time::Duration,
 };
@@ -11,7 +11,7 @@ use std::{
 use mio::Interest;
 
 use crate::{
-    Cause, Framing, Key, Limit, ListenerKind, PollSet, Session,
+    Cause, Framing, Key, Limit, ListenerKind, PollSet, Session, SourceKind, Who,
     buffer::Buffer,
     connect::Connecting,
     set::{Phase, Usage},
@@ -117,6 +117,11 @@ pub(crate) struct Extra {
 impl<S> Client<S> {
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    #[inline]
+    pub(crate) fn who(&self, key: Key) -> Who {
+        Who { key, fd: Some(self.socket.as_raw_fd()), kind: SourceKind::Client }
     }
 
     /// Nothing is unusual about it: a readable event can be served without asking what else there is to do.

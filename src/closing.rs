@@ -7,6 +7,7 @@ use mio::unix::SourceFd;
 use crate::{
     Cause, Key, PollSet, Session,
     client::{Client, Ending},
+    observe::What,
     set::{Dead, DeadHandler, Halt, OWN_SOURCES, Phase},
     source::{Ready, Source},
 };
@@ -134,6 +135,9 @@ impl<S> PollSet<S> {
         // Edges of this batch that nobody will see.
         self.stats.stale_events += u64::from(slot.queued && slot.ready != Ready::NONE);
         self.drainable -= usize::from(is_drainable(&source));
+        if self.watch.is_some() {
+            self.tell(What::Closed { who: source.who(key), cause: &cause });
+        }
         let handler = match source {
             Source::Client(client) => DeadHandler::Session(self.dismantle(key, client, &cause)),
             other => DeadHandler::Source(other),

@@ -8,6 +8,7 @@ use mio::Interest;
 use crate::{
     Cause, Context, Datagram, Key, Limit, PollSet, Rejected, SocketAddress,
     guard::{guarded, report},
+    observe::What,
     set::Phase,
     source::{Ready, Source, Visited},
     sys::datagram::{self, Arrival, BATCH},
@@ -267,7 +268,7 @@ fn receive<S>(
             return drained(source);
         }
     }
-    set.stats.tripped(Limit::Messages);
+    set.tripped(Limit::Messages);
     Visited::Again(ready)
 }
 
@@ -285,6 +286,9 @@ fn handle<S>(
 ) -> Result<(), Cause> {
     let each = source.socket.message_size();
     set.stats.datagrams += received as u64;
+    if set.tells_messages() {
+        set.lap();
+    }
     for (arrival, bytes) in source.arrivals[..received].iter().zip(source.bytes.chunks_exact(each)) {
         let datagram = Incoming {
             bytes: &bytes[..arrival.len.min(each)],
@@ -295,6 +299,10 @@ fn handle<S>(
         let handler = &mut source.handler;
         if let Err(cause) = guarded(set, key, |cx| handler.on_datagram(datagram, cx, state)) {
             report(set, key, "datagram socket", &cause);
+        }
+        if set.tells_messages() {
+            let bytes = datagram.bytes;
+            set.tell_lap(|handler_ns, who| What::Message { who, bytes, priority: None, handler_ns });
         }
         if let Some(left) = &mut source.to_drain {
             *left -= 1;

@@ -8,7 +8,7 @@ use std::{
 
 use log::Level;
 
-use crate::{Cause, Context, Key, PollSet, cause::Outcome, throttle::Kind};
+use crate::{Cause, Context, Key, PollSet, cause::Outcome, observe::What, throttle::Kind};
 
 /// Runs a handler. What it was told to work on may be half done after a panic: the caller closes it, or goes on
 /// without it. The reactor's own state is whole at every point where a handler runs.
@@ -34,6 +34,9 @@ fn message(panic: &(dyn Any + Send)) -> String {
 /// Counts a handler's fault, and says so in the log.
 #[cold]
 pub(crate) fn report<S>(set: &mut PollSet<S>, key: Key, what: &str, cause: &Cause) {
+    if matches!(cause, Cause::Panic(_) | Cause::Handler(_)) {
+        set.tell(What::Fault { key, cause });
+    }
     match cause {
         Cause::Panic(message) => {
             set.stats.panics += 1;

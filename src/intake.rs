@@ -13,6 +13,7 @@ use crate::{
     client::{Client, Ending, Plan},
     descriptors,
     framing::Refusal,
+    observe::{What, Who},
     set::{Halt, Phase},
     source::Ready,
     sys::socket,
@@ -118,6 +119,9 @@ pub(crate) fn pump<S>(
         };
         client.active_ns = cx.set.now_ns();
         cx.set.stats.bytes_in += count as u64;
+        if cx.set.tells_messages() {
+            cx.set.tell_lap(|_, _| What::Read { who: client.who(cx.key), bytes: count });
+        }
         budget.bytes = budget.bytes.saturating_sub(count);
         let pass = if client.plan.records {
             one_record(client, &scratch[..count], cx, budget, state)?
@@ -136,7 +140,7 @@ pub(crate) fn pump<S>(
         }
         if budget.bytes == 0 || budget.messages == 0 {
             let limit = if budget.bytes == 0 { Limit::Bytes } else { Limit::Messages };
-            cx.set.stats.tripped(limit);
+            cx.set.tripped(limit);
             return Ok(Pass::Budget);
         }
     }
@@ -186,12 +190,16 @@ fn one_record<S>(
 ) -> Outcome<Option<Pass>> {
     cx.set.stats.srms += 1;
     log::trace!(target: "ipc_reactor", "SRM from client {}: {} bytes", cx.key, record.len());
+    let replied = cx.set.out.len();
     client.session.on_request(record, cx, state).map_err(Cause::Handler)?;
+    if cx.set.tells_messages() {
+        tell_srm(client.who(cx.key), record, replied, cx);
+    }
     budget.messages = budget.messages.saturating_sub(1);
     Ok(if cx.set.halt != Halt::No {
         Some(Pass::Halted)
     } else if budget.messages == 0 {
-        cx.set.stats.tripped(Limit::Messages);
+        cx.set.tripped(Limit::Messages);
         Some(Pass::Budget)
     } else {
         None
@@ -255,9 +263,11 @@ fn frames<S>(
     budget: &mut Budget,
     state: &mut S,
 ) -> Outcome<(usize, Option<Pass>)> {
+    let who = client.who(cx.key);
     let Client { plan, session, .. } = client;
     let max = plan.framing.frame_max(cx.set.limits.frame_max);
     let trace = log_enabled!(target: "ipc_reactor", Level::Trace);
+    let told = cx.set.tells_messages();
     let mut used = 0;
     let mut pass = None;
     while used < bytes.len() {
@@ -270,13 +280,17 @@ fn frames<S>(
                 if trace {
                     log::trace!(target: "ipc_reactor", "SRM from client {}: {} bytes", cx.key, request.len());
                 }
+                let replied = cx.set.out.len();
                 session.on_request(request, cx, state).map_err(Cause::Handler)?;
+                if told {
+                    tell_srm(who, request, replied, cx);
+                }
                 if cx.set.halt != Halt::No {
                     pass = Some(Pass::Halted);
                     break;
                 }
                 if budget.messages == 0 && used < bytes.len() {
-                    cx.set.stats.tripped(Limit::Messages);
+                    cx.set.tripped(Limit::Messages);
                     pass = Some(Pass::Budget);
                     break;
                 }
@@ -303,6 +317,12 @@ fn frames<S>(
     Ok((used, pass))
 }
 
+#[cold]
+fn tell_srm<S>(who: Who, request: &[u8], replied: usize, cx: &mut Context<'_, S>) {
+    let reply_bytes = cx.set.out.len().saturating_sub(replied);
+    cx.set.tell_lap(|handler_ns, _| What::Srm { who, request, reply_bytes, handler_ns });
+}
+
 /// The peer sends no more: a last message that the framing lets an end of file close, then the end.
 #[cold]
 fn end_of_file<S>(
@@ -313,6 +333,9 @@ fn end_of_file<S>(
     state: &mut S,
 ) -> Outcome<Pass> {
     *left = Ready::NONE;
+    if cx.set.tells_messages() {
+        cx.set.tell_lap(|_, _| What::Read { who: client.who(cx.key), bytes: 0 });
+    }
     if client.shut {
         return Ok(Pass::Drained);
     }
@@ -328,7 +351,11 @@ fn end_of_file<S>(
             Some(last) => {
                 cx.set.stats.srms += 1;
                 budget.messages = budget.messages.saturating_sub(1);
-                client.session.on_request(&held.bytes()[last], cx, state).map_err(Cause::Handler)?;
+                let (replied, request) = (cx.set.out.len(), &held.bytes()[last]);
+                client.session.on_request(request, cx, state).map_err(Cause::Handler)?;
+                if cx.set.tells_messages() {
+                    tell_srm(client.who(cx.key), request, replied, cx);
+                }
             }
             None => client.end(Ending::HalfFrame, cx.set.now_ns()),
         }

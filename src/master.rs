@@ -14,6 +14,7 @@ use crate::{
     Cause, Framing, Key, Limit, Listener, Peer, PollSet, Rejected, Session, WhenFull,
     client::{self, Plan},
     guard::{guarded, report},
+    observe::What,
     set::Phase,
     source::{Ready, Source, Visited},
     sys::socket,
@@ -128,7 +129,7 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, master: &mut Master<S>, s
             },
         }
     }
-    set.stats.tripped(Limit::Accepts);
+    set.tripped(Limit::Accepts);
     Visited::Again(Ready::READABLE)
 }
 
@@ -162,11 +163,20 @@ fn wait<S>(
 #[cold]
 fn shed<S>(set: &mut PollSet<S>, master: &mut Master<S>, limit: Limit, socket: OwnedFd) {
     drop(socket);
-    set.stats.cirs_refused += 1;
-    set.stats.tripped(limit);
+    refused(set);
+    set.tripped(limit);
     if !master.full {
         master.full = true;
         set.trip(limit, format_args!("newcomers are turned away"));
+    }
+}
+
+/// A CIR was refused, for whatever cause.
+#[cold]
+fn refused<S>(set: &mut PollSet<S>) {
+    set.stats.cirs_refused += 1;
+    if let Some(master) = set.watched() {
+        set.tell(What::CirRefused { master });
     }
 }
 
@@ -180,12 +190,12 @@ fn cir<S>(
     state: &mut S,
 ) {
     if master.plan.unix && client::too_many_of_user(set, &socket) {
-        set.stats.cirs_refused += 1;
+        refused(set);
         set.trip(Limit::ClientsPerUid, format_args!("a CIR at master socket {key} was refused"));
         return;
     }
     if let Err(error) = prepare(master, &socket) {
-        set.stats.cirs_refused += 1;
+        refused(set);
         return set.complain(
             Kind::Accept,
             Level::Warn,
@@ -196,17 +206,27 @@ fn cir<S>(
     if log_enabled!(target: "ipc_reactor", Level::Debug) {
         log::debug!(target: "ipc_reactor", "CIR at master socket {key} from {peer}");
     }
-    let session = match guarded(set, key, |_| (master.factory)(&peer, state)) {
+    if set.tells_messages() {
+        set.lap();
+    }
+    let made = guarded(set, key, |_| (master.factory)(&peer, state));
+    let handler_ns = if set.tells_messages() { set.lap() } else { 0 };
+    let session = match made {
         Ok(session) => session,
         Err(cause) => {
-            set.stats.cirs_refused += 1;
+            refused(set);
             return report(set, key, "CIR refused by the factory of master socket", &cause);
         }
     };
     match client::admit(set, socket, master.plan.clone(), session, None) {
-        Ok(_) => set.stats.cirs += 1,
+        Ok(client) => {
+            set.stats.cirs += 1;
+            if set.watch.is_some() {
+                set.observe_cir(client, master.listener.kind(), address, handler_ns);
+            }
+        }
         Err(error) => {
-            set.stats.cirs_refused += 1;
+            refused(set);
             set.complain(
                 Kind::Accept,
                 Level::Warn,

@@ -14,6 +14,7 @@ use crate::{
     cause::Outcome,
     client::{Client, Plan, interest},
     context::not_connected,
+    observe::What,
     set::Halt,
     source::{Ready, Slot, Source},
     sys::{scm, socket},
@@ -170,6 +171,9 @@ pub(crate) fn flush<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -
                 }
                 set.stats.bytes_out += sent as u64;
                 set.out.consume(header + sent);
+                if set.tells_messages() {
+                    tell_sent(set, key, client, sent);
+                }
                 if client.is_open() {
                     client.active_ns = set.now_ns();
                 }
@@ -201,6 +205,12 @@ pub(crate) fn flush<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -
     }
     // A standing EPOLLOUT would fire each time the peer reads.
     if client.watches_write { watch_writing(set, key, client, false) } else { Ok(()) }
+}
+
+#[cold]
+pub(crate) fn tell_sent<S>(set: &mut PollSet<S>, key: Key, client: &Client<S>, bytes: usize) {
+    let left = set.out.len();
+    set.tell_lap(|_, _| What::Sent { who: client.who(key), bytes, left });
 }
 
 #[cold]

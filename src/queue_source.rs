@@ -12,6 +12,7 @@ use mio::{Interest, unix::SourceFd};
 use crate::{
     Cause, Context, Key, Limit, PollSet, Queue, Rejected, TrySendError,
     guard::{guarded, report},
+    observe::What,
     set::Phase,
     source::{Ready, Source, Visited},
     throttle::Kind,
@@ -266,9 +267,16 @@ pub(crate) fn visit<S>(
             }
         };
         set.stats.queue_messages += 1;
+        if set.tells_messages() {
+            set.lap();
+        }
         let message = Message { bytes: &source.buffer[..received.len], priority: received.priority };
         if let Err(cause) = guarded(set, key, |cx| handler.on_message(message, cx, state)) {
             report(set, key, "queue", &cause);
+        }
+        if set.tells_messages() {
+            let (bytes, priority) = (message.bytes, Some(message.priority));
+            set.tell_lap(|handler_ns, who| What::Message { who, bytes, priority, handler_ns });
         }
         if let Some(left) = &mut source.to_drain {
             *left -= 1;
@@ -280,7 +288,7 @@ pub(crate) fn visit<S>(
             break;
         }
     }
-    set.stats.tripped(Limit::Messages);
+    set.tripped(Limit::Messages);
     // A sender may be blocked on the full queue: no edge would ever call us back.
     Visited::Again(ready)
 }

@@ -159,6 +159,9 @@ impl<S> Reactor<S> {
             self.round(state);
             self.ended(state);
             self.set.timers.clock.end_turn();
+            if self.set.watch.is_some() {
+                self.set.observe_turned();
+            }
         }
         let turn = match self.set.phase {
             Phase::Stopped => Turn::Stopped,
@@ -174,6 +177,9 @@ impl<S> Reactor<S> {
     /// Blocks in the one place where the reactor blocks.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.arm_timers()?;
+        if self.set.watch.is_some() {
+            self.set.observe_wait();
+        }
         let mut timeout = if self.set.ready.is_empty() { timeout } else { Some(Duration::ZERO) };
         let deadline = timeout
             .filter(|timeout| !timeout.is_zero())
@@ -188,6 +194,9 @@ impl<S> Reactor<S> {
         }
         self.set.timers.clock.begin_turn();
         self.set.stats.turns += 1;
+        if self.set.watch.is_some() {
+            self.set.observe_woke(self.events.iter().count());
+        }
         Ok(())
     }
 
@@ -202,8 +211,12 @@ impl<S> Reactor<S> {
     fn note_edges(&mut self) {
         for event in &self.events {
             self.set.stats.events += 1;
-            if !self.set.mark_ready(Key::from_token(event.token()), Ready::of(event)) {
+            let (key, ready) = (Key::from_token(event.token()), Ready::of(event));
+            if !self.set.mark_ready(key, ready) {
                 self.set.stats.stale_events += 1;
+            }
+            if self.set.watch.is_some() {
+                self.set.observe_edge(key, ready);
             }
         }
     }
@@ -237,6 +250,10 @@ impl<S> Reactor<S> {
         let ready = mem::take(&mut slot.ready);
         let mut source = mem::replace(&mut slot.source, Source::Running);
         set.current = Some(key);
+        if set.watch.is_some() {
+            set.observe_visit(key, &source, ready);
+        }
+        let who = set.watched();
         let visited = match &mut source {
             Source::Client(client) => srm::visit(set, key, client, ready, &mut self.scratch, state),
             Source::Master(master) => master::visit(set, key, master, state),
@@ -250,6 +267,9 @@ impl<S> Reactor<S> {
             Source::Running => unreachable!("only one handler runs at a time"),
         };
         set.current = None;
+        if who.is_some() {
+            set.observe_visited(who, &visited);
+        }
         set.put_back(key, source, visited);
     }
 

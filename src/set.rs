@@ -19,6 +19,7 @@ use crate::{
     client::{self, Plan},
     closing::is_drainable,
     context::ClientHandle,
+    observe::{Watch, What},
     source::{Ready, Slot, Source, Visited},
     sys,
     throttle::{Kind, Throttle},
@@ -107,6 +108,8 @@ pub struct PollSet<S> {
     pub(crate) limits: Limits,
     pub(crate) stats: Stats,
     pub(crate) throttle: Throttle,
+    /// Those who watch; none costs nothing.
+    pub(crate) watch: Option<Box<Watch>>,
     /// How many forks away from the first process it was made.
     made_in: u32,
 }
@@ -140,6 +143,7 @@ impl<S> PollSet<S> {
             limits,
             stats: Stats::default(),
             throttle: Throttle::new(),
+            watch: None,
             made_in: sys::fork::generation(),
         })
     }
@@ -203,6 +207,9 @@ impl<S> PollSet<S> {
         if !slot.queued {
             slot.queued = true;
             self.ready.push(key);
+            if let Some(watch) = &mut self.watch {
+                watch.queued(key);
+            }
         }
         true
     }
@@ -309,9 +316,15 @@ impl<S> PollSet<S> {
     /// Counts a limit that was reached, and says so in the log.
     #[cold]
     pub(crate) fn trip(&mut self, limit: Limit, what: fmt::Arguments<'_>) {
-        self.stats.tripped(limit);
+        self.tripped(limit);
         let now_ns = self.now_ns();
         self.throttle.log(Kind::Limit, Level::Warn, now_ns, format_args!("limit reached: {limit}: {what}"));
+    }
+
+    #[cold]
+    pub(crate) fn tripped(&mut self, limit: Limit) {
+        self.stats.tripped(limit);
+        self.tell(What::Limit { limit });
     }
 
     #[cold]

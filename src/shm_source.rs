@@ -8,6 +8,7 @@ use mio::Interest;
 use crate::{
     Cause, Context, Key, Limit, PollSet, Rejected,
     guard::{guarded, report},
+    observe::What,
     set::Phase,
     shm::{Subscriber, Update},
     source::{Ready, Source, Visited},
@@ -238,7 +239,16 @@ pub(crate) fn visit<S>(
         };
         set.stats.updates += 1;
         let handler = &mut source.handler;
-        if let Some(visited) = handle(set, key, |cx| handler.on_update(update, cx, state)) {
+        if set.tells_messages() {
+            set.lap();
+        }
+        let visited = handle(set, key, |cx| handler.on_update(update, cx, state));
+        if set.tells_messages()
+            && let Update::Value(bytes) = update
+        {
+            set.tell_lap(|handler_ns, who| What::Message { who, bytes, priority: None, handler_ns });
+        }
+        if let Some(visited) = visited {
             return visited;
         }
         if source.is_at_end()
@@ -247,7 +257,7 @@ pub(crate) fn visit<S>(
             return visited;
         }
     }
-    set.stats.tripped(Limit::Messages);
+    set.tripped(Limit::Messages);
     Visited::Again(ready)
 }
 

@@ -8,6 +8,7 @@ use crate::{
     Cause, Context, Key, PollSet, Ready, Rejected, Signal, SignalInfo, Signals,
     children::{self, Exit},
     guard::{guarded, report},
+    observe::What,
     signals::SignalBatch,
     source::{Source, Visited},
 };
@@ -121,11 +122,17 @@ pub(crate) fn visit<S>(
             }
         };
         set.stats.signals += count as u64;
+        if set.tells_messages() {
+            set.lap();
+        }
         match &mut source.handler {
             Handler::Signal(handler) => {
                 for &signal in source.batch.iter() {
                     if let Err(cause) = guarded(set, key, |cx| handler(signal, cx, state)) {
                         report(set, key, "signals", &cause);
+                    }
+                    if set.tells_messages() {
+                        set.tell_lap(|handler_ns, who| What::Signal { who, info: &signal, handler_ns });
                     }
                 }
             }

@@ -12,7 +12,8 @@ use crate::{
     connect,
     guard::guarded,
     intake::{Budget, Pass, Read, Work, fresh_frames, pump},
-    output::{flush, stays_slow},
+    observe::What,
+    output::{flush, stays_slow, tell_sent},
     set::{Halt, Phase},
     source::{Ready, Source, Visited},
     sys::socket,
@@ -92,6 +93,9 @@ fn plain<S>(
     };
     client.active_ns = set.now_ns();
     set.stats.bytes_in += count as u64;
+    if set.tells_messages() {
+        set.tell_lap(|_, _| What::Read { who: client.who(key), bytes: count });
+    }
     set.running = Some(client.plan.clone());
     let handled = guarded(set, key, |cx| Ok(fresh_frames(client, &scratch[..count], cx, budget, state)));
     set.running = None;
@@ -108,6 +112,9 @@ fn plain<S>(
     if let Some(sent) = set.out.plain_bytes().and_then(|bytes| socket::send(client.fd(), bytes).ok()) {
         set.stats.bytes_out += sent as u64;
         set.out.consume(sent);
+        if set.tells_messages() {
+            tell_sent(set, key, client, sent);
+        }
         if set.out.is_empty() {
             return Plain::Done;
         }

@@ -13,6 +13,7 @@ use crate::{
     Context, Key, PollSet, client,
     guard::{guarded, report},
     heap::{Heap, NOWHERE, Owner, Places},
+    observe::What,
     queue_source,
     source::{Ready, Slot, Visited},
     srm, sys,
@@ -338,8 +339,12 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, state: 
     if !matches!(task, Task::Every(..)) {
         set.timers.timers.remove(timer.index as usize);
     }
-    if task.is_embedders() {
+    let embedders = task.is_embedders();
+    if embedders {
         set.stats.timers += 1;
+    }
+    if set.tells_messages() {
+        set.lap();
     }
     let outcome = match task {
         Task::Once(call) => guarded(set, key, |cx| call(cx, state)),
@@ -372,6 +377,10 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, state: 
     };
     if let Err(cause) = outcome {
         report(set, key, "timer", &cause);
+    }
+    if embedders && set.tells_messages() {
+        let late_ns = set.now_ns().saturating_sub(due_ns);
+        set.tell_lap(|handler_ns, _| What::Timer { timer, late_ns, handler_ns });
     }
 }
 
