@@ -86,6 +86,8 @@ pub(crate) struct Client<S> {
     pub(crate) held: u32,
     uid: u32,
     pub(crate) ending: Option<Ending>,
+    /// Nothing was unusual at the end of its last general visit. Between visits only `output` and `ending` change.
+    plain: bool,
     pub(crate) opened: bool,
     /// `input` may hold whole frames.
     pub(crate) more: bool,
@@ -127,15 +129,18 @@ impl<S> Client<S> {
     /// Nothing is unusual about it: a readable event can be served without asking what else there is to do.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
-        self.plan.proved
+        self.plain && self.output.is_none() && self.ending.is_none()
+    }
+
+    /// At the end of a visit: whether the next can be plain.
+    pub(crate) fn note_plain(&mut self) {
+        self.plain = self.plan.proved
             && !self.plan.records
             && self.opened
             && self.writable
             && self.input.is_none()
-            && self.output.is_none()
             && self.extra.is_none()
-            && self.ending.is_none()
-            && !(self.eof | self.mute | self.slow | self.shut | self.asked)
+            && !(self.eof | self.mute | self.slow | self.shut | self.asked);
     }
 
     pub(crate) fn is_connecting(&self) -> bool {
@@ -198,6 +203,7 @@ pub(crate) fn admit<S>(
         held: 0,
         uid: UID_UNKNOWN,
         ending: None,
+        plain: false,
         opened: false,
         more: false,
         eof: false,
@@ -213,7 +219,7 @@ pub(crate) fn admit<S>(
     }
     let (active_ns, uid) = (client.active_ns, client.uid);
     let key = set.register(client.socket.as_fd(), interest)?;
-    set.place(key, Source::Client(client));
+    set.place(key, Source::Client(Box::new(client)));
     if let Some(users) = &mut set.users {
         users.entry(uid).or_default().clients += 1;
     }

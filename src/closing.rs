@@ -139,7 +139,7 @@ impl<S> PollSet<S> {
             self.tell(What::Closed { who: source.who(key), cause: &cause });
         }
         let handler = match source {
-            Source::Client(client) => DeadHandler::Session(self.dismantle(key, client, &cause)),
+            Source::Client(client) => DeadHandler::Session(self.dismantle(key, *client, &cause)),
             other => DeadHandler::Source(other),
         };
         self.dead.push_back(Dead { key, cause, handler });

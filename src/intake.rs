@@ -41,6 +41,15 @@ pub(crate) enum Read {
     Limit(Limit),
 }
 
+/// Who is told of each message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Nobody: the caller has asked.
+    Nobody,
+    /// The log, and observers, if they want to know.
+    Ask,
+}
+
 /// What is left of a visit's budget.
 pub(crate) struct Budget {
     pub(crate) bytes: usize,
@@ -129,7 +138,7 @@ pub(crate) fn pump<S>(
             held.commit(count);
             held_frames(client, cx, budget, state)?
         } else {
-            fresh_frames(client, &scratch[..count], cx, budget, state)?
+            fresh_frames(client, &scratch[..count], cx, budget, Told::Ask, state)?
         };
         if let Some(pass) = pass {
             return Ok(pass);
@@ -213,10 +222,11 @@ pub(crate) fn fresh_frames<S>(
     bytes: &[u8],
     cx: &mut Context<'_, S>,
     budget: &mut Budget,
+    told: Told,
     state: &mut S,
 ) -> Outcome<Option<Pass>> {
     let mut scanned = 0;
-    let (used, pass) = frames(client, bytes, &mut scanned, cx, budget, state)?;
+    let (used, pass) = frames(client, bytes, &mut scanned, cx, budget, told, state)?;
     if used < bytes.len() {
         let mut held = cx.set.pool.lend();
         held.extend(&bytes[used..]).map_err(Cause::Io)?;
@@ -237,7 +247,7 @@ fn held_frames<S>(
 ) -> Outcome<Option<Pass>> {
     let Some(mut held) = client.input.take() else { return Ok(None) };
     let mut scanned = held.scanned;
-    let (used, pass) = frames(client, held.bytes(), &mut scanned, cx, budget, state)?;
+    let (used, pass) = frames(client, held.bytes(), &mut scanned, cx, budget, Told::Ask, state)?;
     held.scanned = scanned;
     if used > 0 {
         held.consume(used);
@@ -261,13 +271,14 @@ fn frames<S>(
     scanned: &mut usize,
     cx: &mut Context<'_, S>,
     budget: &mut Budget,
+    told: Told,
     state: &mut S,
 ) -> Outcome<(usize, Option<Pass>)> {
     let who = client.who(cx.key);
     let Client { plan, session, .. } = client;
     let max = plan.framing.frame_max(cx.set.limits.frame_max);
-    let trace = log_enabled!(target: "ipc_reactor", Level::Trace);
-    let told = cx.set.tells_messages();
+    let trace = told == Told::Ask && log_enabled!(target: "ipc_reactor", Level::Trace);
+    let told = told == Told::Ask && cx.set.tells_messages();
     let mut used = 0;
     let mut pass = None;
     while used < bytes.len() {

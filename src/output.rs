@@ -208,7 +208,7 @@ pub(crate) fn flush<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -
 }
 
 #[cold]
-pub(crate) fn tell_sent<S>(set: &mut PollSet<S>, key: Key, client: &Client<S>, bytes: usize) {
+fn tell_sent<S>(set: &mut PollSet<S>, key: Key, client: &Client<S>, bytes: usize) {
     let left = set.out.len();
     set.tell_lap(|_, _| What::Sent { who: client.who(key), bytes, left });
 }

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use log::Level;
+use log::{Level, log_enabled};
 use mio::{Interest, Poll, unix::SourceFd};
 use slab::Slab;
 
@@ -230,6 +230,14 @@ impl<S> PollSet<S> {
         if matches!(visited, Visited::Again(_)) {
             self.mark_ready(key, left);
         }
+    }
+
+    /// Nothing is going on that every message must know of.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.phase == Phase::Running
+            && !self.tells_messages()
+            && !log_enabled!(target: "ipc_reactor", Level::Trace)
     }
 
     // ---- Clients ----

@@ -18,7 +18,7 @@ pub(crate) enum Source<S> {
     /// A master socket: its events are CIRs.
     Master(Box<Master<S>>),
     /// A client handle: its events are SRMs.
-    Client(Client<S>),
+    Client(Box<Client<S>>),
     /// A datagram socket.
     Datagram(Box<DatagramSource<S>>),
     /// A POSIX message queue.

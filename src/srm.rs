@@ -11,15 +11,15 @@ use crate::{
     client::{Client, Ending, account, arm_deadline},
     connect,
     guard::guarded,
-    intake::{Budget, Pass, Read, Work, fresh_frames, pump},
-    observe::What,
-    output::{flush, stays_slow, tell_sent},
+    intake::{Budget, Pass, Read, Told, Work, fresh_frames, pump},
+    output::{flush, stays_slow},
     set::{Halt, Phase},
     source::{Ready, Source, Visited},
     sys::socket,
 };
 
 /// One visit. The client has been taken out of its slot.
+#[inline]
 pub(crate) fn visit<S>(
     set: &mut PollSet<S>,
     key: Key,
@@ -29,34 +29,15 @@ pub(crate) fn visit<S>(
     state: &mut S,
 ) -> Visited {
     let mut budget = Budget { bytes: set.limits.bytes_per_visit, messages: set.limits.messages_per_visit };
-    let mut left = ready.without(Ready::WRITABLE);
-    let (mut first, mut spent) = (None, false);
-    if ready == Ready::READABLE && client.is_plain() && set.phase == Phase::Running {
-        match plain(set, key, client, scratch, &mut budget, state) {
-            Plain::Done => return Visited::Drained,
-            Plain::Failed(cause) => {
-                set.out.clear();
-                set.halt = Halt::No;
-                return Visited::Closed(cause);
-            }
-            Plain::Drained => left = Ready::NONE,
-            Plain::Budget => spent = true,
-            Plain::Unusual => {}
-            Plain::Read(read) => first = Some(read),
-        }
+    let reached = if ready == Ready::READABLE && client.is_plain() && set.is_plain() {
+        plain(set, key, client, scratch, &mut budget, state)
+    } else {
+        Plain::Unusual
+    };
+    match reached {
+        Plain::Done => Visited::Drained,
+        reached => general(set, key, client, reached, ready, scratch, budget, state),
     }
-    lend(set, key, client, |set, client| {
-        heed(set, client)?;
-        if spent && client.is_open() {
-            flush(set, key, client)?;
-            return Ok(Visited::Again(left));
-        }
-        client.writable |= ready.has(Ready::WRITABLE | Ready::WRITE_CLOSED | Ready::ERROR);
-        if left.has(Ready::READ_CLOSED | Ready::WRITE_CLOSED | Ready::ERROR) {
-            left |= Ready::READABLE;
-        }
-        attend(set, key, client, Work { left: &mut left, scratch, first, budget }, state)
-    })
 }
 
 /// How far a plain visit got.
@@ -75,7 +56,7 @@ enum Plain {
 }
 
 /// What most visits are: one read that is short, whole frames, one send. That there is nothing else to do has been seen
-/// by one look at the client; whatever turns out otherwise is left to [`attend`].
+/// by one look at the client; whatever turns out otherwise is left to [`general`].
 #[inline(always)]
 fn plain<S>(
     set: &mut PollSet<S>,
@@ -93,11 +74,9 @@ fn plain<S>(
     };
     client.active_ns = set.now_ns();
     set.stats.bytes_in += count as u64;
-    if set.tells_messages() {
-        set.tell_lap(|_, _| What::Read { who: client.who(key), bytes: count });
-    }
     set.running = Some(client.plan.clone());
-    let handled = guarded(set, key, |cx| Ok(fresh_frames(client, &scratch[..count], cx, budget, state)));
+    let handled =
+        guarded(set, key, |cx| Ok(fresh_frames(client, &scratch[..count], cx, budget, Told::Nobody, state)));
     set.running = None;
     match handled {
         Ok(Ok(None)) if set.halt == Halt::No && client.input.is_none() => {}
@@ -112,14 +91,51 @@ fn plain<S>(
     if let Some(sent) = set.out.plain_bytes().and_then(|bytes| socket::send(client.fd(), bytes).ok()) {
         set.stats.bytes_out += sent as u64;
         set.out.consume(sent);
-        if set.tells_messages() {
-            tell_sent(set, key, client, sent);
-        }
         if set.out.is_empty() {
             return Plain::Done;
         }
     }
     Plain::Drained
+}
+
+/// All other visits, and what a plain one has left.
+#[inline(never)]
+#[allow(clippy::too_many_arguments, reason = "the whole of a visit, handed over")]
+fn general<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    client: &mut Client<S>,
+    reached: Plain,
+    ready: Ready,
+    scratch: &mut [u8],
+    budget: Budget,
+    state: &mut S,
+) -> Visited {
+    let mut left = ready.without(Ready::WRITABLE);
+    let (mut first, mut spent) = (None, false);
+    match reached {
+        Plain::Failed(cause) => {
+            set.out.clear();
+            set.halt = Halt::No;
+            return Visited::Closed(cause);
+        }
+        Plain::Done | Plain::Drained => left = Ready::NONE,
+        Plain::Budget => spent = true,
+        Plain::Unusual => {}
+        Plain::Read(read) => first = Some(read),
+    }
+    lend(set, key, client, |set, client| {
+        heed(set, client)?;
+        if spent && client.is_open() {
+            flush(set, key, client)?;
+            return Ok(Visited::Again(left));
+        }
+        client.writable |= ready.has(Ready::WRITABLE | Ready::WRITE_CLOSED | Ready::ERROR);
+        if left.has(Ready::READ_CLOSED | Ready::WRITE_CLOSED | Ready::ERROR) {
+            left |= Ready::READABLE;
+        }
+        attend(set, key, client, Work { left: &mut left, scratch, first, budget }, state)
+    })
 }
 
 /// A session's timer is due.
@@ -144,7 +160,6 @@ pub(crate) fn wake<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, state: &m
 }
 
 /// Lends a client the reactor's buffers for as long as `work` takes.
-#[inline]
 fn lend<S>(
     set: &mut PollSet<S>,
     key: Key,
@@ -165,6 +180,7 @@ fn lend<S>(
     if client.plan.passes {
         swap_descriptors(set, client);
     }
+    client.note_plain();
     leave(set, key, client, visited)
 }
 
@@ -176,7 +192,6 @@ fn swap_descriptors<S>(set: &mut PollSet<S>, client: &mut Client<S>) {
 }
 
 /// The end of a visit: what was not sent stays with the client, and what it holds is accounted.
-#[inline]
 fn leave<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>, visited: Visited) -> Visited {
     if matches!(visited, Visited::Closed(_)) {
         set.out.clear();

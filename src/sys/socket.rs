@@ -62,6 +62,7 @@ pub(crate) fn accept_inet(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<Soc
 }
 
 /// `recv(2)`; zero is the end of file on a stream.
+#[inline]
 pub(crate) fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     let (start, len) = (buffer.as_mut_ptr().cast(), buffer.len());
     // SAFETY: `start` and `len` describe `buffer`, which outlives the call.
@@ -69,6 +70,7 @@ pub(crate) fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// `send(2)`; a peer that is gone is `EPIPE`, never a SIGPIPE.
+#[inline]
 pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     let (start, len) = (bytes.as_ptr().cast(), bytes.len());
     // SAFETY: `start` and `len` describe `bytes`, which outlives the call.
