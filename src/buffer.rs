@@ -50,6 +50,13 @@ impl Buffer {
         }
     }
 
+    /// All of the [`plain_bytes`](Buffer::plain_bytes) are gone.
+    #[inline]
+    pub(crate) fn consume_plain(&mut self) {
+        debug_assert!(self.attached.is_empty());
+        (self.start, self.end) = (0, 0);
+    }
+
     #[inline]
     pub(crate) fn consume(&mut self, count: usize) {
         debug_assert!(count <= self.len());
@@ -105,6 +112,19 @@ impl Buffer {
         self.data[self.end..self.end + bytes.len()].copy_from_slice(bytes);
         self.end += bytes.len();
         Ok(())
+    }
+
+    /// Appends `bytes` if there is room for them as it is, and no more than `most` bytes come to wait.
+    #[inline]
+    pub(crate) fn extend_within(&mut self, bytes: &[u8], most: usize) -> bool {
+        let end = self.end + bytes.len();
+        if end > most {
+            return false;
+        }
+        let Some(room) = self.data.get_mut(self.end..end) else { return false };
+        room.copy_from_slice(bytes);
+        self.end = end;
+        true
     }
 
     /// Makes room for `room` more bytes, so that appending them cannot fail.

@@ -12,7 +12,7 @@ use mio::Interest;
 
 use crate::{
     Cause, Framing, Key, Limit, ListenerKind, PollSet, Session, SourceKind, Who,
-    buffer::Buffer,
+    buffer::{Buffer, Pool},
     connect::Connecting,
     set::{Phase, Usage},
     source::{Ready, Slot, Source},
@@ -73,7 +73,8 @@ const NO_UID: u32 = u32::MAX - 1;
 pub(crate) struct Client<S> {
     pub(crate) socket: OwnedFd,
     pub(crate) plan: Rc<Plan>,
-    pub(crate) session: Box<dyn Session<S>>,
+    /// None while it runs in a plain visit.
+    pub(crate) session: Option<Box<dyn Session<S>>>,
     /// Bytes that are no whole frame yet, or frames that a budget left.
     pub(crate) input: Option<Box<Buffer>>,
     /// Bytes that the socket did not take yet.
@@ -86,7 +87,8 @@ pub(crate) struct Client<S> {
     pub(crate) held: u32,
     uid: u32,
     pub(crate) ending: Option<Ending>,
-    /// Nothing was unusual at the end of its last general visit. Between visits only `output` and `ending` change.
+    /// There is nothing unusual about it: as seen at the end of its last general visit. Between visits only `output` and
+    /// `ending` change, by [`Client::output`] and [`Client::end`].
     plain: bool,
     pub(crate) opened: bool,
     /// `input` may hold whole frames.
@@ -129,18 +131,26 @@ impl<S> Client<S> {
     /// Nothing is unusual about it: a readable event can be served without asking what else there is to do.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
-        self.plain && self.output.is_none() && self.ending.is_none()
+        self.plain
     }
 
     /// At the end of a visit: whether the next can be plain.
     pub(crate) fn note_plain(&mut self) {
-        self.plain = self.plan.proved
+        self.plain = self.output.is_none()
+            && self.ending.is_none()
+            && self.plan.proved
             && !self.plan.records
             && self.opened
             && self.writable
             && self.input.is_none()
             && self.extra.is_none()
             && !(self.eof | self.mute | self.slow | self.shut | self.asked);
+    }
+
+    /// What waits to be sent to it, from outside of its visits.
+    pub(crate) fn output(&mut self, pool: &mut Pool) -> &mut Buffer {
+        self.plain = false;
+        self.output.get_or_insert_with(|| pool.lend())
     }
 
     pub(crate) fn is_connecting(&self) -> bool {
@@ -155,6 +165,7 @@ impl<S> Client<S> {
     pub(crate) fn end(&mut self, ending: Ending, now_ns: u64) {
         if self.is_open() {
             self.ending = Some(ending);
+            self.plain = false;
             self.active_ns = now_ns;
         }
     }
@@ -174,10 +185,15 @@ impl<S> Client<S> {
                 users.remove(&self.uid);
             }
         }
-        for buffer in [self.input, self.output].into_iter().flatten() {
+        for buffer in [self.input.take(), self.output.take()].into_iter().flatten() {
             set.pool.give_back(buffer);
         }
-        self.session
+        self.session.take().expect("its visit is over")
+    }
+
+    /// The session of a client that was taken out of its slot.
+    pub(crate) fn session(&mut self) -> &mut dyn Session<S> {
+        &mut **self.session.as_mut().expect("in a general visit it stays with its client")
     }
 }
 
@@ -195,7 +211,7 @@ pub(crate) fn admit<S>(
     let mut client = Client {
         socket,
         plan,
-        session,
+        session: Some(session),
         input: None,
         output: None,
         extra,
@@ -219,7 +235,7 @@ pub(crate) fn admit<S>(
     }
     let (active_ns, uid) = (client.active_ns, client.uid);
     let key = set.register(client.socket.as_fd(), interest)?;
-    set.place(key, Source::Client(Box::new(client)));
+    set.place(key, Source::Client(client));
     if let Some(users) = &mut set.users {
         users.entry(uid).or_default().clients += 1;
     }

@@ -34,8 +34,8 @@ impl<S> PollSet<S> {
             return false;
         };
         match &mut slot.source {
-            Source::Running => {
-                debug_assert_eq!(self.current, Some(key), "only the running handler's source is taken out");
+            // Its handler runs, whether it was taken out of its slot alone or with its client.
+            Source::Running | Source::Client(_) if self.current == Some(key) => {
                 if self.halt != Halt::Abort {
                     self.halt = how;
                 }
@@ -45,6 +45,10 @@ impl<S> PollSet<S> {
                 self.mark_ready(key, Ready::NONE);
             }
             Source::Client(client) if how == Halt::Close && !client.is_open() => return false,
+            Source::Running => {
+                debug_assert!(false, "only the running handler's source is taken out");
+                return false;
+            }
             _ => {
                 let source = mem::replace(&mut slot.source, Source::Running);
                 self.retire(key, source, Cause::Closed);
@@ -56,6 +60,7 @@ impl<S> PollSet<S> {
     /// Ends the loop when the running handler has returned: every source is closed, with [`Cause::Stop`].
     pub fn stop(&mut self) {
         self.phase = Phase::Stopped;
+        self.serves = false;
     }
 
     /// Ends the loop in order: no more CIRs are accepted than have arrived by now; every request that has arrived is
@@ -73,6 +78,7 @@ impl<S> PollSet<S> {
         if self.phase == Phase::Running {
             log::info!(target: "ipc_reactor", "draining: {} clients, {within:?} at most", self.stats.clients);
             self.phase = Phase::Draining;
+            self.serves = false;
             let keys: Vec<Key> = self
                 .slots
                 .iter()
@@ -139,7 +145,7 @@ impl<S> PollSet<S> {
             self.tell(What::Closed { who: source.who(key), cause: &cause });
         }
         let handler = match source {
-            Source::Client(client) => DeadHandler::Session(self.dismantle(key, *client, &cause)),
+            Source::Client(client) => DeadHandler::Session(self.dismantle(key, client, &cause)),
             other => DeadHandler::Source(other),
         };
         self.dead.push_back(Dead { key, cause, handler });

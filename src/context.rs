@@ -31,7 +31,7 @@ impl<S> Context<'_, S> {
     /// reply was taken. `NotConnected`: no client's session runs. `OutOfMemory`.
     #[inline]
     pub fn reply(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.set.put_current(&[bytes])
+        self.set.reply(bytes)
     }
 
     /// Sends `payload` to the client whose session runs, as a message in the framing that its requests have: with a

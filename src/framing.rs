@@ -191,10 +191,19 @@ impl Framing {
         self.max.unwrap_or(default)
     }
 
+    /// How long the first of `length` bytes' messages is, where that is known without a look at them.
+    #[inline]
+    pub(crate) fn known_size(&self, length: usize) -> Option<usize> {
+        match self.rule {
+            Rule::Raw => Some(length),
+            Rule::Fixed(size) => Some(size),
+            _ => None,
+        }
+    }
+
     /// Finds the first message in `bytes`. The first `scanned` bytes are known to hold no whole one, and `scanned`
     /// is moved on when there is none in the rest either, so that a peer that sends byte by byte costs no more
     /// than one that does not.
-    #[inline]
     pub(crate) fn decode(&self, bytes: &[u8], scanned: &mut usize, max: usize) -> Result<Decoded, Refusal> {
         match &self.rule {
             Rule::Raw => Ok(Decoded::Frame { payload: 0..bytes.len(), consumed: bytes.len() }),

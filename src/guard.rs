@@ -18,11 +18,25 @@ pub(crate) fn guarded<S, T>(
     key: Key,
     handler: impl FnOnce(&mut Context<'_, S>) -> io::Result<T>,
 ) -> Outcome<T> {
-    match catch_unwind(AssertUnwindSafe(|| handler(&mut Context { set, key }))) {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(Box::new(Cause::Handler(error))),
-        Err(panic) => Err(Box::new(Cause::Panic(message(&*panic)))),
+    caught(set, key, |cx| handler(cx).map_err(|error| Box::new(Cause::Handler(error))))
+}
+
+/// The same for what tells its own cause.
+#[inline]
+pub(crate) fn caught<S, T>(
+    set: &mut PollSet<S>,
+    key: Key,
+    handlers: impl FnOnce(&mut Context<'_, S>) -> Outcome<T>,
+) -> Outcome<T> {
+    match catch_unwind(AssertUnwindSafe(|| handlers(&mut Context { set, key }))) {
+        Ok(answer) => answer,
+        Err(panic) => Err(panicked(&*panic)),
     }
+}
+
+#[cold]
+fn panicked(panic: &(dyn Any + Send)) -> Box<Cause> {
+    Box::new(Cause::Panic(message(panic)))
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

@@ -8,12 +8,13 @@ use std::{
 use log::{Level, log_enabled};
 
 use crate::{
-    Cause, Context, Decoded, Limit, PollSet,
+    Cause, Context, Decoded, Framing, Limit, PollSet, Session,
+    buffer::Pool,
     cause::Outcome,
     client::{Client, Ending, Plan},
     descriptors,
     framing::Refusal,
-    observe::{What, Who},
+    observe::What,
     set::{Halt, Phase},
     source::Ready,
     sys::socket,
@@ -21,6 +22,7 @@ use crate::{
 };
 
 /// How one pass over a client's input ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pass {
     /// Nothing is left to read.
     Drained,
@@ -41,13 +43,14 @@ pub(crate) enum Read {
     Limit(Limit),
 }
 
-/// Who is told of each message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Told {
-    /// Nobody: the caller has asked.
-    Nobody,
-    /// The log, and observers, if they want to know.
-    Ask,
+impl From<io::Result<usize>> for Read {
+    fn from(received: io::Result<usize>) -> Read {
+        match received {
+            Ok(0) => Read::End,
+            Ok(count) => Read::Bytes(count),
+            Err(error) => Read::Failed(error),
+        }
+    }
 }
 
 /// What is left of a visit's budget.
@@ -76,7 +79,7 @@ pub(crate) fn pump<S>(
     let Work { left, scratch, first, budget } = work;
     if !client.opened {
         client.opened = true;
-        client.session.on_open(cx, state).map_err(Cause::Handler)?;
+        client.session().on_open(cx, state).map_err(Cause::Handler)?;
         if cx.set.halt != Halt::No {
             return Ok(Pass::Halted);
         }
@@ -138,7 +141,7 @@ pub(crate) fn pump<S>(
             held.commit(count);
             held_frames(client, cx, budget, state)?
         } else {
-            fresh_frames(client, &scratch[..count], cx, budget, Told::Ask, state)?
+            fresh_frames(client, &scratch[..count], cx, budget, state)?
         };
         if let Some(pass) = pass {
             return Ok(pass);
@@ -184,9 +187,7 @@ fn read_stream<S>(socket: &OwnedFd, plan: &Plan, set: &mut PollSet<S>, buffer: &
     };
     match read {
         Ok(_) if plan.passes && descriptors::too_many(set, plan) => Read::Limit(Limit::DescriptorsHeld),
-        Ok(0) => Read::End,
-        Ok(count) => Read::Bytes(count),
-        Err(error) => Read::Failed(error),
+        read => read.into(),
     }
 }
 
@@ -198,12 +199,9 @@ fn one_record<S>(
     state: &mut S,
 ) -> Outcome<Option<Pass>> {
     cx.set.stats.srms += 1;
-    log::trace!(target: "ipc_reactor", "SRM from client {}: {} bytes", cx.key, record.len());
     let replied = cx.set.out.len();
-    client.session.on_request(record, cx, state).map_err(Cause::Handler)?;
-    if cx.set.tells_messages() {
-        tell_srm(client.who(cx.key), record, replied, cx);
-    }
+    client.session().on_request(record, cx, state).map_err(Cause::Handler)?;
+    tell_srm(record, replied, cx);
     budget.messages = budget.messages.saturating_sub(1);
     Ok(if cx.set.halt != Halt::No {
         Some(Pass::Halted)
@@ -216,26 +214,42 @@ fn one_record<S>(
 }
 
 /// Handles the frames in bytes that were just read; a rest of them is kept.
-#[inline(always)]
-pub(crate) fn fresh_frames<S>(
+fn fresh_frames<S>(
     client: &mut Client<S>,
     bytes: &[u8],
     cx: &mut Context<'_, S>,
     budget: &mut Budget,
-    told: Told,
     state: &mut S,
 ) -> Outcome<Option<Pass>> {
-    let mut scanned = 0;
-    let (used, pass) = frames(client, bytes, &mut scanned, cx, budget, told, state)?;
-    if used < bytes.len() {
-        let mut held = cx.set.pool.lend();
-        held.extend(&bytes[used..]).map_err(Cause::Io)?;
-        held.since_ns = cx.set.now_ns();
-        held.scanned = scanned;
-        client.input = Some(held);
-        client.more = pass.is_some();
+    let plan = client.plan.clone();
+    let mut frames = Frames::new(&plan.framing, bytes, budget.messages);
+    hand_over_told(client.session(), &mut frames, cx, state)?;
+    budget.messages = frames.messages;
+    if frames.is_unusual() {
+        let now_ns = cx.set.now_ns();
+        keep_rest(client, &frames, &mut cx.set.pool, now_ns)?;
     }
-    Ok(pass)
+    Ok(frames.pass)
+}
+
+/// Half a frame, or frames that a budget has left.
+#[cold]
+pub(crate) fn keep_rest<S>(
+    client: &mut Client<S>,
+    frames: &Frames<'_>,
+    pool: &mut Pool,
+    now_ns: u64,
+) -> Outcome<()> {
+    if frames.rest.is_empty() {
+        return Ok(());
+    }
+    let mut held = pool.lend();
+    held.extend(frames.rest).map_err(Cause::Io)?;
+    held.since_ns = now_ns;
+    held.scanned = frames.scanned;
+    client.input = Some(held);
+    client.more = frames.pass.is_some();
+    Ok(())
 }
 
 /// Handles the frames in what the client holds already.
@@ -246,8 +260,13 @@ fn held_frames<S>(
     state: &mut S,
 ) -> Outcome<Option<Pass>> {
     let Some(mut held) = client.input.take() else { return Ok(None) };
-    let mut scanned = held.scanned;
-    let (used, pass) = frames(client, held.bytes(), &mut scanned, cx, budget, Told::Ask, state)?;
+    let plan = client.plan.clone();
+    let mut frames = Frames::new(&plan.framing, held.bytes(), budget.messages);
+    frames.scanned = held.scanned;
+    hand_over_told(client.session(), &mut frames, cx, state)?;
+    budget.messages = frames.messages;
+    let (used, pass) = (held.len() - frames.rest.len(), frames.pass);
+    let scanned = frames.scanned;
     held.scanned = scanned;
     if used > 0 {
         held.consume(used);
@@ -262,76 +281,135 @@ fn held_frames<S>(
     Ok(pass)
 }
 
-/// Hands every whole frame in `bytes` to the session. Returns how many bytes they took, and why it stopped if not for
-/// want of a whole frame.
+/// What was read, on its way through [`Session::on_frames`].
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Frames<'a> {
+    framing: &'a Framing,
+    /// The bytes that no whole frame has taken yet.
+    rest: &'a [u8],
+    /// How many of them are known to hold no whole frame.
+    scanned: usize,
+    /// How many messages the budget still allows.
+    messages: usize,
+    /// Why it stopped, if not for want of a whole frame.
+    pub(crate) pass: Option<Pass>,
+}
+
+impl<'a> Frames<'a> {
+    #[inline]
+    pub(crate) fn new(framing: &'a Framing, bytes: &'a [u8], messages: usize) -> Frames<'a> {
+        Frames { framing, rest: bytes, scanned: 0, messages: messages.max(1), pass: None }
+    }
+
+    /// Bytes are left, or somebody has stopped the handling.
+    #[inline]
+    pub(crate) fn is_unusual(&self) -> bool {
+        self.pass.is_some() || !self.rest.is_empty()
+    }
+
+    /// The first frame, where only a look at the bytes tells how long it is, and the rest.
+    fn decode(&mut self, rest: &'a [u8], frame_max: usize) -> Result<Option<(&'a [u8], &'a [u8])>, Refusal> {
+        let max = self.framing.frame_max(frame_max);
+        Ok(match self.framing.decode(rest, &mut self.scanned, max)? {
+            Decoded::Frame { payload, consumed } => Some((&rest[payload], &rest[consumed..])),
+            Decoded::Partial { .. } => None,
+        })
+    }
+}
+
+/// Hands every whole frame to the session. As the body of [`Session::on_frames`] it is compiled with the session's own type:
+/// a read costs a call through a table, a message none. `TOLD`: the log and observers are told of each message.
 #[inline(always)]
-fn frames<S>(
-    client: &mut Client<S>,
-    bytes: &[u8],
-    scanned: &mut usize,
+pub(crate) fn hand_over<S, T: Session<S> + ?Sized, const TOLD: bool>(
+    session: &mut T,
+    frames: &mut Frames<'_>,
     cx: &mut Context<'_, S>,
-    budget: &mut Budget,
-    told: Told,
     state: &mut S,
-) -> Outcome<(usize, Option<Pass>)> {
-    let who = client.who(cx.key);
-    let Client { plan, session, .. } = client;
-    let max = plan.framing.frame_max(cx.set.limits.frame_max);
-    let trace = told == Told::Ask && log_enabled!(target: "ipc_reactor", Level::Trace);
-    let told = told == Told::Ask && cx.set.tells_messages();
-    let mut used = 0;
-    let mut pass = None;
-    while used < bytes.len() {
-        match plan.framing.decode(&bytes[used..], scanned, max) {
-            Ok(Decoded::Frame { payload, consumed }) => {
-                let request = &bytes[used..][payload];
-                used += consumed;
-                budget.messages = budget.messages.saturating_sub(1);
-                cx.set.stats.srms += 1;
-                if trace {
-                    log::trace!(target: "ipc_reactor", "SRM from client {}: {} bytes", cx.key, request.len());
-                }
-                let replied = cx.set.out.len();
-                session.on_request(request, cx, state).map_err(Cause::Handler)?;
-                if told {
-                    tell_srm(who, request, replied, cx);
-                }
-                if cx.set.halt != Halt::No {
-                    pass = Some(Pass::Halted);
-                    break;
-                }
-                if budget.messages == 0 && used < bytes.len() {
-                    cx.set.tripped(Limit::Messages);
-                    pass = Some(Pass::Budget);
-                    break;
-                }
+) -> Outcome<()> {
+    let mut rest = frames.rest;
+    let mut messages = frames.messages;
+    while !rest.is_empty() {
+        let next = match frames.framing.known_size(rest.len()) {
+            Some(size) => rest.split_at_checked(size),
+            None => match frames.decode(rest, cx.set.limits.frame_max) {
+                Ok(next) => next,
+                Err(refusal) => return Err(refused(refusal, cx)),
+            },
+        };
+        let Some((request, behind)) = next else { break };
+        rest = behind;
+        cx.set.stats.srms += 1;
+        let replied = cx.set.out.len();
+        if let Err(error) = session.on_request(request, cx, state) {
+            return Err(failed(error));
+        }
+        if TOLD {
+            tell_srm(request, replied, cx);
+        }
+        messages -= 1;
+        if cx.set.halt != Halt::No {
+            frames.pass = Some(Pass::Halted);
+            break;
+        }
+        if messages == 0 {
+            if !rest.is_empty() {
+                cx.set.tripped(Limit::Messages);
+                frames.pass = Some(Pass::Budget);
             }
-            Ok(Decoded::Partial { .. }) => break,
-            Err(Refusal::TooLarge(size, max)) => {
-                cx.set.trip(
-                    Limit::Frame,
-                    format_args!("client {}: {size} bytes or more, {max} allowed", cx.key),
-                );
-                return Err(Cause::Limit(Limit::Frame).into());
-            }
-            Err(Refusal::Malformed(error)) => {
-                let key = cx.key;
-                cx.set.complain(
-                    Kind::Client,
-                    Level::Warn,
-                    format_args!("client {key}: malformed frame: {error}"),
-                );
-                return Err(Cause::Malformed(error).into());
-            }
+            break;
         }
     }
-    Ok((used, pass))
+    (frames.rest, frames.messages) = (rest, messages);
+    Ok(())
+}
+
+/// [`hand_over`], the log and observers told of each message if they want to know.
+fn hand_over_told<S>(
+    session: &mut dyn Session<S>,
+    frames: &mut Frames<'_>,
+    cx: &mut Context<'_, S>,
+    state: &mut S,
+) -> Outcome<()> {
+    if cx.set.tells_messages() || log_enabled!(target: "ipc_reactor", Level::Trace) {
+        hand_over::<_, _, true>(session, frames, cx, state)
+    } else {
+        session.on_frames(frames, cx, state)
+    }
 }
 
 #[cold]
-fn tell_srm<S>(who: Who, request: &[u8], replied: usize, cx: &mut Context<'_, S>) {
-    let reply_bytes = cx.set.out.len().saturating_sub(replied);
-    cx.set.tell_lap(|handler_ns, _| What::Srm { who, request, reply_bytes, handler_ns });
+fn failed(error: io::Error) -> Box<Cause> {
+    Box::new(Cause::Handler(error))
+}
+
+#[cold]
+fn refused<S>(refusal: Refusal, cx: &mut Context<'_, S>) -> Box<Cause> {
+    let key = cx.key;
+    Box::new(match refusal {
+        Refusal::TooLarge(size, max) => {
+            cx.set.trip(Limit::Frame, format_args!("client {key}: {size} bytes or more, {max} allowed"));
+            Cause::Limit(Limit::Frame)
+        }
+        Refusal::Malformed(error) => {
+            cx.set.complain(
+                Kind::Client,
+                Level::Warn,
+                format_args!("client {key}: malformed frame: {error}"),
+            );
+            Cause::Malformed(error)
+        }
+    })
+}
+
+/// An SRM has been handled.
+#[cold]
+fn tell_srm<S>(request: &[u8], replied: usize, cx: &mut Context<'_, S>) {
+    log::trace!(target: "ipc_reactor", "SRM from client {}: {} bytes", cx.key, request.len());
+    if cx.set.tells_messages() {
+        let reply_bytes = cx.set.out.len().saturating_sub(replied);
+        cx.set.tell_lap(|handler_ns, who| What::Srm { who, request, reply_bytes, handler_ns });
+    }
 }
 
 /// The peer sends no more: a last message that the framing lets an end of file close, then the end.
@@ -363,10 +441,8 @@ fn end_of_file<S>(
                 cx.set.stats.srms += 1;
                 budget.messages = budget.messages.saturating_sub(1);
                 let (replied, request) = (cx.set.out.len(), &held.bytes()[last]);
-                client.session.on_request(request, cx, state).map_err(Cause::Handler)?;
-                if cx.set.tells_messages() {
-                    tell_srm(client.who(cx.key), request, replied, cx);
-                }
+                client.session().on_request(request, cx, state).map_err(Cause::Handler)?;
+                tell_srm(request, replied, cx);
             }
             None => client.end(Ending::HalfFrame, cx.set.now_ns()),
         }

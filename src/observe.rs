@@ -10,9 +10,7 @@ use std::{
 use log::Level;
 
 use crate::{
-    Cause, Key, Limit, ListenerKind, Peer, PollSet, Ready, SignalInfo, TimerKey,
-    source::{Source, Visited},
-    sys,
+    Cause, Key, Limit, ListenerKind, Peer, PollSet, Ready, SignalInfo, TimerKey, source::Source, sys,
     throttle::Kind,
 };
 
@@ -434,27 +432,22 @@ impl<S> PollSet<S> {
         }
     }
 
-    /// A source has been taken out of its slot, to be visited.
+    /// A source's turn has come. `None` if it is gone, or nobody watches.
     #[cold]
-    pub(crate) fn observe_visit(&mut self, key: Key, source: &Source<S>, ready: Ready) {
-        if let Some(watch) = &mut self.watch {
-            let queued_ns = watch.queued_ns.get(key.index as usize).copied().unwrap_or(watch.now_ns);
-            watch.who = source.who(key);
-            watch.visit_ns = watch.now_ns;
-            let what = What::Visit { who: watch.who, ready, queued_ns: watch.now_ns - queued_ns };
-            self.tell(what);
-        }
+    pub(crate) fn observe_visit(&mut self, key: Key) -> Option<Who> {
+        let slot = self.slots.get(key.index as usize).filter(|slot| slot.serial == key.serial)?;
+        let (who, ready) = (slot.source.who(key), slot.ready);
+        let watch = self.watch.as_mut()?;
+        let queued_ns = watch.queued_ns.get(key.index as usize).copied().unwrap_or(watch.now_ns);
+        (watch.who, watch.visit_ns) = (who, watch.now_ns);
+        let queued_ns = watch.now_ns - queued_ns;
+        self.tell(What::Visit { who, ready, queued_ns });
+        Some(who)
     }
 
     #[cold]
-    pub(crate) fn observe_visited(&mut self, who: Option<Who>, visited: &Visited) {
-        let end = match visited {
-            Visited::Drained => VisitEnd::Drained,
-            Visited::Again(_) => VisitEnd::Again,
-            Visited::Parked(_) => VisitEnd::Parked,
-            Visited::Closed(_) => VisitEnd::Closed,
-        };
-        if let (Some(watch), Some(who)) = (&mut self.watch, who) {
+    pub(crate) fn observe_visited(&mut self, who: Who, end: VisitEnd) {
+        if let Some(watch) = &mut self.watch {
             watch.lap();
             let took_ns = watch.now_ns - watch.visit_ns;
             self.tell(What::Visited { who, took_ns, end });

@@ -15,7 +15,7 @@ use crate::{
     client::{Client, Plan, interest},
     context::not_connected,
     observe::What,
-    set::Halt,
+    set::{Answering, Halt},
     source::{Ready, Slot, Source},
     sys::{scm, socket},
 };
@@ -23,7 +23,7 @@ use crate::{
 impl<S> PollSet<S> {
     /// Whether `key` is the client whose session runs.
     pub(crate) fn is_current(&self, key: Key) -> bool {
-        self.running.is_some() && self.current == Some(key)
+        self.answering != Answering::Nobody && self.current == Some(key)
     }
 
     pub(crate) fn plan_of(&self, key: Key) -> Option<&Rc<Plan>> {
@@ -38,13 +38,24 @@ impl<S> PollSet<S> {
         self.plan_of(key).map(|plan| plan.framing.clone())
     }
 
-    /// Appends one reply, given in parts, to what the running session's client is to be sent.
+    /// Appends a reply to what the running session's client is to be sent.
     #[inline]
+    pub(crate) fn reply(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // One question to answer most replies: is there a stream, and room?
+        if self.answering == Answering::Stream && self.out.extend_within(bytes, self.reply_room) {
+            return Ok(());
+        }
+        self.put_current(&[bytes])
+    }
+
+    /// Appends one reply, given in parts, to what the running session's client is to be sent.
     pub(crate) fn put_current(&mut self, parts: &[&[u8]]) -> io::Result<()> {
-        let Some(plan) = &self.running else { return Err(not_connected()) };
-        let records = plan.records;
+        let records = match self.answering {
+            Answering::Nobody => return Err(not_connected()),
+            answering => answering == Answering::Records,
+        };
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        if self.out.len() + bytes > self.limits.output_high_water.min(self.limits.output_max) {
+        if self.out.len() + bytes > self.reply_room {
             if self.out.len() + bytes > self.limits.output_max {
                 return Err(self.refuse_output());
             }
@@ -71,7 +82,7 @@ impl<S> PollSet<S> {
         if waits + bytes + 4 > self.limits.output_max {
             return Err(self.refuse_output());
         }
-        let output = if current { Some(&mut *self.out) } else { self.output_of(key) };
+        let output = if current { Some(&mut self.out) } else { self.output_of(key) };
         let Some(output) = output else { return Err(not_connected()) };
         output.reserve(bytes + 4)?;
         output.attach(descriptors);
@@ -82,9 +93,7 @@ impl<S> PollSet<S> {
     fn output_of(&mut self, key: Key) -> Option<&mut Buffer> {
         let slot = self.slots.get_mut(key.index as usize).filter(|slot| slot.serial == key.serial)?;
         match &mut slot.source {
-            Source::Client(client) if client.is_open() => {
-                Some(client.output.get_or_insert_with(|| self.pool.lend()))
-            }
+            Source::Client(client) if client.is_open() => Some(client.output(&mut self.pool)),
             _ => None,
         }
     }
@@ -101,11 +110,12 @@ impl<S> PollSet<S> {
         if !client.is_open() {
             return Err(not_connected());
         }
-        let output = client.output.get_or_insert_with(|| self.pool.lend());
+        let records = client.plan.records;
+        let output = client.output(&mut self.pool);
         if output.len() + bytes > limit {
             return Err(self.refuse_output());
         }
-        append(output, client.plan.records, bytes, parts)?;
+        append(output, records, bytes, parts)?;
         // Sent by the client's next visit, with all else that this round has for it.
         self.mark_ready(key, Ready::NONE);
         Ok(())

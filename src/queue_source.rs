@@ -328,9 +328,9 @@ pub(crate) fn check<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> bool {
     {
         report(set, key, "queue", &cause);
     }
-    set.current = timers;
     // Whatever was ready of it is still noted in its slot.
     let visited = if set.take_halt() { Visited::closed(Cause::Closed) } else { Visited::Drained };
     set.put_back(key, source, visited);
+    set.current = timers;
     false
 }

@@ -10,17 +10,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use log::{Level, log_enabled};
 use mio::{Events, Interest, Waker};
 
 use crate::{
-    Cause, Key, Limits, PollSet, Remote, datagram_source,
+    Cause, Key, Limits, PollSet, Remote, VisitEnd, datagram_source,
     guard::{guarded, report},
     master, open, queue_source, remote,
     remote::Inbox,
     set::{Dead, DeadHandler, Phase},
     shm_source, signal_source,
     source::{Ready, Source},
-    srm, sys, timers,
+    srm,
+    srm::Served,
+    sys, timers,
     timers::TimerFd,
 };
 
@@ -152,10 +155,10 @@ impl<S> Reactor<S> {
     pub fn turn(&mut self, timeout: Option<Duration>, state: &mut S) -> io::Result<Turn> {
         self.set.check_not_forked()?;
         // What was closed between turns is told before this one may sleep.
-        self.bury(state);
+        bury(&mut self.set, state);
         if self.set.phase == Phase::Running || !self.ended(state) {
             self.wait(timeout)?;
-            self.note_edges();
+            self.note_edges(state);
             self.round(state);
             self.ended(state);
             self.set.timers.clock.end_turn();
@@ -207,16 +210,22 @@ impl<S> Reactor<S> {
         }
     }
 
-    /// Turns the kernel's edges into entries of the ready list.
-    fn note_edges(&mut self) {
-        for event in &self.events {
-            self.set.stats.events += 1;
-            let (key, ready) = (Key::from_token(event.token()), Ready::of(event));
-            if !self.set.mark_ready(key, ready) {
-                self.set.stats.stale_events += 1;
+    /// Turns the kernel's edges into entries of the ready list. A client that would leave the list at once is served on the
+    /// spot instead.
+    fn note_edges(&mut self, state: &mut S) {
+        self.make_room();
+        let Reactor { set, events, scratch, .. } = self;
+        set.serves = set.phase == Phase::Running
+            && set.watch.is_none()
+            && !log_enabled!(target: "ipc_reactor", Level::Trace);
+        for event in &*events {
+            set.stats.events += 1;
+            let key = Key::from_token(event.token());
+            if !(Ready::is_just_readable(event) && set.serves && srm::serve(set, key, scratch, state)) {
+                note_edge(set, key, Ready::of(event));
             }
-            if self.set.watch.is_some() {
-                self.set.observe_edge(key, ready);
+            if !set.dead.is_empty() {
+                bury(set, state);
             }
         }
     }
@@ -224,84 +233,30 @@ impl<S> Reactor<S> {
     /// Visits what was in the ready list when the round began; what is not done with then comes after what has
     /// become ready since.
     fn round(&mut self, state: &mut S) {
-        if self.scratch.len() < self.set.read_room {
-            self.scratch = vec![0; self.set.read_room];
-        }
         self.round.clear();
         mem::swap(&mut self.round, &mut self.set.ready);
         for at in 0..self.round.len() {
-            self.visit(self.round[at], state);
-            if !self.set.dead.is_empty() {
-                self.bury(state);
+            // Somebody may have asked for more since the last visit.
+            self.make_room();
+            let Reactor { set, scratch, .. } = self;
+            let key = self.round[at];
+            if set.watch.is_some() {
+                visit_watched(set, scratch, key, state);
+            } else {
+                visit(set, scratch, key, state);
             }
-            if self.set.phase == Phase::Stopped {
+            if !set.dead.is_empty() {
+                bury(set, state);
+            }
+            if set.phase == Phase::Stopped {
                 break;
             }
         }
     }
 
-    /// **Everything that can happen.** The source is taken out of its slot, and what became of it decides whether it
-    /// is put back.
-    fn visit(&mut self, key: Key, state: &mut S) {
-        let set = &mut self.set;
-        // Closed since it became ready, whether or not its slot has a new tenant.
-        let Some(slot) = set.slot(key) else { return };
-        slot.queued = false;
-        let ready = mem::take(&mut slot.ready);
-        let mut source = mem::replace(&mut slot.source, Source::Running);
-        set.current = Some(key);
-        if set.watch.is_some() {
-            set.observe_visit(key, &source, ready);
-        }
-        let who = set.watched();
-        let visited = match &mut source {
-            Source::Client(client) => srm::visit(set, key, client, ready, &mut self.scratch, state),
-            Source::Master(master) => master::visit(set, key, master, state),
-            Source::Datagram(socket) => datagram_source::visit(set, key, socket, ready, state),
-            Source::Queue(queue) => queue_source::visit(set, key, queue, ready, state),
-            Source::Signals(signals) => signal_source::visit(set, key, signals, ready, state),
-            Source::Shm(shm) => shm_source::visit(set, key, shm, ready, state),
-            Source::Open(open) => open::visit(set, key, open, ready, state),
-            Source::Remote(inbox) => remote::visit(set, key, inbox, state),
-            Source::Timers(_) => timers::visit(set, key, state),
-            Source::Running => unreachable!("only one handler runs at a time"),
-        };
-        set.current = None;
-        if who.is_some() {
-            set.observe_visited(who, &visited);
-        }
-        set.put_back(key, source, visited);
-    }
-
-    /// Calls the `on_close` that is owed to those that were closed.
-    fn bury(&mut self, state: &mut S) {
-        while let Some(Dead { key, cause, handler }) = self.set.dead.pop_front() {
-            if matches!(handler, DeadHandler::Session(_)) {
-                report(&mut self.set, key, "client", &cause);
-            }
-            self.set.current = Some(key);
-            let buried = guarded(&mut self.set, key, |cx| {
-                match handler {
-                    DeadHandler::Session(mut session) => session.on_close(&cause, cx, state),
-                    DeadHandler::Source(Source::Open(mut open)) => open.source.on_close(&cause, cx, state),
-                    DeadHandler::Source(Source::Datagram(mut socket)) => {
-                        socket.handler.on_close(&cause, cx, state);
-                    }
-                    DeadHandler::Source(Source::Queue(mut queue)) => {
-                        if let Some(handler) = &mut queue.handler {
-                            handler.on_close(&cause, cx, state);
-                        }
-                    }
-                    DeadHandler::Source(Source::Shm(shm)) => shm_source::bury(*shm, &cause, cx, state),
-                    DeadHandler::Source(_) => {}
-                }
-                Ok(())
-            });
-            self.set.current = None;
-            self.set.take_halt();
-            if let Err(cause) = buried {
-                report(&mut self.set, key, "on_close of", &cause);
-            }
+    fn make_room(&mut self) {
+        if self.scratch.len() < self.set.read_room {
+            self.scratch = vec![0; self.set.read_room];
         }
     }
 
@@ -320,7 +275,7 @@ impl<S> Reactor<S> {
         // An on_close may insert anew; it is closed in its turn.
         while self.set.slots.iter().any(|(_, slot)| !own(&slot.source)) || !self.set.dead.is_empty() {
             self.set.close_all(|| Cause::Stop, |source| !own(source));
-            self.bury(state);
+            bury(&mut self.set, state);
         }
         true
     }
@@ -332,6 +287,78 @@ impl<S> Reactor<S> {
         match self.set.source(self.inbox) {
             Some(Source::Remote(inbox)) if turn == Turn::Pending => inbox.nudge(),
             _ => Ok(()),
+        }
+    }
+}
+
+#[cold]
+fn note_edge<S>(set: &mut PollSet<S>, key: Key, ready: Ready) {
+    if !set.mark_ready(key, ready) {
+        set.stats.stale_events += 1;
+    }
+    if set.watch.is_some() {
+        set.observe_edge(key, ready);
+    }
+}
+
+/// A visit that observers are told of.
+#[cold]
+fn visit_watched<S>(set: &mut PollSet<S>, scratch: &mut [u8], key: Key, state: &mut S) {
+    let who = set.observe_visit(key);
+    let end = visit(set, scratch, key, state);
+    if let Some(who) = who {
+        set.observe_visited(who, end);
+    }
+}
+
+/// **Everything that can happen.** The source is taken out of its slot, and what became of it decides whether it is put
+/// back.
+fn visit<S>(set: &mut PollSet<S>, scratch: &mut [u8], key: Key, state: &mut S) -> VisitEnd {
+    // Closed since it became ready, whether or not its slot has a new tenant.
+    let Some((mut source, ready)) = set.take_out(key) else { return VisitEnd::Closed };
+    let visited = match &mut source {
+        Source::Client(client) => srm::visit(set, key, client, ready, Served::Not, scratch, state),
+        Source::Master(master) => master::visit(set, key, master, state),
+        Source::Datagram(socket) => datagram_source::visit(set, key, socket, ready, state),
+        Source::Queue(queue) => queue_source::visit(set, key, queue, ready, state),
+        Source::Signals(signals) => signal_source::visit(set, key, signals, ready, state),
+        Source::Shm(shm) => shm_source::visit(set, key, shm, ready, state),
+        Source::Open(open) => open::visit(set, key, open, ready, state),
+        Source::Remote(inbox) => remote::visit(set, key, inbox, state),
+        Source::Timers(_) => timers::visit(set, key, state),
+        Source::Running => unreachable!("only one handler runs at a time"),
+    };
+    set.put_back(key, source, visited)
+}
+
+/// Calls the `on_close` that is owed to those that were closed.
+fn bury<S>(set: &mut PollSet<S>, state: &mut S) {
+    while let Some(Dead { key, cause, handler }) = set.dead.pop_front() {
+        if matches!(handler, DeadHandler::Session(_)) {
+            report(set, key, "client", &cause);
+        }
+        set.current = Some(key);
+        let buried = guarded(set, key, |cx| {
+            match handler {
+                DeadHandler::Session(mut session) => session.on_close(&cause, cx, state),
+                DeadHandler::Source(Source::Open(mut open)) => open.source.on_close(&cause, cx, state),
+                DeadHandler::Source(Source::Datagram(mut socket)) => {
+                    socket.handler.on_close(&cause, cx, state);
+                }
+                DeadHandler::Source(Source::Queue(mut queue)) => {
+                    if let Some(handler) = &mut queue.handler {
+                        handler.on_close(&cause, cx, state);
+                    }
+                }
+                DeadHandler::Source(Source::Shm(shm)) => shm_source::bury(*shm, &cause, cx, state),
+                DeadHandler::Source(_) => {}
+            }
+            Ok(())
+        });
+        set.current = None;
+        set.take_halt();
+        if let Err(cause) = buried {
+            report(set, key, "on_close of", &cause);
         }
     }
 }

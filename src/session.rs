@@ -2,7 +2,10 @@
 
 use std::io;
 
-use crate::{Cause, Context, TimerKey};
+use crate::{
+    Cause, Context, TimerKey,
+    intake::{Frames, hand_over},
+};
 
 /// The server's side of one connection, with what it remembers of its client.
 ///
@@ -39,6 +42,17 @@ pub trait Session<S> {
     /// # Errors
     /// Closes the client.
     fn on_request(&mut self, request: &[u8], cx: &mut Context<'_, S>, state: &mut S) -> io::Result<()>;
+
+    /// Hands the frames of one read to [`on_request`](Session::on_request). Not to be written by an embedder.
+    #[doc(hidden)]
+    fn on_frames(
+        &mut self,
+        frames: &mut Frames<'_>,
+        cx: &mut Context<'_, S>,
+        state: &mut S,
+    ) -> Result<(), Box<Cause>> {
+        hand_over::<S, Self, false>(self, frames, cx, state)
+    }
 
     /// The peer has shut down its writing side; what it sent before has been handled. It may still read.
     ///

@@ -8,12 +8,12 @@ use std::{
     time::Instant,
 };
 
-use log::{Level, log_enabled};
+use log::Level;
 use mio::{Interest, Poll, unix::SourceFd};
 use slab::Slab;
 
 use crate::{
-    Cause, Datagram, Framing, Key, Limit, Limits, Session, Stats,
+    Cause, Datagram, Framing, Key, Limit, Limits, Session, Stats, VisitEnd,
     buffer::{Buffer, Pool},
     children::{Exit, Reaper},
     client::{self, Plan},
@@ -46,6 +46,17 @@ pub(crate) enum Phase {
     Running,
     Draining,
     Stopped,
+}
+
+/// Whose session runs, and so what a reply is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answering {
+    /// Nobody's: there is nobody to reply to.
+    Nobody,
+    /// That of a client on a stream.
+    Stream,
+    /// That of one whose socket keeps records.
+    Records,
 }
 
 /// A handler whose source is gone already; `on_close` is still owed to it.
@@ -83,13 +94,19 @@ pub struct PollSet<S> {
     /// A seqpacket socket is, or was, in the set.
     pub(crate) has_records: bool,
     /// What the client being visited is to be sent.
-    pub(crate) out: Box<Buffer>,
+    pub(crate) out: Buffer,
+    /// Plain clients may be served past the ready list: nothing goes on that every visit must know of.
+    pub(crate) serves: bool,
+    /// Where replies go.
+    pub(crate) answering: Answering,
+    /// Unsent bytes up to which a reply needs no second look.
+    pub(crate) reply_room: usize,
     /// What the client being visited has passed, and its session not taken yet.
     pub(crate) descriptors: VecDeque<OwnedFd>,
     pub(crate) pool: Pool,
     pub(crate) current: Option<Key>,
     pub(crate) halt: Halt,
-    /// What is known of the client whose session runs.
+    /// What is known of the client whose session runs, if it was taken out of its slot.
     pub(crate) running: Option<Rc<Plan>>,
     /// The datagram socket whose handler runs, so that it can send, too.
     pub(crate) receiving: Option<(Key, Rc<Datagram>)>,
@@ -124,7 +141,10 @@ impl<S> PollSet<S> {
             timers: Timers::new(),
             read_room,
             has_records: false,
-            out: Box::default(),
+            out: Buffer::default(),
+            serves: false,
+            answering: Answering::Nobody,
+            reply_room: limits.output_high_water.min(limits.output_max),
             descriptors: VecDeque::new(),
             pool: Pool::default(),
             current: None,
@@ -214,30 +234,37 @@ impl<S> PollSet<S> {
         true
     }
 
+    /// Takes a source out of its slot, to be visited, with the edges that it has not used up.
+    pub(crate) fn take_out(&mut self, key: Key) -> Option<(Source<S>, Ready)> {
+        let slot = self.slot(key)?;
+        slot.queued = false;
+        let ready = mem::take(&mut slot.ready);
+        let source = mem::replace(&mut slot.source, Source::Running);
+        self.current = Some(key);
+        Some((source, ready))
+    }
+
     /// Puts a source back after its visit, or buries it.
-    #[inline]
-    pub(crate) fn put_back(&mut self, key: Key, source: Source<S>, visited: Visited) {
+    pub(crate) fn put_back(&mut self, key: Key, source: Source<S>, visited: Visited) -> VisitEnd {
+        self.current = None;
         let slot = &mut self.slots[key.index as usize];
         debug_assert_eq!(slot.serial, key.serial, "a slot is not freed while its source runs");
-        let left = match visited {
-            Visited::Drained => Ready::NONE,
-            Visited::Parked(ready) | Visited::Again(ready) => ready,
-            Visited::Closed(cause) => return self.retire(key, source, *cause),
+        let (end, left) = match visited {
+            Visited::Drained => (VisitEnd::Drained, Ready::NONE),
+            Visited::Again(left) => (VisitEnd::Again, left),
+            Visited::Parked(left) => (VisitEnd::Parked, left),
+            Visited::Closed(cause) => {
+                self.retire(key, source, *cause);
+                return VisitEnd::Closed;
+            }
         };
         // What is replaced is `Running`, which needs no drop.
         mem::forget(mem::replace(&mut slot.source, source));
         slot.ready |= left;
-        if matches!(visited, Visited::Again(_)) {
+        if end == VisitEnd::Again {
             self.mark_ready(key, left);
         }
-    }
-
-    /// Nothing is going on that every message must know of.
-    #[inline]
-    pub(crate) fn is_plain(&self) -> bool {
-        self.phase == Phase::Running
-            && !self.tells_messages()
-            && !log_enabled!(target: "ipc_reactor", Level::Trace)
+        end
     }
 
     // ---- Clients ----
@@ -256,7 +283,7 @@ impl<S> PollSet<S> {
     pub fn client(&mut self, key: Key) -> Option<ClientHandle<'_, S>> {
         match self.source(key)? {
             Source::Client(client) if client.is_open() => {}
-            Source::Running if self.framing_of(key).is_some() => {}
+            Source::Running if self.is_current(key) => {}
             _ => return None,
         }
         Some(ClientHandle { set: self, key })
@@ -353,6 +380,7 @@ impl<S> PollSet<S> {
 
     /// Puts other limits in force, from now on: what exceeds them already stays.
     pub fn set_limits(&mut self, limits: Limits) {
+        self.reply_room = limits.output_high_water.min(limits.output_max);
         self.limits = limits;
         if self.has_records {
             client::make_room_for_records(self, &Framing::raw());

@@ -18,7 +18,7 @@ pub(crate) enum Source<S> {
     /// A master socket: its events are CIRs.
     Master(Box<Master<S>>),
     /// A client handle: its events are SRMs.
-    Client(Box<Client<S>>),
+    Client(Client<S>),
     /// A datagram socket.
     Datagram(Box<DatagramSource<S>>),
     /// A POSIX message queue.
@@ -88,7 +88,14 @@ impl Ready {
     pub(crate) const WRITE_CLOSED: Ready = Ready(16);
     pub(crate) const ERROR: Ready = Ready(32);
 
+    /// Whether the event says that there is something to read, and nothing else. Nearly all do. (That nobody reads any more
+    /// comes as a hang-up, or with one of these.)
     #[inline]
+    pub(crate) fn is_just_readable(event: &Event) -> bool {
+        event.is_readable()
+            && !(event.is_read_closed() || event.is_writable() | event.is_priority() | event.is_error())
+    }
+
     pub(crate) fn of(event: &Event) -> Ready {
         let mut ready = Ready::NONE;
         if event.is_readable() {

@@ -10,119 +10,121 @@ use crate::{
     cause::Outcome,
     client::{Client, Ending, account, arm_deadline},
     connect,
-    guard::guarded,
-    intake::{Budget, Pass, Read, Told, Work, fresh_frames, pump},
+    guard::{caught, guarded},
+    intake::{Budget, Frames, Pass, Read, Work, keep_rest, pump},
     output::{flush, stays_slow},
-    set::{Halt, Phase},
-    source::{Ready, Source, Visited},
+    set::{Answering, Halt, Phase},
+    source::{Ready, Slot, Source, Visited},
     sys::socket,
 };
 
-/// One visit. The client has been taken out of its slot.
-#[inline]
-pub(crate) fn visit<S>(
-    set: &mut PollSet<S>,
-    key: Key,
-    client: &mut Client<S>,
-    ready: Ready,
-    scratch: &mut [u8],
-    state: &mut S,
-) -> Visited {
-    let mut budget = Budget { bytes: set.limits.bytes_per_visit, messages: set.limits.messages_per_visit };
-    let reached = if ready == Ready::READABLE && client.is_plain() && set.is_plain() {
-        plain(set, key, client, scratch, &mut budget, state)
-    } else {
-        Plain::Unusual
-    };
-    match reached {
-        Plain::Done => Visited::Drained,
-        reached => general(set, key, client, reached, ready, scratch, budget, state),
-    }
-}
-
-/// How far a plain visit got.
-enum Plain {
-    /// All there was has been handled, and answered.
-    Done,
+/// How far a client was served on the spot, where something has come between.
+pub(crate) enum Served {
+    /// Nothing has been done.
+    Not,
     /// All there was has been handled; what is left is not to be read.
-    Drained,
-    /// The budget is spent.
-    Budget,
-    /// Something is left that is not plain.
-    Unusual,
+    Handled,
+    /// All there was has been read; a budget or the handler has stopped the handling.
+    Stopped(Pass),
     /// This was read, and is not plain.
     Read(Read),
     Failed(Box<Cause>),
 }
 
-/// What most visits are: one read that is short, whole frames, one send. That there is nothing else to do has been seen
-/// by one look at the client; whatever turns out otherwise is left to [`general`].
+/// Serves a client that there is something to read from, if nothing about it is unusual: one read that is short, whole frames,
+/// one send. That is most of what ever happens, and leaves nothing to be remembered: such a client goes past the ready list,
+/// and stays in its slot. Only its session is taken out while it runs. Whatever turns out otherwise is left to [`visit`].
+///
+/// False if nothing was done.
 #[inline(always)]
-fn plain<S>(
-    set: &mut PollSet<S>,
-    key: Key,
-    client: &mut Client<S>,
-    scratch: &mut [u8],
-    budget: &mut Budget,
-    state: &mut S,
-) -> Plain {
-    let count = match socket::recv(client.fd(), scratch) {
-        Ok(0) => return Plain::Read(Read::End),
-        Ok(count) if count == scratch.len() => return Plain::Read(Read::Bytes(count)),
-        Ok(count) => count,
-        Err(error) => return Plain::Read(Read::Failed(error)),
+pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state: &mut S) -> bool {
+    let Some(Slot { source: Source::Client(client), serial, .. }) = set.slots.get_mut(key.index as usize)
+    else {
+        return false;
     };
-    client.active_ns = set.now_ns();
+    if *serial != key.serial || !client.is_plain() {
+        return false;
+    }
+    let count = match socket::recv(client.fd(), scratch) {
+        Ok(count) if (1..scratch.len()).contains(&count) => count,
+        unusual => return go_on(set, key, Served::Read(unusual.into()), scratch, state),
+    };
+    let Some(mut session) = client.session.take() else { return false };
+    let plan = client.plan.clone();
+    let mut frames = Frames::new(&plan.framing, &scratch[..count], set.limits.messages_per_visit);
     set.stats.bytes_in += count as u64;
-    set.running = Some(client.plan.clone());
-    let handled =
-        guarded(set, key, |cx| Ok(fresh_frames(client, &scratch[..count], cx, budget, Told::Nobody, state)));
-    set.running = None;
-    match handled {
-        Ok(Ok(None)) if set.halt == Halt::No && client.input.is_none() => {}
-        Ok(Ok(None)) if set.halt == Halt::No => return Plain::Drained,
-        Ok(Ok(Some(Pass::Budget))) => return Plain::Budget,
-        Ok(Ok(_)) => return Plain::Unusual,
-        Ok(Err(cause)) | Err(cause) => return Plain::Failed(cause),
+    (set.current, set.answering) = (Some(key), Answering::Stream);
+    let handled = caught(set, key, |cx| session.on_frames(&mut frames, cx, state));
+    (set.current, set.answering) = (None, Answering::Nobody);
+
+    let now_ns = set.now_ns();
+    let Some(Slot { source: Source::Client(client), .. }) = set.slots.get_mut(key.index as usize) else {
+        unreachable!("a client stays in its slot while its session runs");
+    };
+    // What is replaced is `None`, which needs no drop.
+    mem::forget(client.session.replace(session));
+    client.active_ns = now_ns;
+    if handled.is_err() || frames.is_unusual() {
+        let served = match handled.and_then(|()| keep_rest(client, &frames, &mut set.pool, now_ns)) {
+            Err(cause) => Served::Failed(cause),
+            Ok(()) => frames.pass.map_or(Served::Handled, Served::Stopped),
+        };
+        return go_on(set, key, served, scratch, state);
     }
     if set.out.is_empty() {
-        return Plain::Done;
+        return true;
     }
-    if let Some(sent) = set.out.plain_bytes().and_then(|bytes| socket::send(client.fd(), bytes).ok()) {
+    if let Some(bytes) = set.out.plain_bytes()
+        && let Ok(sent) = socket::send(client.fd(), bytes)
+    {
         set.stats.bytes_out += sent as u64;
-        set.out.consume(sent);
-        if set.out.is_empty() {
-            return Plain::Done;
+        if sent == bytes.len() {
+            set.out.consume_plain();
+            return true;
         }
+        set.out.consume(sent);
     }
-    Plain::Drained
+    go_on(set, key, Served::Handled, scratch, state)
 }
 
-/// All other visits, and what a plain one has left.
-#[inline(never)]
-#[allow(clippy::too_many_arguments, reason = "the whole of a visit, handed over")]
-fn general<S>(
+/// Visits a client that was served in part.
+#[cold]
+fn go_on<S>(set: &mut PollSet<S>, key: Key, served: Served, scratch: &mut [u8], state: &mut S) -> bool {
+    let Some((mut source, ready)) = set.take_out(key) else { return true };
+    if let Source::Client(client) = &mut source {
+        let visited = visit(set, key, client, ready | Ready::READABLE, served, scratch, state);
+        set.put_back(key, source, visited);
+    }
+    true
+}
+
+/// One visit. The client has been taken out of its slot, and may have been served in part.
+#[allow(clippy::too_many_arguments, reason = "what a visit is about, and what was done already")]
+pub(crate) fn visit<S>(
     set: &mut PollSet<S>,
     key: Key,
     client: &mut Client<S>,
-    reached: Plain,
     ready: Ready,
+    served: Served,
     scratch: &mut [u8],
-    budget: Budget,
     state: &mut S,
 ) -> Visited {
+    let budget = Budget { bytes: set.limits.bytes_per_visit, messages: set.limits.messages_per_visit };
     let mut left = ready.without(Ready::WRITABLE);
     let (mut first, mut spent) = (None, false);
-    match reached {
-        Plain::Failed(cause) => {
+    match served {
+        Served::Failed(cause) => {
             set.out.clear();
             set.halt = Halt::No;
             return Visited::Closed(cause);
         }
-        Plain::Done | Plain::Drained => left = Ready::NONE,
-        Plain::Budget => spent = true,
-        Plain::Unusual => {}
-        Plain::Read(read) => first = Some(read),
+        Served::Handled => left = Ready::NONE,
+        Served::Stopped(pass) => {
+            left = Ready::NONE;
+            spent = pass == Pass::Budget;
+        }
+        Served::Not => {}
+        Served::Read(read) => first = Some(read),
     }
     lend(set, key, client, |set, client| {
         heed(set, client)?;
@@ -148,7 +150,7 @@ pub(crate) fn wake<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, state: &m
     let timers = set.current.replace(key);
     if let Source::Client(client) = &mut source {
         let visited = lend(set, key, client, |set, client| {
-            guarded(set, key, |cx| client.session.on_timer(timer, cx, state))?;
+            guarded(set, key, |cx| client.session().on_timer(timer, cx, state))?;
             heed(set, client)?;
             flush(set, key, client)?;
             // What it has to do yet, a visit does.
@@ -166,22 +168,25 @@ fn lend<S>(
     client: &mut Client<S>,
     work: impl FnOnce(&mut PollSet<S>, &mut Client<S>) -> Outcome<Visited>,
 ) -> Visited {
-    if let Some(waiting) = client.output.take() {
-        let empty = mem::replace(&mut set.out, waiting);
-        set.pool.give_back(empty);
+    if let Some(mut waiting) = client.output.take() {
+        mem::swap(&mut set.out, &mut waiting);
+        set.pool.give_back(waiting);
     }
     if client.plan.passes {
         swap_descriptors(set, client);
     }
     set.running = Some(client.plan.clone());
+    set.answering = if client.plan.records { Answering::Records } else { Answering::Stream };
     let visited = work(set, client).unwrap_or_else(Visited::Closed);
+    set.answering = Answering::Nobody;
     set.running = None;
     set.halt = Halt::No;
     if client.plan.passes {
         swap_descriptors(set, client);
     }
+    let visited = leave(set, key, client, visited);
     client.note_plain();
-    leave(set, key, client, visited)
+    visited
 }
 
 #[cold]
@@ -201,8 +206,9 @@ fn leave<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>, visited: Vis
         return visited;
     }
     if !set.out.is_empty() {
-        let empty = set.pool.lend();
-        client.output = Some(mem::replace(&mut set.out, empty));
+        let mut waiting = set.pool.lend();
+        mem::swap(&mut set.out, &mut waiting);
+        client.output = Some(waiting);
     }
     let held = client.input.as_ref().map_or(0, |input| input.len())
         + client.output.as_ref().map_or(0, |output| output.len());
@@ -239,7 +245,7 @@ fn attend<S>(
             if stays_slow(set, key, client)? {
                 return Ok(Visited::Parked(*work.left));
             }
-            guarded(set, key, |cx| client.session.on_flushed(cx, state))?;
+            guarded(set, key, |cx| client.session().on_flushed(cx, state))?;
             heed(set, client)?;
             continue;
         }
@@ -253,7 +259,7 @@ fn attend<S>(
             }
             Pass::EndOfFile => {
                 client.eof = true;
-                if guarded(set, key, |cx| client.session.on_half_close(cx, state))? == HalfClose::Close {
+                if guarded(set, key, |cx| client.session().on_half_close(cx, state))? == HalfClose::Close {
                     client.end(Ending::Peer, set.now_ns());
                 }
                 heed(set, client)?;
@@ -267,7 +273,7 @@ fn attend<S>(
         }
         if set.phase == Phase::Draining && !client.asked && set.out.is_empty() {
             client.asked = true;
-            if guarded(set, key, |cx| client.session.on_drain(cx, state))? == Drain::Close {
+            if guarded(set, key, |cx| client.session().on_drain(cx, state))? == Drain::Close {
                 client.end(Ending::Drain, set.now_ns());
             }
             heed(set, client)?;

@@ -25,13 +25,20 @@ pub(crate) mod time;
 pub(crate) mod shm;
 
 /// The C library's convention: -1 says that `errno` holds the reason.
+#[inline]
 pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// [`check`] for calls that answer with a length.
+#[inline]
 pub(crate) fn check_len(result: libc::ssize_t) -> io::Result<usize> {
-    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+    usize::try_from(result).map_err(|_| last_error())
+}
+
+#[cold]
+fn last_error() -> io::Error {
+    io::Error::last_os_error()
 }
 
 /// Where `byte` first occurs.
