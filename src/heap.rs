@@ -55,6 +55,7 @@ pub(crate) struct Heap {
 }
 
 impl Heap {
+    #[inline]
     pub(crate) fn first_ns(&self) -> Option<u64> {
         self.entries.first().map(|entry| entry.due_ns)
     }

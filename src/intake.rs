@@ -379,7 +379,7 @@ fn hand_over_told<S>(
 }
 
 #[cold]
-fn failed(error: io::Error) -> Box<Cause> {
+pub(crate) fn failed(error: io::Error) -> Box<Cause> {
     Box::new(Cause::Handler(error))
 }
 

@@ -511,7 +511,7 @@ impl<S> Source<S> {
             Source::Queue(_) => SourceKind::Queue,
             Source::Signals(_) => SourceKind::Signals,
             Source::Shm(_) => SourceKind::SharedMemory,
-            Source::Timers(_) => SourceKind::Timers,
+            Source::Timers => SourceKind::Timers,
             Source::Remote(_) => SourceKind::Remote,
             Source::Open(_) | Source::Running => SourceKind::Open,
         };

@@ -11,7 +11,7 @@ use std::{
 };
 
 use log::{Level, log_enabled};
-use mio::{Events, Interest, Waker};
+use mio::{Events, Interest, Waker, unix::SourceFd};
 
 use crate::{
     Cause, Key, Limits, PollSet, Remote, VisitEnd, datagram_source,
@@ -24,7 +24,6 @@ use crate::{
     srm,
     srm::Served,
     sys, timers,
-    timers::TimerFd,
 };
 
 /// A process's communication in one poll set, and the loop over it. `S` is the service's shared state: handlers get it
@@ -39,7 +38,6 @@ pub struct Reactor<S> {
     round: Vec<Key>,
     /// What arrives is read in here first.
     scratch: Vec<u8>,
-    timers: Key,
     inbox: Key,
     /// Its descriptor was given out, to be watched by a loop around this one.
     nested: Cell<bool>,
@@ -96,9 +94,13 @@ impl<S> Builder<S> {
     pub fn build(self) -> io::Result<Reactor<S>> {
         sys::fork::watch();
         let mut set = PollSet::new(self.limits, self.read_buffer)?;
-        let timer = TimerFd::new()?;
-        let timers = set.register(timer.as_fd(), Interest::READABLE)?;
-        set.place(timers, Source::Timers(timer));
+        let timers = set.next_key();
+        set.poll.registry().register(
+            &mut SourceFd(&set.timers.fd().as_raw_fd()),
+            timers.token(),
+            Interest::READABLE,
+        )?;
+        set.place(timers, Source::Timers);
         let inbox = set.next_key();
         let waker = Waker::new(set.poll.registry(), inbox.token())?;
         set.place(inbox, Source::Remote(Inbox::new(waker)));
@@ -107,7 +109,6 @@ impl<S> Builder<S> {
             events: Events::with_capacity(self.events),
             round: Vec::new(),
             scratch: Vec::new(),
-            timers,
             inbox,
             nested: Cell::new(false),
         })
@@ -155,11 +156,15 @@ impl<S> Reactor<S> {
     pub fn turn(&mut self, timeout: Option<Duration>, state: &mut S) -> io::Result<Turn> {
         self.set.check_not_forked()?;
         // What was closed between turns is told before this one may sleep.
-        bury(&mut self.set, state);
-        if self.set.phase == Phase::Running || !self.ended(state) {
+        if !self.set.dead.is_empty() {
+            bury(&mut self.set, state);
+        }
+        if !self.ended(state) {
             self.wait(timeout)?;
             self.note_edges(state);
-            self.round(state);
+            if !self.set.ready.is_empty() {
+                self.round(state);
+            }
             self.ended(state);
             self.set.timers.clock.end_turn();
             if self.set.watch.is_some() {
@@ -179,7 +184,7 @@ impl<S> Reactor<S> {
 
     /// Blocks in the one place where the reactor blocks.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.arm_timers()?;
+        self.set.timers.arm()?;
         if self.set.watch.is_some() {
             self.set.observe_wait();
         }
@@ -201,13 +206,6 @@ impl<S> Reactor<S> {
             self.set.observe_woke(self.events.iter().count());
         }
         Ok(())
-    }
-
-    fn arm_timers(&mut self) -> io::Result<()> {
-        match &self.set.slots[self.timers.index as usize].source {
-            Source::Timers(timer) => self.set.timers.arm(timer.as_fd()),
-            _ => unreachable!("the timerfd is neither closed nor taken out between turns"),
-        }
     }
 
     /// Turns the kernel's edges into entries of the ready list. A client that would leave the list at once is served on the
@@ -261,7 +259,13 @@ impl<S> Reactor<S> {
     }
 
     /// Whether the loop has ended; if so, closes what is left.
+    #[inline]
     fn ended(&mut self, state: &mut S) -> bool {
+        self.set.phase != Phase::Running && self.ends(state)
+    }
+
+    #[cold]
+    fn ends(&mut self, state: &mut S) -> bool {
         match self.set.phase {
             Phase::Running => return false,
             Phase::Draining if self.set.drainable > 0 || self.set.has_waiting_posts() => return false,
@@ -271,7 +275,7 @@ impl<S> Reactor<S> {
             Phase::Stopped => {}
         }
         self.set.phase = Phase::Stopped;
-        let own = |source: &Source<S>| matches!(source, Source::Timers(_) | Source::Remote(_));
+        let own = |source: &Source<S>| matches!(source, Source::Timers | Source::Remote(_));
         // An on_close may insert anew; it is closed in its turn.
         while self.set.slots.iter().any(|(_, slot)| !own(&slot.source)) || !self.set.dead.is_empty() {
             self.set.close_all(|| Cause::Stop, |source| !own(source));
@@ -283,7 +287,7 @@ impl<S> Reactor<S> {
     /// The loop around this one sleeps on our epoll descriptor, which knows nothing of what is in the ready list.
     #[cold]
     fn tell_outer_loop(&mut self, turn: Turn) -> io::Result<()> {
-        self.arm_timers()?;
+        self.set.timers.arm()?;
         match self.set.source(self.inbox) {
             Some(Source::Remote(inbox)) if turn == Turn::Pending => inbox.nudge(),
             _ => Ok(()),
@@ -325,7 +329,7 @@ fn visit<S>(set: &mut PollSet<S>, scratch: &mut [u8], key: Key, state: &mut S) -
         Source::Shm(shm) => shm_source::visit(set, key, shm, ready, state),
         Source::Open(open) => open::visit(set, key, open, ready, state),
         Source::Remote(inbox) => remote::visit(set, key, inbox, state),
-        Source::Timers(_) => timers::visit(set, key, state),
+        Source::Timers => timers::visit(set, key, state),
         Source::Running => unreachable!("only one handler runs at a time"),
     };
     set.put_back(key, source, visited)

@@ -138,7 +138,7 @@ impl<S> PollSet<S> {
             slots: Slab::new(),
             serial: 0,
             ready: Vec::new(),
-            timers: Timers::new(),
+            timers: Timers::new()?,
             read_room,
             has_records: false,
             out: Buffer::default(),

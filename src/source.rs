@@ -8,7 +8,6 @@ use mio::event::Event;
 use crate::{
     Cause, client::Client, datagram_source::DatagramSource, heap::NOWHERE, master::Master, open::Open,
     queue_source::QueueSource, remote::Inbox, shm_source::ShmSource, signal_source::SignalSource,
-    timers::TimerFd,
 };
 
 /// Everything that can be in the poll set. `Reactor::visit` holds the one `match` over it.
@@ -28,7 +27,7 @@ pub(crate) enum Source<S> {
     /// A subscription to shared memory.
     Shm(Box<ShmSource<S>>),
     /// The timerfd behind all timers.
-    Timers(TimerFd),
+    Timers,
     /// The eventfd behind all `Remote`s.
     Remote(Inbox<S>),
     /// Any other descriptor.
@@ -37,17 +36,16 @@ pub(crate) enum Source<S> {
 
 impl<S> Source<S> {
     /// The descriptor in the poll set; none while its handler runs, for a subscription without a doorbell, and for the
-    /// `Remote`s' own eventfd, which mio keeps.
+    /// reactor's own, which the timers and mio keep.
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Source::Running | Source::Remote(_) => None,
+            Source::Running | Source::Remote(_) | Source::Timers => None,
             Source::Master(master) => Some(master.listener.as_fd()),
             Source::Client(client) => Some(client.socket.as_fd()),
             Source::Datagram(datagram) => Some(datagram.socket.as_fd()),
             Source::Queue(queue) => Some(queue.queue.as_fd()),
             Source::Signals(signals) => Some(signals.signals.as_fd()),
             Source::Shm(shm) => shm.subscriber.doorbell().map(AsFd::as_fd),
-            Source::Timers(timer) => Some(timer.as_fd()),
             Source::Open(open) => Some(open.source.as_fd()),
         }
     }

@@ -6,12 +6,12 @@
 use std::mem;
 
 use crate::{
-    Cause, Drain, HalfClose, Key, PollSet, TimerKey,
+    Cause, Drain, HalfClose, Key, PollSet, Session, TimerKey,
     cause::Outcome,
-    client::{Client, Ending, account, arm_deadline},
+    client::{Client, Ending, Plan, account, arm_deadline},
     connect,
     guard::{caught, guarded},
-    intake::{Budget, Frames, Pass, Read, Work, keep_rest, pump},
+    intake::{Budget, Frames, Pass, Read, Work, failed, keep_rest, pump},
     output::{flush, stays_slow},
     set::{Answering, Halt, Phase},
     source::{Ready, Slot, Source, Visited},
@@ -49,12 +49,15 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
         Ok(count) if (1..scratch.len()).contains(&count) => count,
         unusual => return go_on(set, key, Served::Read(unusual.into()), scratch, state),
     };
+    let bytes = &scratch[..count];
+    let framing = (client.plan.framing.known_size(count) != Some(count)).then(|| client.plan.clone());
     let Some(mut session) = client.session.take() else { return false };
-    let plan = client.plan.clone();
-    let mut frames = Frames::new(&plan.framing, &scratch[..count], set.limits.messages_per_visit);
     set.stats.bytes_in += count as u64;
     (set.current, set.answering) = (Some(key), Answering::Stream);
-    let handled = caught(set, key, |cx| session.on_frames(&mut frames, cx, state));
+    let unusual = match framing {
+        None => one_frame(set, key, &mut *session, bytes, state),
+        Some(plan) => frames(set, key, &plan, &mut *session, bytes, state),
+    };
     (set.current, set.answering) = (None, Answering::Nobody);
 
     let now_ns = set.now_ns();
@@ -64,19 +67,16 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
     // What is replaced is `None`, which needs no drop.
     mem::forget(client.session.replace(session));
     client.active_ns = now_ns;
-    if handled.is_err() || frames.is_unusual() {
-        let served = match handled.and_then(|()| keep_rest(client, &frames, &mut set.pool, now_ns)) {
-            Err(cause) => Served::Failed(cause),
-            Ok(()) => frames.pass.map_or(Served::Handled, Served::Stopped),
+    if let Some(served) = unusual {
+        return go_on(set, key, *served, scratch, state);
+    }
+    if let Some(bytes) = set.out.plain_bytes() {
+        if bytes.is_empty() {
+            return true;
+        }
+        let Ok(sent) = socket::send(client.fd(), bytes) else {
+            return go_on(set, key, Served::Handled, scratch, state);
         };
-        return go_on(set, key, served, scratch, state);
-    }
-    if set.out.is_empty() {
-        return true;
-    }
-    if let Some(bytes) = set.out.plain_bytes()
-        && let Ok(sent) = socket::send(client.fd(), bytes)
-    {
         set.stats.bytes_out += sent as u64;
         if sent == bytes.len() {
             set.out.consume_plain();
@@ -85,6 +85,56 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
         set.out.consume(sent);
     }
     go_on(set, key, Served::Handled, scratch, state)
+}
+
+/// What was read is one frame. Tells if something unusual comes of it.
+#[inline(always)]
+fn one_frame<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    session: &mut dyn Session<S>,
+    request: &[u8],
+    state: &mut S,
+) -> Option<Box<Served>> {
+    set.stats.srms += 1;
+    match caught(set, key, |cx| session.on_request(request, cx, state).map_err(failed)) {
+        Ok(()) if set.halt == Halt::No => None,
+        handled => Some(stopped(handled, Pass::Halted)),
+    }
+}
+
+/// What was read is any number of frames, or a part of one. Tells if something unusual comes of them.
+#[inline(never)]
+fn frames<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    plan: &Plan,
+    session: &mut dyn Session<S>,
+    bytes: &[u8],
+    state: &mut S,
+) -> Option<Box<Served>> {
+    let mut frames = Frames::new(&plan.framing, bytes, set.limits.messages_per_visit);
+    let mut handled = caught(set, key, |cx| session.on_frames(&mut frames, cx, state));
+    if handled.is_ok() && !frames.is_unusual() {
+        return None;
+    }
+    let now_ns = set.now_ns();
+    if let Some(Slot { source: Source::Client(client), .. }) = set.slots.get_mut(key.index as usize) {
+        handled = handled.and_then(|()| keep_rest(client, &frames, &mut set.pool, now_ns));
+    }
+    Some(match frames.pass {
+        Some(pass) => stopped(handled, pass),
+        None if handled.is_ok() => Box::new(Served::Handled),
+        None => stopped(handled, Pass::Halted),
+    })
+}
+
+#[cold]
+fn stopped(handled: Outcome<()>, pass: Pass) -> Box<Served> {
+    Box::new(match handled {
+        Ok(()) => Served::Stopped(pass),
+        Err(cause) => Served::Failed(cause),
+    })
 }
 
 /// Visits a client that was served in part.

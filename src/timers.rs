@@ -105,6 +105,8 @@ pub(crate) struct Timers<S> {
     serial: u32,
     /// When the timerfd will fire; 0 when it is not armed.
     armed_ns: u64,
+    /// Never read: edge-triggered, each time that it is armed anew it fires anew.
+    fd: OwnedFd,
     due: Vec<(Owner, u32, u64)>,
     drain: Option<TimerKey>,
 }
@@ -132,18 +134,19 @@ impl<S> Places for Owners<'_, S> {
 }
 
 impl<S> Timers<S> {
-    pub(crate) fn new() -> Timers<S> {
+    pub(crate) fn new() -> io::Result<Timers<S>> {
         let clock =
             Clock { epoch: Instant::now(), epoch_ns: sys::time::monotonic_ns(), now_ns: 0, in_turn: false };
-        Timers {
+        Ok(Timers {
             clock,
             heap: Heap::default(),
             timers: Slab::new(),
             serial: 0,
             armed_ns: 0,
+            fd: sys::time::timerfd()?,
             due: Vec::new(),
             drain: None,
-        }
+        })
     }
 
     fn add(&mut self, slots: &mut Slab<Slot<S>>, due_ns: u64, task: Task<S>) -> TimerKey {
@@ -186,30 +189,23 @@ impl<S> Timers<S> {
     /// Arms the timerfd for the earliest deadline. One that has moved further away is let come: that is a wake-up
     /// too many now and then, and no system call for every deadline that is put off.
     #[inline]
-    pub(crate) fn arm(&mut self, timer: BorrowedFd<'_>) -> io::Result<()> {
+    pub(crate) fn arm(&mut self) -> io::Result<()> {
         match self.heap.first_ns() {
-            Some(first_ns) if self.armed_ns == 0 || first_ns < self.armed_ns => {
-                sys::time::timerfd_arm(timer, first_ns)?;
-                self.armed_ns = first_ns;
-                Ok(())
-            }
+            Some(first_ns) if self.armed_ns == 0 || first_ns < self.armed_ns => self.arm_for(first_ns),
             _ => Ok(()),
         }
     }
-}
 
-/// The timerfd. It is never read: edge-triggered, each time that it is armed anew it fires anew.
-pub(crate) struct TimerFd(OwnedFd);
-
-impl TimerFd {
-    pub(crate) fn new() -> io::Result<TimerFd> {
-        sys::time::timerfd().map(TimerFd)
+    #[cold]
+    fn arm_for(&mut self, first_ns: u64) -> io::Result<()> {
+        sys::time::timerfd_arm(self.fd.as_fd(), first_ns)?;
+        self.armed_ns = first_ns;
+        Ok(())
     }
-}
 
-impl AsFd for TimerFd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+    /// To be watched.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
