@@ -34,7 +34,7 @@ use crate::{
 pub struct Reactor<S> {
     set: PollSet<S>,
     events: Events,
-    /// What was in the ready list when this round began.
+    /// What this round is made of: empty between turns.
     round: Vec<Key>,
     /// What arrives is read in here first.
     scratch: Vec<u8>,
@@ -162,7 +162,7 @@ impl<S> Reactor<S> {
         if !self.ended(state) {
             self.wait(timeout)?;
             self.note_edges(state);
-            if !self.set.ready.is_empty() {
+            if !self.round.is_empty() {
                 self.round(state);
             }
             self.ended(state);
@@ -208,11 +208,14 @@ impl<S> Reactor<S> {
         Ok(())
     }
 
-    /// Turns the kernel's edges into entries of the ready list. A client that would leave the list at once is served on the
-    /// spot instead.
+    /// Begins a round: what is in the ready list is part of it, and so are the kernel's edges. A client that would leave the
+    /// list at once is served on the spot instead.
     fn note_edges(&mut self, state: &mut S) {
         self.make_room();
-        let Reactor { set, events, scratch, .. } = self;
+        let Reactor { set, events, round, scratch, .. } = self;
+        if !set.ready.is_empty() {
+            mem::swap(round, &mut set.ready);
+        }
         set.serves = set.phase == Phase::Running
             && set.watch.is_none()
             && !log_enabled!(target: "ipc_reactor", Level::Trace);
@@ -220,7 +223,7 @@ impl<S> Reactor<S> {
             set.stats.events += 1;
             let key = Key::from_token(event.token());
             if !(Ready::is_just_readable(event) && set.serves && srm::serve(set, key, scratch, state)) {
-                note_edge(set, key, Ready::of(event));
+                note_edge(set, round, key, Ready::of(event));
             }
             if !set.dead.is_empty() {
                 bury(set, state);
@@ -228,11 +231,8 @@ impl<S> Reactor<S> {
         }
     }
 
-    /// Visits what was in the ready list when the round began; what is not done with then comes after what has
-    /// become ready since.
+    /// Visits what the round is made of; what is not done with then comes after what has become ready since.
     fn round(&mut self, state: &mut S) {
-        self.round.clear();
-        mem::swap(&mut self.round, &mut self.set.ready);
         for at in 0..self.round.len() {
             // Somebody may have asked for more since the last visit.
             self.make_room();
@@ -250,6 +250,7 @@ impl<S> Reactor<S> {
                 break;
             }
         }
+        self.round.clear();
     }
 
     fn make_room(&mut self) {
@@ -296,9 +297,11 @@ impl<S> Reactor<S> {
 }
 
 #[cold]
-fn note_edge<S>(set: &mut PollSet<S>, key: Key, ready: Ready) {
-    if !set.mark_ready(key, ready) {
-        set.stats.stale_events += 1;
+fn note_edge<S>(set: &mut PollSet<S>, round: &mut Vec<Key>, key: Key, ready: Ready) {
+    match set.note(key, ready) {
+        Some(true) => round.push(key),
+        Some(false) => {}
+        None => set.stats.stale_events += 1,
     }
     if set.watch.is_some() {
         set.observe_edge(key, ready);

@@ -217,21 +217,24 @@ impl<S> PollSet<S> {
     }
 
     /// Notes edges, and puts their source into the ready list.
-    #[inline]
     pub(crate) fn mark_ready(&mut self, key: Key, ready: Ready) -> bool {
-        let Some(slot) = self.slots.get_mut(key.index as usize) else { return false };
-        if slot.serial != key.serial {
-            return false;
-        }
-        slot.ready |= ready;
-        if !slot.queued {
-            slot.queued = true;
-            self.ready.push(key);
-            if let Some(watch) = &mut self.watch {
-                watch.queued(key);
-            }
+        match self.note(key, ready) {
+            Some(true) => self.ready.push(key),
+            Some(false) => {}
+            None => return false,
         }
         true
+    }
+
+    /// Notes edges. `None`: the source is gone; true: it is not in a list yet, and the caller puts it into one.
+    pub(crate) fn note(&mut self, key: Key, ready: Ready) -> Option<bool> {
+        let slot = self.slots.get_mut(key.index as usize).filter(|slot| slot.serial == key.serial)?;
+        slot.ready |= ready;
+        let queued = mem::replace(&mut slot.queued, true);
+        if !queued && let Some(watch) = &mut self.watch {
+            watch.queued(key);
+        }
+        Some(!queued)
     }
 
     /// Takes a source out of its slot, to be visited, with the edges that it has not used up.

@@ -68,7 +68,7 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
     mem::forget(client.session.replace(session));
     client.active_ns = now_ns;
     if let Some(served) = unusual {
-        return go_on(set, key, *served, scratch, state);
+        return go_on(set, key, served, scratch, state);
     }
     if let Some(bytes) = set.out.plain_bytes() {
         if bytes.is_empty() {
@@ -95,7 +95,7 @@ fn one_frame<S>(
     session: &mut dyn Session<S>,
     request: &[u8],
     state: &mut S,
-) -> Option<Box<Served>> {
+) -> Option<Served> {
     set.stats.srms += 1;
     match caught(set, key, |cx| session.on_request(request, cx, state).map_err(failed)) {
         Ok(()) if set.halt == Halt::No => None,
@@ -112,7 +112,7 @@ fn frames<S>(
     session: &mut dyn Session<S>,
     bytes: &[u8],
     state: &mut S,
-) -> Option<Box<Served>> {
+) -> Option<Served> {
     let mut frames = Frames::new(&plan.framing, bytes, set.limits.messages_per_visit);
     let mut handled = caught(set, key, |cx| session.on_frames(&mut frames, cx, state));
     if handled.is_ok() && !frames.is_unusual() {
@@ -124,17 +124,17 @@ fn frames<S>(
     }
     Some(match frames.pass {
         Some(pass) => stopped(handled, pass),
-        None if handled.is_ok() => Box::new(Served::Handled),
+        None if handled.is_ok() => Served::Handled,
         None => stopped(handled, Pass::Halted),
     })
 }
 
 #[cold]
-fn stopped(handled: Outcome<()>, pass: Pass) -> Box<Served> {
-    Box::new(match handled {
+fn stopped(handled: Outcome<()>, pass: Pass) -> Served {
+    match handled {
         Ok(()) => Served::Stopped(pass),
         Err(cause) => Served::Failed(cause),
-    })
+    }
 }
 
 /// Visits a client that was served in part.
