@@ -382,6 +382,18 @@ pub(crate) fn arm_deadline<S>(set: &mut PollSet<S>, key: Key, client: &Client<S>
     }
 }
 
+/// From now on it matters when a client was last active. Without an idle deadline nobody has looked at the clock for that.
+pub(crate) fn begin_idling<S>(set: &mut PollSet<S>) {
+    let now_ns = set.now_ns();
+    for (_, slot) in &mut set.slots {
+        if let Slot { source: Source::Client(client), .. } = slot
+            && client.is_open()
+        {
+            client.active_ns = now_ns;
+        }
+    }
+}
+
 /// A deadline in the heap has come: the client's time is up, or it is put off.
 pub(crate) fn deadline_due<S>(set: &mut PollSet<S>, key: Key, now_ns: u64) {
     let Some(Source::Client(client)) = set.source(key) else { return };

@@ -38,6 +38,19 @@ impl<S> PollSet<S> {
         self.plan_of(key).map(|plan| plan.framing.clone())
     }
 
+    /// The session of a client on a stream is about to run, while the client stays in its slot.
+    #[inline]
+    pub(crate) fn begin_answering(&mut self, key: Key) {
+        self.current = Some(key);
+        self.answering = Answering::Stream;
+    }
+
+    #[inline]
+    pub(crate) fn end_answering(&mut self) {
+        self.current = None;
+        self.answering = Answering::Nobody;
+    }
+
     /// Appends a reply to what the running session's client is to be sent.
     #[inline]
     pub(crate) fn reply(&mut self, bytes: &[u8]) -> io::Result<()> {

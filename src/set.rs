@@ -383,6 +383,9 @@ impl<S> PollSet<S> {
 
     /// Puts other limits in force, from now on: what exceeds them already stays.
     pub fn set_limits(&mut self, limits: Limits) {
+        if limits.idle.is_some() && self.limits.idle.is_none() {
+            client::begin_idling(self);
+        }
         self.reply_room = limits.output_high_water.min(limits.output_max);
         self.limits = limits;
         if self.has_records {

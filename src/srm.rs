@@ -5,10 +5,13 @@
 
 use std::mem;
 
+use slab::Slab;
+
 use crate::{
-    Cause, Drain, HalfClose, Key, PollSet, Session, TimerKey,
+    Cause, Drain, HalfClose, Key, PollSet, Session, Stats, TimerKey,
+    buffer::Buffer,
     cause::Outcome,
-    client::{Client, Ending, Plan, account, arm_deadline},
+    client::{Client, Ending, account, arm_deadline},
     connect,
     guard::{caught, guarded},
     intake::{Budget, Frames, Pass, Read, Work, failed, keep_rest, pump},
@@ -31,6 +34,16 @@ pub(crate) enum Served {
     Failed(Box<Cause>),
 }
 
+impl Served {
+    #[cold]
+    fn after(handled: Outcome<()>, pass: Option<Pass>) -> Served {
+        match handled {
+            Ok(()) => pass.map_or(Served::Handled, Served::Stopped),
+            Err(cause) => Served::Failed(cause),
+        }
+    }
+}
+
 /// Serves a client that there is something to read from, if nothing about it is unusual: one read that is short, whole frames,
 /// one send. That is most of what ever happens, and leaves nothing to be remembered: such a client goes past the ready list,
 /// and stays in its slot. Only its session is taken out while it runs. Whatever turns out otherwise is left to [`visit`].
@@ -49,92 +62,77 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
         Ok(count) if (1..scratch.len()).contains(&count) => count,
         unusual => return go_on(set, key, Served::Read(unusual.into()), scratch, state),
     };
-    let bytes = &scratch[..count];
-    let framing = (client.plan.framing.known_size(count) != Some(count)).then(|| client.plan.clone());
-    let Some(mut session) = client.session.take() else { return false };
     set.stats.bytes_in += count as u64;
-    (set.current, set.answering) = (Some(key), Answering::Stream);
-    let unusual = match framing {
-        None => one_frame(set, key, &mut *session, bytes, state),
-        Some(plan) => frames(set, key, &plan, &mut *session, bytes, state),
-    };
-    (set.current, set.answering) = (None, Answering::Nobody);
-
-    let now_ns = set.now_ns();
-    let Some(Slot { source: Source::Client(client), .. }) = set.slots.get_mut(key.index as usize) else {
-        unreachable!("a client stays in its slot while its session runs");
-    };
-    // What is replaced is `None`, which needs no drop.
-    mem::forget(client.session.replace(session));
-    client.active_ns = now_ns;
-    if let Some(served) = unusual {
-        return go_on(set, key, served, scratch, state);
+    if client.plan.framing.known_size(count) != Some(count) {
+        return serve_frames(set, key, count, scratch, state);
     }
-    if let Some(bytes) = set.out.plain_bytes() {
-        if bytes.is_empty() {
-            return true;
-        }
-        let Ok(sent) = socket::send(client.fd(), bytes) else {
-            return go_on(set, key, Served::Handled, scratch, state);
-        };
-        set.stats.bytes_out += sent as u64;
-        if sent == bytes.len() {
-            set.out.consume_plain();
-            return true;
-        }
-        set.out.consume(sent);
-    }
-    go_on(set, key, Served::Handled, scratch, state)
-}
-
-/// What was read is one frame. Tells if something unusual comes of it.
-#[inline(always)]
-fn one_frame<S>(
-    set: &mut PollSet<S>,
-    key: Key,
-    session: &mut dyn Session<S>,
-    request: &[u8],
-    state: &mut S,
-) -> Option<Served> {
+    let Some(mut session) = client.session.take() else { return false };
     set.stats.srms += 1;
-    match caught(set, key, |cx| session.on_request(request, cx, state).map_err(failed)) {
-        Ok(()) if set.halt == Halt::No => None,
-        handled => Some(stopped(handled, Pass::Halted)),
+    set.begin_answering(key);
+    let handled = caught(set, key, |cx| session.on_request(&scratch[..count], cx, state).map_err(failed));
+    set.end_answering();
+    let client = return_session(&mut set.slots, key, session);
+    if set.limits.idle.is_some() {
+        client.active_ns = set.timers.clock.now_ns();
     }
+    if handled.is_ok() && set.halt == Halt::No {
+        if answer(client, &mut set.out, &mut set.stats) {
+            return true;
+        }
+        return go_on(set, key, Served::Handled, scratch, state);
+    }
+    go_on(set, key, Served::after(handled, Some(Pass::Halted)), scratch, state)
 }
 
-/// What was read is any number of frames, or a part of one. Tells if something unusual comes of them.
+/// [`serve`], where what was read is any number of frames, or a part of one.
 #[inline(never)]
-fn frames<S>(
-    set: &mut PollSet<S>,
-    key: Key,
-    plan: &Plan,
-    session: &mut dyn Session<S>,
-    bytes: &[u8],
-    state: &mut S,
-) -> Option<Served> {
-    let mut frames = Frames::new(&plan.framing, bytes, set.limits.messages_per_visit);
+fn serve_frames<S>(set: &mut PollSet<S>, key: Key, count: usize, scratch: &mut [u8], state: &mut S) -> bool {
+    let Some(Source::Client(client)) = set.slot(key).map(|slot| &mut slot.source) else { return true };
+    let Some(mut session) = client.session.take() else { return true };
+    let plan = client.plan.clone();
+    let mut frames = Frames::new(&plan.framing, &scratch[..count], set.limits.messages_per_visit);
+    set.begin_answering(key);
     let mut handled = caught(set, key, |cx| session.on_frames(&mut frames, cx, state));
-    if handled.is_ok() && !frames.is_unusual() {
-        return None;
-    }
+    set.end_answering();
     let now_ns = set.now_ns();
-    if let Some(Slot { source: Source::Client(client), .. }) = set.slots.get_mut(key.index as usize) {
-        handled = handled.and_then(|()| keep_rest(client, &frames, &mut set.pool, now_ns));
+    let client = return_session(&mut set.slots, key, session);
+    client.active_ns = now_ns;
+    if handled.is_ok() && !frames.is_unusual() && answer(client, &mut set.out, &mut set.stats) {
+        return true;
     }
-    Some(match frames.pass {
-        Some(pass) => stopped(handled, pass),
-        None if handled.is_ok() => Served::Handled,
-        None => stopped(handled, Pass::Halted),
-    })
+    handled = handled.and_then(|()| keep_rest(client, &frames, &mut set.pool, now_ns));
+    let served = Served::after(handled, frames.pass);
+    go_on(set, key, served, scratch, state)
 }
 
-#[cold]
-fn stopped(handled: Outcome<()>, pass: Pass) -> Served {
-    match handled {
-        Ok(()) => Served::Stopped(pass),
-        Err(cause) => Served::Failed(cause),
+/// Puts a session back to its client, which has stayed in its slot.
+#[inline(always)]
+fn return_session<S>(slots: &mut Slab<Slot<S>>, key: Key, session: Box<dyn Session<S>>) -> &mut Client<S> {
+    match slots.get_mut(key.index as usize) {
+        Some(Slot { source: Source::Client(client), .. }) => {
+            // What is replaced is `None`, which needs no drop.
+            mem::forget(client.session.replace(session));
+            client
+        }
+        _ => unreachable!("a client whose session runs is not taken out of its slot"),
     }
+}
+
+/// Sends all replies, if there are any and the socket takes them at once.
+#[inline(always)]
+fn answer<S>(client: &Client<S>, out: &mut Buffer, stats: &mut Stats) -> bool {
+    let Some(bytes) = out.plain_bytes() else { return false };
+    if bytes.is_empty() {
+        return true;
+    }
+    let Ok(sent) = socket::send(client.fd(), bytes) else { return false };
+    stats.bytes_out += sent as u64;
+    if sent < bytes.len() {
+        out.consume(sent);
+        return false;
+    }
+    out.consume_plain();
+    true
 }
 
 /// Visits a client that was served in part.
