@@ -50,11 +50,19 @@ impl Buffer {
         }
     }
 
-    /// All of the [`plain_bytes`](Buffer::plain_bytes) are gone.
-    #[inline]
-    pub(crate) fn consume_plain(&mut self) {
-        debug_assert!(self.attached.is_empty());
-        (self.start, self.end) = (0, 0);
+    /// Puts `bytes` before all that waits.
+    ///
+    /// # Errors
+    /// `OutOfMemory`; then nothing has changed.
+    pub(crate) fn prepend(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let len = self.len();
+        self.extend(bytes)?;
+        self.data[self.start..self.end].rotate_right(bytes.len());
+        debug_assert_eq!(self.len(), len + bytes.len());
+        for attached in &mut self.attached {
+            attached.at += bytes.len() as u64;
+        }
+        Ok(())
     }
 
     #[inline]
@@ -161,6 +169,45 @@ impl Buffer {
         }
         (self.start, self.end) = (0, len);
         Ok(())
+    }
+}
+
+/// The replies that are, one behind the other, a piece of what was read: they are sent from there, and never copied.
+#[derive(Debug, Default)]
+pub(crate) struct Echo {
+    /// Addresses; they are only compared, and turned back into places.
+    start: usize,
+    end: usize,
+}
+
+impl Echo {
+    /// Nothing is echoed yet of what was read, which begins with these bytes.
+    #[inline]
+    pub(crate) fn of(read: &[u8]) -> Echo {
+        let start = read.as_ptr().addr();
+        Echo { start, end: start }
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Takes a reply that continues the echo, and makes it no longer than `most`.
+    #[inline]
+    pub(crate) fn extend(&mut self, reply: &[u8], most: usize) -> bool {
+        // Where a slice begins within a piece of memory, it also ends there.
+        let continues = reply.as_ptr().addr() == self.end && self.len() + reply.len() <= most;
+        if continues {
+            self.end += reply.len();
+        }
+        continues
+    }
+
+    /// The echo's bytes in what was read.
+    #[inline]
+    pub(crate) fn bytes<'a>(&self, read: &'a [u8]) -> &'a [u8] {
+        read.get(..self.len()).unwrap_or_default()
     }
 }
 

@@ -117,7 +117,7 @@ impl<S> ClientHandle<'_, S> {
     /// How many bytes wait to be sent to it.
     pub fn unsent(&self) -> usize {
         if self.set.is_current(self.key) {
-            return self.set.out.len();
+            return self.set.unsent();
         }
         match self.set.source(self.key) {
             Some(Source::Client(client)) => client.output.as_ref().map_or(0, |output| output.len()),

@@ -1,7 +1,7 @@
 //! What is to be sent: the running session's replies, and what anybody sends to any client.
 
 use std::{
-    io,
+    io, mem,
     os::fd::{AsRawFd, OwnedFd},
     rc::Rc,
 };
@@ -10,7 +10,7 @@ use mio::unix::SourceFd;
 
 use crate::{
     Cause, Framing, Key, Limit, PollSet, SlowConsumer,
-    buffer::Buffer,
+    buffer::{Buffer, Echo},
     cause::Outcome,
     client::{Client, Plan, interest},
     context::not_connected,
@@ -40,20 +40,31 @@ impl<S> PollSet<S> {
 
     /// The session of a client on a stream is about to run, while the client stays in its slot.
     #[inline]
-    pub(crate) fn begin_answering(&mut self, key: Key) {
+    pub(crate) fn begin_answering(&mut self, key: Key, read: &[u8]) {
+        self.echo = Echo::of(read);
         self.current = Some(key);
         self.answering = Answering::Stream;
     }
 
+    /// The session has run. Returns what of its replies echoes what was read.
     #[inline]
-    pub(crate) fn end_answering(&mut self) {
+    pub(crate) fn end_answering<'a>(&mut self, read: &'a [u8]) -> &'a [u8] {
         self.current = None;
         self.answering = Answering::Nobody;
+        mem::take(&mut self.echo).bytes(read)
+    }
+
+    /// How many bytes wait for the client whose session runs.
+    pub(crate) fn unsent(&self) -> usize {
+        self.echo.len() + self.out.len()
     }
 
     /// Appends a reply to what the running session's client is to be sent.
     #[inline]
     pub(crate) fn reply(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.out.is_empty() && self.echo.extend(bytes, self.reply_room) {
+            return Ok(());
+        }
         // One question to answer most replies: is there a stream, and room?
         if self.answering == Answering::Stream && self.out.extend_within(bytes, self.reply_room) {
             return Ok(());
@@ -68,8 +79,9 @@ impl<S> PollSet<S> {
             answering => answering == Answering::Records,
         };
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        if self.out.len() + bytes > self.reply_room {
-            if self.out.len() + bytes > self.limits.output_max {
+        let unsent = self.unsent() + bytes;
+        if unsent > self.reply_room {
+            if unsent > self.limits.output_max {
                 return Err(self.refuse_output());
             }
             if self.halt == Halt::No {
@@ -91,7 +103,7 @@ impl<S> PollSet<S> {
         // Room first: what is attached must not be left without its byte.
         let current = self.is_current(key);
         let waits =
-            if current { self.out.len() } else { self.output_of(key).map_or(0, |output| output.len()) };
+            if current { self.unsent() } else { self.output_of(key).map_or(0, |output| output.len()) };
         if waits + bytes + 4 > self.limits.output_max {
             return Err(self.refuse_output());
         }

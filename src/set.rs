@@ -14,7 +14,7 @@ use slab::Slab;
 
 use crate::{
     Cause, Datagram, Framing, Key, Limit, Limits, Session, Stats, VisitEnd,
-    buffer::{Buffer, Pool},
+    buffer::{Buffer, Echo, Pool},
     children::{Exit, Reaper},
     client::{self, Plan},
     closing::is_drainable,
@@ -95,6 +95,8 @@ pub struct PollSet<S> {
     pub(crate) has_records: bool,
     /// What the client being visited is to be sent.
     pub(crate) out: Buffer,
+    /// What that client is to be sent before `out`.
+    pub(crate) echo: Echo,
     /// Plain clients may be served past the ready list: nothing goes on that every visit must know of.
     pub(crate) serves: bool,
     /// Where replies go.
@@ -142,6 +144,7 @@ impl<S> PollSet<S> {
             read_room,
             has_records: false,
             out: Buffer::default(),
+            echo: Echo::default(),
             serves: false,
             answering: Answering::Nobody,
             reply_room: limits.output_high_water.min(limits.output_max),

@@ -3,7 +3,7 @@
 //! A visit sends what waits, reads until there is proof that nothing is left or until its budget is spent, hands
 //! every whole frame to the session (`intake.rs`), and sends all the replies at once (`output.rs`).
 
-use std::mem;
+use std::{io, mem};
 
 use slab::Slab;
 
@@ -25,23 +25,13 @@ use crate::{
 pub(crate) enum Served {
     /// Nothing has been done.
     Not,
-    /// All there was has been handled; what is left is not to be read.
+    /// All there was has been read, and handled unless the handler has stopped that.
     Handled,
-    /// All there was has been read; a budget or the handler has stopped the handling.
-    Stopped(Pass),
+    /// All there was has been read; a budget has stopped the handling.
+    Spent,
     /// This was read, and is not plain.
     Read(Read),
     Failed(Box<Cause>),
-}
-
-impl Served {
-    #[cold]
-    fn after(handled: Outcome<()>, pass: Option<Pass>) -> Served {
-        match handled {
-            Ok(()) => pass.map_or(Served::Handled, Served::Stopped),
-            Err(cause) => Served::Failed(cause),
-        }
-    }
 }
 
 /// Serves a client that there is something to read from, if nothing about it is unusual: one read that is short, whole frames,
@@ -68,20 +58,24 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
     }
     let Some(mut session) = client.session.take() else { return false };
     set.stats.srms += 1;
-    set.begin_answering(key);
-    let handled = caught(set, key, |cx| session.on_request(&scratch[..count], cx, state).map_err(failed));
-    set.end_answering();
+    let read = &scratch[..count];
+    set.begin_answering(key, read);
+    let handled = caught(set, key, |cx| session.on_request(read, cx, state).map_err(failed));
+    let echoed = set.end_answering(read);
     let client = return_session(&mut set.slots, key, session);
     if set.limits.idle.is_some() {
         client.active_ns = set.timers.clock.now_ns();
     }
-    if handled.is_ok() && set.halt == Halt::No {
-        if answer(client, &mut set.out, &mut set.stats) {
-            return true;
-        }
-        return go_on(set, key, Served::Handled, scratch, state);
+    let done = match handled {
+        Ok(()) if set.halt == Halt::No => answer(client, echoed, &mut set.out, &mut set.stats),
+        Ok(()) => set.out.prepend(echoed).map(|()| false).map_err(unsendable),
+        Err(cause) => Err(cause),
+    };
+    match done {
+        Ok(true) => true,
+        Ok(false) => go_on(set, key, Served::Handled, scratch, state),
+        Err(cause) => go_on(set, key, Served::Failed(cause), scratch, state),
     }
-    go_on(set, key, Served::after(handled, Some(Pass::Halted)), scratch, state)
 }
 
 /// [`serve`], where what was read is any number of frames, or a part of one.
@@ -90,18 +84,26 @@ fn serve_frames<S>(set: &mut PollSet<S>, key: Key, count: usize, scratch: &mut [
     let Some(Source::Client(client)) = set.slot(key).map(|slot| &mut slot.source) else { return true };
     let Some(mut session) = client.session.take() else { return true };
     let plan = client.plan.clone();
-    let mut frames = Frames::new(&plan.framing, &scratch[..count], set.limits.messages_per_visit);
-    set.begin_answering(key);
-    let mut handled = caught(set, key, |cx| session.on_frames(&mut frames, cx, state));
-    set.end_answering();
+    let read = &scratch[..count];
+    let mut frames = Frames::new(&plan.framing, read, set.limits.messages_per_visit);
+    set.begin_answering(key, read);
+    let handled = caught(set, key, |cx| session.on_frames(&mut frames, cx, state));
+    let echoed = set.end_answering(read);
     let now_ns = set.now_ns();
     let client = return_session(&mut set.slots, key, session);
     client.active_ns = now_ns;
-    if handled.is_ok() && !frames.is_unusual() && answer(client, &mut set.out, &mut set.stats) {
-        return true;
-    }
-    handled = handled.and_then(|()| keep_rest(client, &frames, &mut set.pool, now_ns));
-    let served = Served::after(handled, frames.pass);
+    let done = match handled {
+        Ok(()) if !frames.is_unusual() => answer(client, echoed, &mut set.out, &mut set.stats),
+        Ok(()) => keep_rest(client, &frames, &mut set.pool, now_ns)
+            .and_then(|()| set.out.prepend(echoed).map(|()| false).map_err(unsendable)),
+        Err(cause) => Err(cause),
+    };
+    let served = match done {
+        Ok(true) => return true,
+        Ok(false) if frames.pass == Some(Pass::Budget) => Served::Spent,
+        Ok(false) => Served::Handled,
+        Err(cause) => Served::Failed(cause),
+    };
     go_on(set, key, served, scratch, state)
 }
 
@@ -118,21 +120,45 @@ fn return_session<S>(slots: &mut Slab<Slot<S>>, key: Key, session: Box<dyn Sessi
     }
 }
 
-/// Sends all replies, if there are any and the socket takes them at once.
+/// Sends all replies: those that echo what was read, then those that wait in the buffer. What the socket does not take at
+/// once is left in the buffer; then it answers false.
 #[inline(always)]
-fn answer<S>(client: &Client<S>, out: &mut Buffer, stats: &mut Stats) -> bool {
-    let Some(bytes) = out.plain_bytes() else { return false };
-    if bytes.is_empty() {
-        return true;
+fn answer<S>(client: &Client<S>, echoed: &[u8], out: &mut Buffer, stats: &mut Stats) -> Outcome<bool> {
+    if !out.is_empty() {
+        return answer_buffered(client, echoed, out, stats);
     }
-    let Ok(sent) = socket::send(client.fd(), bytes) else { return false };
+    if echoed.is_empty() {
+        return Ok(true);
+    }
+    // Why it may have failed, the general visit will see when it tries again.
+    let sent = socket::send(client.fd(), echoed).unwrap_or(0);
     stats.bytes_out += sent as u64;
-    if sent < bytes.len() {
-        out.consume(sent);
-        return false;
+    if sent < echoed.len() {
+        out.extend(&echoed[sent..]).map_err(unsendable)?;
+        return Ok(false);
     }
-    out.consume_plain();
-    true
+    Ok(true)
+}
+
+/// There is no memory for what the socket does not take.
+#[cold]
+fn unsendable(error: io::Error) -> Box<Cause> {
+    Box::new(Cause::Io(error))
+}
+
+#[inline(never)]
+fn answer_buffered<S>(
+    client: &Client<S>,
+    echoed: &[u8],
+    out: &mut Buffer,
+    stats: &mut Stats,
+) -> Outcome<bool> {
+    out.prepend(echoed).map_err(unsendable)?;
+    let Some(bytes) = out.plain_bytes() else { return Ok(false) };
+    let sent = socket::send(client.fd(), bytes).unwrap_or(0);
+    stats.bytes_out += sent as u64;
+    out.consume(sent);
+    Ok(out.is_empty())
 }
 
 /// Visits a client that was served in part.
@@ -167,10 +193,7 @@ pub(crate) fn visit<S>(
             return Visited::Closed(cause);
         }
         Served::Handled => left = Ready::NONE,
-        Served::Stopped(pass) => {
-            left = Ready::NONE;
-            spent = pass == Pass::Budget;
-        }
+        Served::Spent => (left, spent) = (Ready::NONE, true),
         Served::Not => {}
         Served::Read(read) => first = Some(read),
     }
