@@ -175,39 +175,45 @@ impl Buffer {
 /// The replies that are, one behind the other, a piece of what was read: they are sent from there, and never copied.
 #[derive(Debug, Default)]
 pub(crate) struct Echo {
-    /// Addresses; they are only compared, and turned back into places.
-    start: usize,
-    end: usize,
+    /// The address at which the next would begin; it is only compared. 0: there is none.
+    next: usize,
+    len: usize,
 }
 
 impl Echo {
-    /// Nothing is echoed yet of what was read, which begins with these bytes.
+    /// Nothing is echoed yet of what was read.
     #[inline]
     pub(crate) fn of(read: &[u8]) -> Echo {
-        let start = read.as_ptr().addr();
-        Echo { start, end: start }
+        Echo { next: read.as_ptr().addr(), len: 0 }
     }
 
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.end - self.start
+        self.len
     }
 
     /// Takes a reply that continues the echo, and makes it no longer than `most`.
     #[inline]
     pub(crate) fn extend(&mut self, reply: &[u8], most: usize) -> bool {
-        // Where a slice begins within a piece of memory, it also ends there.
-        let continues = reply.as_ptr().addr() == self.end && self.len() + reply.len() <= most;
+        // A slice that begins within what was read also ends there.
+        let len = self.len + reply.len();
+        let continues = reply.as_ptr().addr() == self.next && len <= most;
         if continues {
-            self.end += reply.len();
+            self.next += reply.len();
+            self.len = len;
         }
         continues
     }
 
+    /// What comes from now on comes from elsewhere.
+    pub(crate) fn end(&mut self) {
+        self.next = 0;
+    }
+
     /// The echo's bytes in what was read.
     #[inline]
-    pub(crate) fn bytes<'a>(&self, read: &'a [u8]) -> &'a [u8] {
-        read.get(..self.len()).unwrap_or_default()
+    pub(crate) fn bytes(self, read: &[u8]) -> &[u8] {
+        &read[..self.len]
     }
 }
 

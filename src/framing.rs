@@ -191,7 +191,7 @@ impl Framing {
         self.max.unwrap_or(default)
     }
 
-    /// How long the first of `length` bytes' messages is, where that is known without a look at them.
+    /// How long each message in `length` bytes is, where that is known without a look at them.
     #[inline]
     pub(crate) fn known_size(&self, length: usize) -> Option<usize> {
         match self.rule {

@@ -329,8 +329,9 @@ pub(crate) fn hand_over<S, T: Session<S> + ?Sized, const TOLD: bool>(
 ) -> Outcome<()> {
     let mut rest = frames.rest;
     let mut messages = frames.messages;
+    let known_size = frames.framing.known_size(rest.len());
     while !rest.is_empty() {
-        let next = match frames.framing.known_size(rest.len()) {
+        let next = match known_size {
             Some(size) => rest.split_at_checked(size),
             None => match frames.decode(rest, cx.set.limits.frame_max) {
                 Ok(next) => next,

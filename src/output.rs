@@ -62,9 +62,12 @@ impl<S> PollSet<S> {
     /// Appends a reply to what the running session's client is to be sent.
     #[inline]
     pub(crate) fn reply(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.out.is_empty() && self.echo.extend(bytes, self.reply_room) {
-            return Ok(());
-        }
+        if self.echo.extend(bytes, self.reply_room) { Ok(()) } else { self.reply_copied(bytes) }
+    }
+
+    #[inline(never)]
+    fn reply_copied(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.echo.end();
         // One question to answer most replies: is there a stream, and room?
         if self.answering == Answering::Stream && self.out.extend_within(bytes, self.reply_room) {
             return Ok(());
@@ -74,6 +77,7 @@ impl<S> PollSet<S> {
 
     /// Appends one reply, given in parts, to what the running session's client is to be sent.
     pub(crate) fn put_current(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        self.echo.end();
         let records = match self.answering {
             Answering::Nobody => return Err(not_connected()),
             answering => answering == Answering::Records,
@@ -107,6 +111,7 @@ impl<S> PollSet<S> {
         if waits + bytes + 4 > self.limits.output_max {
             return Err(self.refuse_output());
         }
+        self.echo.end();
         let output = if current { Some(&mut self.out) } else { self.output_of(key) };
         let Some(output) = output else { return Err(not_connected()) };
         output.reserve(bytes + 4)?;

@@ -3,7 +3,7 @@
 //! A visit sends what waits, reads until there is proof that nothing is left or until its budget is spent, hands
 //! every whole frame to the session (`intake.rs`), and sends all the replies at once (`output.rs`).
 
-use std::{io, mem};
+use std::mem;
 
 use slab::Slab;
 
@@ -66,16 +66,15 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
     if set.limits.idle.is_some() {
         client.active_ns = set.timers.clock.now_ns();
     }
-    let done = match handled {
-        Ok(()) if set.halt == Halt::No => answer(client, echoed, &mut set.out, &mut set.stats),
-        Ok(()) => set.out.prepend(echoed).map(|()| false).map_err(unsendable),
-        Err(cause) => Err(cause),
-    };
-    match done {
-        Ok(true) => true,
-        Ok(false) => go_on(set, key, Served::Handled, scratch, state),
-        Err(cause) => go_on(set, key, Served::Failed(cause), scratch, state),
+    let mut sent = 0;
+    if handled.is_ok() && set.halt == Halt::No {
+        match answer(client, echoed, &set.out, &mut set.stats) {
+            Ok(()) => return true,
+            Err(count) => sent = count,
+        }
     }
+    let served = leave_rest(client, handled, set.halt, &echoed[sent..], &mut set.out, &mut set.stats);
+    served.is_none_or(|served| go_on(set, key, served, scratch, state))
 }
 
 /// [`serve`], where what was read is any number of frames, or a part of one.
@@ -92,19 +91,22 @@ fn serve_frames<S>(set: &mut PollSet<S>, key: Key, count: usize, scratch: &mut [
     let now_ns = set.now_ns();
     let client = return_session(&mut set.slots, key, session);
     client.active_ns = now_ns;
-    let done = match handled {
-        Ok(()) if !frames.is_unusual() => answer(client, echoed, &mut set.out, &mut set.stats),
-        Ok(()) => keep_rest(client, &frames, &mut set.pool, now_ns)
-            .and_then(|()| set.out.prepend(echoed).map(|()| false).map_err(unsendable)),
-        Err(cause) => Err(cause),
-    };
-    let served = match done {
-        Ok(true) => return true,
-        Ok(false) if frames.pass == Some(Pass::Budget) => Served::Spent,
-        Ok(false) => Served::Handled,
-        Err(cause) => Served::Failed(cause),
-    };
-    go_on(set, key, served, scratch, state)
+    let mut sent = 0;
+    if handled.is_ok() && !frames.is_unusual() {
+        match answer(client, echoed, &set.out, &mut set.stats) {
+            Ok(()) => return true,
+            Err(count) => sent = count,
+        }
+    }
+    let handled = handled.and_then(|()| keep_rest(client, &frames, &mut set.pool, now_ns));
+    let served = leave_rest(client, handled, set.halt, &echoed[sent..], &mut set.out, &mut set.stats);
+    match served {
+        None if !frames.is_unusual() => true,
+        None | Some(Served::Handled) if frames.pass == Some(Pass::Budget) => {
+            go_on(set, key, Served::Spent, scratch, state)
+        }
+        served => go_on(set, key, served.unwrap_or(Served::Handled), scratch, state),
+    }
 }
 
 /// Puts a session back to its client, which has stayed in its slot.
@@ -120,45 +122,45 @@ fn return_session<S>(slots: &mut Slab<Slot<S>>, key: Key, session: Box<dyn Sessi
     }
 }
 
-/// Sends all replies: those that echo what was read, then those that wait in the buffer. What the socket does not take at
-/// once is left in the buffer; then it answers false.
+/// Sends the replies, if all of them echo what was read, from where they are. Otherwise answers how many bytes have left.
 #[inline(always)]
-fn answer<S>(client: &Client<S>, echoed: &[u8], out: &mut Buffer, stats: &mut Stats) -> Outcome<bool> {
+fn answer<S>(client: &Client<S>, echoed: &[u8], out: &Buffer, stats: &mut Stats) -> Result<(), usize> {
     if !out.is_empty() {
-        return answer_buffered(client, echoed, out, stats);
+        return Err(0);
     }
     if echoed.is_empty() {
-        return Ok(true);
+        return Ok(());
     }
-    // Why it may have failed, the general visit will see when it tries again.
+    // Why it may have failed, the visit will see that tries again.
     let sent = socket::send(client.fd(), echoed).unwrap_or(0);
     stats.bytes_out += sent as u64;
-    if sent < echoed.len() {
-        out.extend(&echoed[sent..]).map_err(unsendable)?;
-        return Ok(false);
-    }
-    Ok(true)
+    if sent == echoed.len() { Ok(()) } else { Err(sent) }
 }
 
-/// There is no memory for what the socket does not take.
-#[cold]
-fn unsendable(error: io::Error) -> Box<Cause> {
-    Box::new(Cause::Io(error))
-}
-
+/// What is left of a service on the spot: replies that wait, or a fault. Sends what the socket takes at once, and leaves the
+/// rest in the buffer. `None`: there is nothing left.
 #[inline(never)]
-fn answer_buffered<S>(
+fn leave_rest<S>(
     client: &Client<S>,
+    handled: Outcome<()>,
+    halt: Halt,
     echoed: &[u8],
     out: &mut Buffer,
     stats: &mut Stats,
-) -> Outcome<bool> {
-    out.prepend(echoed).map_err(unsendable)?;
-    let Some(bytes) = out.plain_bytes() else { return Ok(false) };
-    let sent = socket::send(client.fd(), bytes).unwrap_or(0);
-    stats.bytes_out += sent as u64;
-    out.consume(sent);
-    Ok(out.is_empty())
+) -> Option<Served> {
+    if let Err(cause) = handled.and_then(|()| out.prepend(echoed).map_err(|e| Cause::Io(e).into())) {
+        return Some(Served::Failed(cause));
+    }
+    if halt != Halt::No {
+        return Some(Served::Handled);
+    }
+    let Some(bytes) = out.plain_bytes() else { return Some(Served::Handled) };
+    if !bytes.is_empty() {
+        let sent = socket::send(client.fd(), bytes).unwrap_or(0);
+        stats.bytes_out += sent as u64;
+        out.consume(sent);
+    }
+    (!out.is_empty()).then_some(Served::Handled)
 }
 
 /// Visits a client that was served in part.
