@@ -2,7 +2,7 @@
 //!
 //! The buffers belong to the reactor. A client holds one only while something of its own waits.
 
-use std::{collections::VecDeque, io, os::fd::OwnedFd};
+use std::{collections::VecDeque, io, mem, os::fd::OwnedFd};
 
 use crate::descriptors::Attached;
 
@@ -210,10 +210,11 @@ impl Echo {
         self.next = 0;
     }
 
-    /// The echo's bytes in what was read.
+    /// The echo's bytes in what was read, and no echo any more.
     #[inline]
-    pub(crate) fn bytes(self, read: &[u8]) -> &[u8] {
-        &read[..self.len]
+    pub(crate) fn take<'a>(&mut self, read: &'a [u8]) -> &'a [u8] {
+        self.next = 0;
+        &read[..mem::take(&mut self.len)]
     }
 }
 

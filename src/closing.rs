@@ -29,13 +29,14 @@ impl<S> PollSet<S> {
             return false;
         }
         let now_ns = self.now_ns();
+        let runs = self.runs(key);
         let Some(slot) = self.slots.get_mut(key.index as usize).filter(|slot| slot.serial == key.serial)
         else {
             return false;
         };
         match &mut slot.source {
             // Its handler runs, whether it was taken out of its slot alone or with its client.
-            Source::Running | Source::Client(_) if self.current == Some(key) => {
+            Source::Running | Source::Client(_) if runs => {
                 if self.halt != Halt::Abort {
                     self.halt = how;
                 }

@@ -22,6 +22,9 @@ pub struct Key {
 }
 
 impl Key {
+    /// Nobody's: a slab's last index is never reached.
+    pub(crate) const NONE: Key = Key { index: u32::MAX, serial: u32::MAX };
+
     pub(crate) fn token(self) -> Token {
         Token((self.serial as usize) << 32 | self.index as usize)
     }

@@ -304,14 +304,13 @@ pub(crate) struct Watch {
 
 impl Watch {
     fn new() -> Watch {
-        let nobody = Key { index: u32::MAX, serial: u32::MAX };
         Watch {
             watchers: Vec::new(),
             detail: Detail::Visits,
             now_ns: sys::time::monotonic_ns(),
             turn_ns: 0,
             visit_ns: 0,
-            who: Who { key: nobody, fd: None, kind: SourceKind::Open },
+            who: Who { key: Key::NONE, fd: None, kind: SourceKind::Open },
             queued_ns: Vec::new(),
         }
     }

@@ -1,7 +1,7 @@
 //! What is to be sent: the running session's replies, and what anybody sends to any client.
 
 use std::{
-    io, mem,
+    io,
     os::fd::{AsRawFd, OwnedFd},
     rc::Rc,
 };
@@ -23,7 +23,12 @@ use crate::{
 impl<S> PollSet<S> {
     /// Whether `key` is the client whose session runs.
     pub(crate) fn is_current(&self, key: Key) -> bool {
-        self.answering != Answering::Nobody && self.current == Some(key)
+        self.answering != Answering::Nobody && self.current == key
+    }
+
+    /// Whether `key` is the source whose handler runs, whether that was taken out of its slot alone or with its source.
+    pub(crate) fn runs(&self, key: Key) -> bool {
+        self.is_current(key) || self.current == key && matches!(self.source(key), Some(Source::Running))
     }
 
     pub(crate) fn plan_of(&self, key: Key) -> Option<&Rc<Plan>> {
@@ -42,16 +47,15 @@ impl<S> PollSet<S> {
     #[inline]
     pub(crate) fn begin_answering(&mut self, key: Key, read: &[u8]) {
         self.echo = Echo::of(read);
-        self.current = Some(key);
+        self.current = key;
         self.answering = Answering::Stream;
     }
 
     /// The session has run. Returns what of its replies echoes what was read.
     #[inline]
     pub(crate) fn end_answering<'a>(&mut self, read: &'a [u8]) -> &'a [u8] {
-        self.current = None;
         self.answering = Answering::Nobody;
-        mem::take(&mut self.echo).bytes(read)
+        self.echo.take(read)
     }
 
     /// How many bytes wait for the client whose session runs.

@@ -321,7 +321,7 @@ pub(crate) fn check<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> bool {
         Level::Warn,
         format_args!("queue {key} was unlinked: nobody can open it by name any more"),
     );
-    let timers = set.current.replace(key);
+    let timers = mem::replace(&mut set.current, key);
     if let Source::Queue(source) = &mut source
         && let Some(handler) = &mut source.handler
         && let Err(cause) = guarded(set, key, |cx| handler.on_unlinked(cx, state))

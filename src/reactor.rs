@@ -344,7 +344,7 @@ fn bury<S>(set: &mut PollSet<S>, state: &mut S) {
         if matches!(handler, DeadHandler::Session(_)) {
             report(set, key, "client", &cause);
         }
-        set.current = Some(key);
+        set.current = key;
         let buried = guarded(set, key, |cx| {
             match handler {
                 DeadHandler::Session(mut session) => session.on_close(&cause, cx, state),
@@ -362,7 +362,7 @@ fn bury<S>(set: &mut PollSet<S>, state: &mut S) {
             }
             Ok(())
         });
-        set.current = None;
+        set.current = Key::NONE;
         set.take_halt();
         if let Err(cause) = buried {
             report(set, key, "on_close of", &cause);

@@ -106,7 +106,8 @@ pub struct PollSet<S> {
     /// What the client being visited has passed, and its session not taken yet.
     pub(crate) descriptors: VecDeque<OwnedFd>,
     pub(crate) pool: Pool,
-    pub(crate) current: Option<Key>,
+    /// Whose handler runs. (For a client that stays in its slot it counts only while it is being answered.)
+    pub(crate) current: Key,
     pub(crate) halt: Halt,
     /// What is known of the client whose session runs, if it was taken out of its slot.
     pub(crate) running: Option<Rc<Plan>>,
@@ -150,7 +151,7 @@ impl<S> PollSet<S> {
             reply_room: limits.output_high_water.min(limits.output_max),
             descriptors: VecDeque::new(),
             pool: Pool::default(),
-            current: None,
+            current: Key::NONE,
             halt: Halt::No,
             running: None,
             receiving: None,
@@ -246,13 +247,13 @@ impl<S> PollSet<S> {
         slot.queued = false;
         let ready = mem::take(&mut slot.ready);
         let source = mem::replace(&mut slot.source, Source::Running);
-        self.current = Some(key);
+        self.current = key;
         Some((source, ready))
     }
 
     /// Puts a source back after its visit, or buries it.
     pub(crate) fn put_back(&mut self, key: Key, source: Source<S>, visited: Visited) -> VisitEnd {
-        self.current = None;
+        self.current = Key::NONE;
         let slot = &mut self.slots[key.index as usize];
         debug_assert_eq!(slot.serial, key.serial, "a slot is not freed while its source runs");
         let (end, left) = match visited {

@@ -66,13 +66,14 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
     if set.limits.idle.is_some() {
         client.active_ns = set.timers.clock.now_ns();
     }
-    let mut sent = 0;
-    if handled.is_ok() && set.halt == Halt::No {
+    let sent = if set.halt == Halt::No && handled.is_ok() {
         match answer(client, echoed, &set.out, &mut set.stats) {
             Ok(()) => return true,
-            Err(count) => sent = count,
+            Err(sent) => sent,
         }
-    }
+    } else {
+        0
+    };
     let served = leave_rest(client, handled, set.halt, &echoed[sent..], &mut set.out, &mut set.stats);
     served.is_none_or(|served| go_on(set, key, served, scratch, state))
 }
@@ -91,13 +92,14 @@ fn serve_frames<S>(set: &mut PollSet<S>, key: Key, count: usize, scratch: &mut [
     let now_ns = set.now_ns();
     let client = return_session(&mut set.slots, key, session);
     client.active_ns = now_ns;
-    let mut sent = 0;
-    if handled.is_ok() && !frames.is_unusual() {
+    let sent = if handled.is_ok() && !frames.is_unusual() {
         match answer(client, echoed, &set.out, &mut set.stats) {
             Ok(()) => return true,
-            Err(count) => sent = count,
+            Err(sent) => sent,
         }
-    }
+    } else {
+        0
+    };
     let handled = handled.and_then(|()| keep_rest(client, &frames, &mut set.pool, now_ns));
     let served = leave_rest(client, handled, set.halt, &echoed[sent..], &mut set.out, &mut set.stats);
     match served {
@@ -220,7 +222,7 @@ pub(crate) fn wake<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, state: &m
         return;
     }
     let mut source = mem::replace(&mut slot.source, Source::Running);
-    let timers = set.current.replace(key);
+    let timers = mem::replace(&mut set.current, key);
     if let Source::Client(client) = &mut source {
         let visited = lend(set, key, client, |set, client| {
             guarded(set, key, |cx| client.session().on_timer(timer, cx, state))?;
