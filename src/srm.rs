@@ -56,7 +56,7 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
     if client.plan.framing.known_size(count) != Some(count) {
         return serve_frames(set, key, count, scratch, state);
     }
-    let Some(mut session) = client.session.take() else { return false };
+    let Some(mut session) = client.session.take() else { unreachable!("only while it runs it is not there") };
     set.stats.srms += 1;
     let read = &scratch[..count];
     set.begin_answering(key, read);
@@ -66,7 +66,7 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
     if set.limits.idle.is_some() {
         client.active_ns = set.timers.clock.now_ns();
     }
-    let sent = if set.halt == Halt::No && handled.is_ok() {
+    let sent = if handled.is_ok() && set.halt == Halt::No {
         match answer(client, echoed, &set.out, &mut set.stats) {
             Ok(()) => return true,
             Err(sent) => sent,
@@ -82,16 +82,17 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
 #[inline(never)]
 fn serve_frames<S>(set: &mut PollSet<S>, key: Key, count: usize, scratch: &mut [u8], state: &mut S) -> bool {
     let Some(Source::Client(client)) = set.slot(key).map(|slot| &mut slot.source) else { return true };
-    let Some(mut session) = client.session.take() else { return true };
+    let Some(mut session) = client.session.take() else { unreachable!("only while it runs it is not there") };
     let plan = client.plan.clone();
     let read = &scratch[..count];
     let mut frames = Frames::new(&plan.framing, read, set.limits.messages_per_visit);
     set.begin_answering(key, read);
     let handled = caught(set, key, |cx| session.on_frames(&mut frames, cx, state));
     let echoed = set.end_answering(read);
-    let now_ns = set.now_ns();
     let client = return_session(&mut set.slots, key, session);
-    client.active_ns = now_ns;
+    if set.limits.idle.is_some() {
+        client.active_ns = set.timers.clock.now_ns();
+    }
     let sent = if handled.is_ok() && !frames.is_unusual() {
         match answer(client, echoed, &set.out, &mut set.stats) {
             Ok(()) => return true,
@@ -100,6 +101,7 @@ fn serve_frames<S>(set: &mut PollSet<S>, key: Key, count: usize, scratch: &mut [
     } else {
         0
     };
+    let now_ns = set.timers.clock.now_ns();
     let handled = handled.and_then(|()| keep_rest(client, &frames, &mut set.pool, now_ns));
     let served = leave_rest(client, handled, set.halt, &echoed[sent..], &mut set.out, &mut set.stats);
     match served {
