@@ -143,7 +143,8 @@ enum Command {
 #[derive(clap::Args)]
 struct CompareArgs {
     /// Clients that are connected and say nothing; one server and one round for each number.
-    #[arg(long, value_delimiter = ',', default_value = "0,10,100,1000,10000,15000")]
+    // 900 and 100 who are active are the round numbers just below what select can hold.
+    #[arg(long, value_delimiter = ',', default_value = "0,10,100,900,3000,15000")]
     idle: Vec<usize>,
     /// Clients that ask again as soon as they have their answer.
     #[arg(long, value_delimiter = ',', default_value = "1,10,100", value_parser = at_least_one)]
