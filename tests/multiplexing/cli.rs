@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use super::crowd;
+use super::crowd::crowd;
 use super::harness::*;
 
 fn run(args: &[&str]) -> Output {
