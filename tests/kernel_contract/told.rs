@@ -333,9 +333,10 @@ fn sigkill_is_sent_by_a_process() -> io::Result<()> {
 fn sigqueue_sends_a_number_along() -> io::Result<()> {
     alone(|| {
         let signals = block(&[SIGUSR1])?;
-        let value = libc::sigval { sival_ptr: ptr::without_provenance_mut(42) };
+        let (me, value) =
+            (std::process::id().cast_signed(), libc::sigval { sival_ptr: ptr::without_provenance_mut(42) });
         // SAFETY: the value is a number; nobody takes it for a pointer.
-        check(unsafe { libc::sigqueue(libc::getpid(), SIGUSR1, value) })?;
+        check(unsafe { libc::sigqueue(me, SIGUSR1, value) })?;
         assert_eq!(record(&signals)?.ssi_int, 42);
         Ok(())
     })
