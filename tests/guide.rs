@@ -154,7 +154,7 @@ fn every_test_that_is_named_exists_and_in_that_file() {
             if span.contains('*') || span.ends_with('/') {
                 continue;
             }
-            if span.starts_with("tests/") || span.starts_with("examples/") || span.starts_with("src/") {
+            if ["tests/", "examples/", "docs/", "src/"].iter().any(|folder| span.starts_with(folder)) {
                 assert!(root().join(span).exists(), "{name} names {span}, which is not there");
             }
             if !is_name(span) || span.matches('_').count() < 2 {
@@ -219,8 +219,9 @@ fn commands(text: &str) -> Vec<(String, Vec<String>)> {
 #[test]
 fn every_command_can_be_run() {
     let mut texts = pages();
-    texts.push(("README.md".into(), read(root().join("README.md"))));
-    texts.push(("docs/examples.md".into(), read(root().join("docs/examples.md"))));
+    for path in ["README.md", "docs/examples.md", "docs/multiplexing.md"] {
+        texts.push((path.into(), read(root().join(path))));
+    }
     let examples = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples");
     let mut helps: BTreeMap<Vec<String>, String> = BTreeMap::new();
     for (place, text) in texts {
@@ -261,6 +262,22 @@ fn every_command_can_be_run() {
                     words.into_iter().any(|word| word == flag),
                     "{place}: {example} does not know {flag}; it says\n{known}"
                 );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_file_that_is_linked_exists() {
+    let mut texts = files(&root().join("docs"), "md");
+    texts.push(root().join("README.md"));
+    for path in texts {
+        let text = prose(&read(&path));
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            let target = link.split('#').next().unwrap();
+            if !target.contains("://") && !target.is_empty() {
+                let file = path.parent().unwrap().join(target);
+                assert!(file.exists(), "{} links to {target}, which is not there", path.display());
             }
         }
     }

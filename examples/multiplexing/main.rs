@@ -160,6 +160,8 @@ enum Command {
     },
     /// Run the styles in turn against idle and active clients, and show what each message costs.
     ///
+    /// As it stands this takes about five minutes, and wants a machine with nothing else to do. --seconds 0.2 gives a first look in one.
+    ///
     /// Ctrl-C ends it with a report of what was measured so far, and status 130.
     Compare(CompareArgs),
 }
@@ -174,7 +176,7 @@ struct CompareArgs {
     #[arg(long, value_delimiter = ',', default_value = "1,10,100", value_parser = at_least_one)]
     active: Vec<usize>,
     /// How long to measure each combination, in seconds (taken in five slices, to show the noise).
-    #[arg(long, default_value = "1", value_parser = positive_seconds)]
+    #[arg(long, default_value = "2", value_parser = positive_seconds)]
     seconds: f64,
     /// Let the scheduler place server and clients, rather than keep them on one processor.
     #[arg(long)]
