@@ -160,7 +160,7 @@ enum Command {
     },
     /// Run the styles in turn against idle and active clients, and show what each message costs.
     ///
-    /// As it stands this takes about five minutes, and wants a machine with nothing else to do. --seconds 0.2 gives a first look in one.
+    /// As it stands this takes three to four minutes, and wants a machine with nothing else to do. --seconds 0.2 gives a first look in one.
     ///
     /// Ctrl-C ends it with a report of what was measured so far, and status 130.
     Compare(CompareArgs),

@@ -17,7 +17,7 @@ use labels::{Area, End, Panel};
 
 const PANEL: f64 = 290.0;
 const HEIGHT: f64 = 300.0;
-const LEFT: f64 = 72.0;
+const LEFT: f64 = 80.0;
 /// Right of a panel, for the names at the lines' ends.
 const NAMES: f64 = 96.0;
 const TOP: f64 = 124.0;

@@ -84,7 +84,7 @@ impl Panel {
 
     /// The name of one that stops before, and why, set where it hides the least.
     fn name_on_the_way(&mut self, svg: &mut String, end: &End, ceiling: &str) {
-        let size = (ceiling.len().max(end.name.len()) as f64 * 6.6, 2.0 * LINE_OF_TEXT);
+        let size = (ceiling.len().max(end.name.len()) as f64 * 6.0, 2.0 * LINE_OF_TEXT);
         let (mut best, mut least) = (None, f64::INFINITY);
         for row in 0..(HEIGHT - size.1) as u32 / 6 {
             for column in 0..(PANEL + NAMES - size.0) as u32 / 6 {
@@ -98,7 +98,9 @@ impl Panel {
                 let wide =
                     Area { left: left - 4.0, top: top - 6.0, width: size.0 + 8.0, height: size.1 + 12.0 };
                 let hidden = self.ink.iter().filter(|(x, y)| wide.holds(*x, *y)).count();
-                let cost = hidden as f64 * 12.0 + distance;
+                // Of two that hide as much and are as near, the one that does not lie off to a side.
+                let aside = (left + size.0 / 2.0 - end.x).abs();
+                let cost = hidden as f64 * 12.0 + distance + aside / 8.0;
                 if cost < least {
                     (best, least) = (Some(area), cost);
                 }
