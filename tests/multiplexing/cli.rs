@@ -46,7 +46,8 @@ fn a_wrong_address_or_style_is_named() {
 fn compare_measures_what_is_possible_and_draws_it() {
     let _alone = crowd();
     let directory = tempfile::tempdir().unwrap();
-    let (json, svg) = (directory.path().join("m.json"), directory.path().join("plots"));
+    let svg = directory.path().join("plots");
+    let json = svg.join("m.json");
     let output = Command::new(executable())
         .args(["compare", "--idle", "0,8,1100", "--active", "1,3", "--seconds", "0.03", "--json"])
         .arg(&json)
@@ -115,7 +116,8 @@ fn compare_measures_what_is_possible_and_draws_it() {
         results.iter().filter(|cell| cell["style"] == "select" && cell["possible"] == true).count(),
         "select's line has a point for each measurement, and goes no further"
     );
-    let plots: Vec<_> = fs::read_dir(&svg).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut plots: Vec<_> = fs::read_dir(&svg).unwrap().map(|entry| entry.unwrap().path()).collect();
+    plots.retain(|path| path.extension().is_some_and(|extension| extension == "svg"));
     assert_readable(&plots);
 }
 
@@ -135,6 +137,14 @@ fn assert_readable(plots: &[PathBuf]) {
         let output = Command::new(render).args(plots).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+#[test]
+fn compare_names_a_path_that_it_cannot_write() {
+    let output = run(&["compare", "--json", "/nowhere/m.json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(errors.contains("/nowhere/m.json: "), "{errors}");
 }
 
 #[test]
