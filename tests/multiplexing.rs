@@ -5,19 +5,20 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard};
+use std::process::Command;
 use std::{fs, thread};
 
+#[path = "multiplexing/cli.rs"]
+mod cli;
+#[path = "multiplexing/crowd.rs"]
+mod crowd;
+#[path = "multiplexing/foreign.rs"]
+mod foreign;
 #[path = "multiplexing/harness.rs"]
 mod harness;
+use crowd::*;
+use foreign::*;
 use harness::*;
-
-/// Tests with hundreds of descriptors run one after the other.
-fn crowd() -> MutexGuard<'static, ()> {
-    static CROWD: Mutex<()> = Mutex::new(());
-    CROWD.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
 
 /// What every style must do, `blocking` too.
 macro_rules! every_style {
@@ -27,6 +28,7 @@ macro_rules! every_style {
             tests!(
                 answers_on_every_address,
                 serves_one_client_after_the_other,
+                answers_500_clients_who_ask_at_once,
                 answers_byte_by_byte,
                 loses_nothing_to_a_slow_reader,
                 loses_nothing_to_a_slow_reader_over_tcp,
@@ -62,12 +64,20 @@ macro_rules! multiplexed {
     };
 }
 
+/// What takes any descriptor, whatever its number.
+macro_rules! unbounded {
+    () => {
+        multiplexed!();
+        tests!(serves_15000_clients_at_once);
+    };
+}
+
 every_style!(blocking, "blocking");
 every_style!(select, "select", multiplexed);
-every_style!(poll, "poll", multiplexed);
-every_style!(epoll_level, "epoll-level", multiplexed);
-every_style!(epoll_edge, "epoll-edge", multiplexed);
-every_style!(reactor, "reactor", multiplexed);
+every_style!(poll, "poll", unbounded);
+every_style!(epoll_level, "epoll-level", unbounded);
+every_style!(epoll_edge, "epoll-edge", unbounded);
+every_style!(reactor, "reactor", unbounded);
 
 fn answers_on_every_address(style: &str) {
     ask(&mut Server::start(style).connect(), b"on a path");
@@ -176,71 +186,6 @@ fn survives_clients_that_vanish(style: &str) {
     server.end(libc::SIGTERM);
 }
 
-fn serves_a_python_client(style: &str) {
-    if !have("python3", "--version") {
-        return;
-    }
-    for address in [unique_abstract(), "tcp:127.0.0.1:0".to_owned()] {
-        let server = Server::start_on(style, &address);
-        python(&server);
-        server.end(libc::SIGTERM);
-    }
-    let server = Server::start(style);
-    python(&server);
-    server.end(libc::SIGTERM);
-}
-
-fn python(server: &Server) {
-    let client = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/multiplexing/client.py");
-    let output = Command::new("python3").args([client, &server.address]).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn serves_socat(style: &str) {
-    if !have("socat", "-V") {
-        return;
-    }
-    let server = Server::start(style);
-    let mut socat = Process(
-        Command::new("socat")
-            .args(["-t", "30", "-", &format!("UNIX-CONNECT:{}", server.path().display())])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap(),
-    );
-    // Closing its standard input makes socat shut down its sending side and await the rest.
-    socat.0.stdin.take().unwrap().write_all(b"through socat\n").unwrap();
-    let mut answer = String::new();
-    socat.0.stdout.take().unwrap().read_to_string(&mut answer).unwrap();
-    assert_eq!(answer, "through socat\n");
-    assert!(socat.wait().success());
-    server.end(libc::SIGTERM);
-}
-
-fn serves_a_c_client(style: &str) {
-    if !have("cc", "--version") {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let client = directory.path().join("client");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/multiplexing/client.c");
-    assert!(
-        Command::new("cc")
-            .args(["-Wall", "-Werror", "-o"])
-            .arg(&client)
-            .arg(source)
-            .status()
-            .unwrap()
-            .success()
-    );
-    let server = Server::start(style);
-    let output = Command::new(&client).arg(server.path()).arg("from C").output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.stdout, b"from C");
-    server.end(libc::SIGTERM);
-}
-
 fn ends_cleanly_on_sigint_and_sigterm(style: &str) {
     for signal in [libc::SIGINT, libc::SIGTERM] {
         // With nobody there, and with a client whose next message is awaited.
@@ -311,30 +256,6 @@ fn survives_accept_errors(style: &str) {
     assert_eq!(server.connect().read(&mut [0]).unwrap(), 0);
     assert!(server.errors().contains("RLIMIT_NOFILE"), "{}", server.errors());
     ask(&mut server.connect(), b"next");
-    server.end(libc::SIGTERM);
-}
-
-fn serves_500_clients_at_once(style: &str) {
-    let _alone = crowd();
-    raise_descriptors(4096);
-    serves_at_once(style, 500);
-}
-
-fn serves_at_once(style: &str, count: usize) {
-    let server = Server::start(style);
-    let mut clients: Vec<_> = (0..count).map(|_| server.connect()).collect();
-    for round in 0..3 {
-        for (i, client) in clients.iter_mut().enumerate() {
-            client.write_all(format!("{round}/{i:08}").as_bytes()).unwrap();
-        }
-        for (i, client) in clients.iter_mut().enumerate() {
-            let mut answer = [0; 10];
-            client.read_exact(&mut answer).unwrap();
-            assert_eq!(answer[..], *format!("{round}/{i:08}").as_bytes(), "each gets its own answer");
-        }
-    }
-    drop(clients);
-    ask(&mut server.connect(), b"and afterwards");
     server.end(libc::SIGTERM);
 }
 
@@ -428,54 +349,6 @@ fn clients_come_and_go(style: &str) {
     server.end(libc::SIGTERM);
 }
 
-/// 15,000 take the machine for a while: set `MULTIPLEXING_CLIENTS=15000` to try.
-#[test]
-fn serves_very_many_clients() {
-    let Some(count) = std::env::var("MULTIPLEXING_CLIENTS").ok() else {
-        eprintln!("not asked for: MULTIPLEXING_CLIENTS is not set");
-        return;
-    };
-    let count = count.parse().expect("MULTIPLEXING_CLIENTS is a number");
-    let _alone = crowd();
-    raise_descriptors(count as u64 + 512);
-    for style in ["poll", "epoll-level", "epoll-edge"] {
-        serves_at_once(style, count);
-    }
-}
-
-#[test]
-fn select_refuses_what_its_set_cannot_hold() {
-    let _alone = crowd();
-    raise_descriptors(4096);
-    let server = Server::start("select");
-    let mut clients: Vec<_> = (0..libc::FD_SETSIZE + 50).map(|_| server.connect()).collect();
-    let mut refused = 0;
-    for client in &mut clients {
-        // A refused client's message may meet a closed socket already.
-        let _ = client.write_all(b"x");
-        match client.read(&mut [0]) {
-            Ok(1) => assert_eq!(refused, 0, "a client was served after one had been refused"),
-            _ => refused += 1,
-        }
-    }
-    assert!((51..100).contains(&refused), "{refused} were refused");
-    let errors = server.errors();
-    assert!(errors.contains("descriptor 1024 is not below FD_SETSIZE (1024)"), "{errors}");
-    assert_eq!(errors.matches("refused a client").count(), refused, "{errors}");
-    // Those who are in are served as before, and the place of one who leaves is free again.
-    ask(&mut clients[0], b"still served");
-    drop(clients.swap_remove(1));
-    loop {
-        let mut client = server.connect();
-        // Until the server has noticed the departure, a newcomer may still be refused.
-        let _ = client.write_all(b"y");
-        if client.read(&mut [0]).is_ok_and(|len| len == 1) {
-            break;
-        }
-    }
-    server.end(libc::SIGTERM);
-}
-
 #[test]
 fn blocking_leaves_the_second_client_waiting_until_the_first_is_done() {
     let server = Server::start("blocking");
@@ -493,6 +366,3 @@ fn blocking_leaves_the_second_client_waiting_until_the_first_is_done() {
     assert_eq!(answer, *b"and I?");
     server.end(libc::SIGTERM);
 }
-
-#[path = "multiplexing/cli.rs"]
-mod cli;

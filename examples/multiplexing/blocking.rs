@@ -31,6 +31,7 @@ pub(crate) fn serve(address: &Address) -> io::Result<()> {
     master.announce()?;
 
     loop {
+        // Here it waits for a CIR, deaf to all else.
         let handle = match master.accept() {
             Ok(Cir::Accepted(handle)) => handle,
             // The signal shut M down under us, which `accept` reports as an error.
@@ -46,11 +47,13 @@ pub(crate) fn serve(address: &Address) -> io::Result<()> {
         // The client's error is the client's end; the next one is waiting.
         let _ = serve_to_the_end(&handle, &mut buffer);
         drop(guard);
+        // Here `handle`'s life ends, and that closes it.
     }
 }
 
 fn serve_to_the_end(handle: &OwnedFd, buffer: &mut [u8]) -> io::Result<()> {
     loop {
+        // Here it waits for an SRM of this one client.
         let len = recv(handle.as_fd(), buffer)?;
         if len == 0 {
             return Ok(());

@@ -61,7 +61,8 @@ impl Epoll {
         check(unsafe { libc::epoll_ctl(self.set.as_raw_fd(), what, fd, &mut event) }).map(drop)
     }
 
-    /// Waits until somebody is ready (or, with `wait` false, only looks), and answers who.
+    /// Waits until somebody is ready (or, with `wait` false, only looks), and answers who: descriptors, one after
+    /// the other, read from `events`.
     pub(crate) fn wait(&mut self, wait: bool) -> io::Result<impl Iterator<Item = RawFd> + use<'_>> {
         let timeout = if wait { -1 } else { 0 };
         let (room, len) = (self.events.as_mut_ptr(), self.events.len() as libc::c_int);

@@ -65,6 +65,7 @@ pub(crate) fn serve(address: &Address) -> io::Result<()> {
             return Ok(());
         }
         // One visit to each, then the kernel is asked again: nobody is starved.
+        // (`take` gives us the list and leaves an empty one, for those who will have more.)
         for fd in std::mem::take(&mut ready) {
             let visit = if fd == master.as_raw_fd() {
                 on_cirs(&mut master, &monitored, &mut clients)?
@@ -120,7 +121,7 @@ fn on_srms(
             }
             Step::Finished => {
                 monitored.delete(client)?;
-                clients.remove(&fd);
+                clients.remove(&fd); // which closes its handle
                 return Ok(Visit::Drained);
             }
         }

@@ -39,13 +39,14 @@ pub(crate) fn serve(address: &Address) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
 
     let mut clients: HashMap<RawFd, Client> = HashMap::new();
-    let mut monitored = Epoll::new(0)?;
+    let mut monitored = Epoll::new(0)?; // no flag: level-triggered
     monitored.add(&signals, Interest::Srm)?;
     monitored.add(&master, Interest::Srm)?;
     let mut ready: Vec<RawFd> = Vec::new();
     master.announce()?;
 
     loop {
+        // A list of our own, because the set cannot be changed while its answer is being read.
         ready.clear();
         ready.extend(monitored.wait(true)?);
         for &fd in &ready {
@@ -62,7 +63,7 @@ pub(crate) fn serve(address: &Address) -> io::Result<()> {
             let before = client.interest();
             if client.step(&mut buffer) == Step::Finished {
                 monitored.delete(client)?;
-                clients.remove(&fd);
+                clients.remove(&fd); // which closes its handle
             } else if client.interest() != before {
                 monitored.modify(client, client.interest())?;
             }

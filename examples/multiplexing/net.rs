@@ -87,7 +87,7 @@ impl Master {
                 let meta = fs::symlink_metadata(path)?;
                 ours = Some((meta.dev(), meta.ino()));
             }
-            // Port 0 asked for a free port: say which one it became.
+            // Port 0 asked for a free port: say which one it became (`getsockname`, as the standard library calls it).
             Address::Tcp(tcp) => *tcp = TcpListener::from(handle.try_clone()?).local_addr()?,
             Address::Abstract(_) => {}
         }

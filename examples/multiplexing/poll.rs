@@ -60,7 +60,7 @@ pub(crate) fn serve(address: &Address) -> io::Result<()> {
                 continue;
             }
             if clients[i].step(&mut buffer) == Step::Finished {
-                clients.swap_remove(i);
+                clients.swap_remove(i); // which closes its handle
                 monitored.swap_remove(CLIENTS + i);
             } else {
                 monitored[CLIENTS + i].events = events(clients[i].interest());

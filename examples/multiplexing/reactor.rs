@@ -29,9 +29,10 @@ use crate::address::Address;
 /// How long clients may take over their last answers when the server ends.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// One for each client handle, in the reactor's database.
+/// One for each client handle, in the reactor's database. An echo has nothing to remember of its client.
 struct Echo;
 
+/// What the reactor calls back, as a C library would through a struct of function pointers.
 impl Session<()> for Echo {
     fn on_request(&mut self, request: &[u8], cx: &mut Context<'_, ()>, (): &mut ()) -> io::Result<()> {
         cx.reply(request)

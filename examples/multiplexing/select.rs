@@ -46,6 +46,7 @@ pub(crate) fn serve(address: &Address) -> io::Result<()> {
     master.announce()?;
 
     loop {
+        // Two assignments, and each copies 128 bytes, as in C.
         let (mut readable, mut writable) = (to_read, to_write);
         match select(highest, &mut readable, &mut writable) {
             Ok(()) => {}
@@ -67,7 +68,7 @@ pub(crate) fn serve(address: &Address) -> io::Result<()> {
             to_read.remove(fd);
             to_write.remove(fd);
             match (step, interest) {
-                (Step::Finished, _) => clients[fd as usize] = None,
+                (Step::Finished, _) => clients[fd as usize] = None, // which closes its handle
                 (_, Interest::Srm) => to_read.insert(fd)?,
                 (_, Interest::Room) => to_write.insert(fd)?,
             }

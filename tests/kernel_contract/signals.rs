@@ -42,7 +42,8 @@ pub(crate) fn block(signals: &[i32]) -> io::Result<OwnedFd> {
     signalfd(signals)
 }
 
-fn record(signalfd: &OwnedFd) -> io::Result<libc::signalfd_siginfo> {
+/// The next signal that a descriptor has, and all that came with it.
+pub(crate) fn record(signalfd: &OwnedFd) -> io::Result<libc::signalfd_siginfo> {
     // SAFETY: all-zero is a `signalfd_siginfo`.
     let mut record: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
     let len = size_of_val(&record);

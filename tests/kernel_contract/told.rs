@@ -3,16 +3,18 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::ptr;
+use std::thread;
 
-use libc::{EINVAL, EOPNOTSUPP, SIGABRT, SIGBUS, SIGUSR1};
+use libc::{EINVAL, EOPNOTSUPP, SIGABRT, SIGBUS, SIGKILL, SIGUSR1};
 
-use crate::kit::{End, alone, check, errno, fork, own};
+use crate::kit::{End, Limit, alone, check, check_len, errno, fork, own, set_limit, skip};
 use crate::queues::{self, Name};
-use crate::signals::{block, records};
+use crate::signals::{block, record, records};
 
 /// Descriptors are numbers from 0 on: 0 is standard input's by custom alone, and the next to be given out once it is
 /// closed.
@@ -22,6 +24,23 @@ fn zero_is_a_descriptor() -> io::Result<()> {
         // SAFETY: nobody in this process uses standard input.
         drop(unsafe { OwnedFd::from_raw_fd(0) });
         assert_eq!(File::open("/dev/null")?.as_raw_fd(), 0);
+        Ok(())
+    })
+}
+
+/// A network socket joins two processes of one machine as well.
+#[test]
+fn a_network_socket_joins_two_processes_of_one_machine() -> io::Result<()> {
+    alone(|| {
+        let master = TcpListener::bind("127.0.0.1:0")?;
+        let address = master.local_addr()?;
+        let client = fork(|| TcpStream::connect(address)?.write_all(b"from next door"))?;
+        let (mut handle, peer) = master.accept()?;
+        assert_eq!(peer.ip(), address.ip());
+        let mut heard = String::new();
+        handle.read_to_string(&mut heard)?;
+        assert_eq!(heard, "from next door");
+        assert_eq!(client.wait()?, End::Exit(0));
         Ok(())
     })
 }
@@ -52,11 +71,103 @@ fn a_master_socket_does_not_read_and_a_datagram_socket_does_not_accept() -> io::
     let mut byte = 0_u8;
     // SAFETY: pointer and length are the byte's.
     let read = unsafe { libc::recv(master.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_DONTWAIT) };
-    assert_eq!(errno(crate::kit::check_len(read)), EINVAL);
+    assert_eq!(errno(check_len(read)), EINVAL);
     // SAFETY: null is "do not tell the peer's address".
     let handle = unsafe { libc::accept(datagram.as_raw_fd(), ptr::null_mut(), ptr::null_mut()) };
     assert_eq!(errno(check(handle)), EOPNOTSUPP);
     Ok(())
+}
+
+/// A stream joins two short messages, a datagram socket keeps them apart and takes a long one: what differs is the
+/// boundaries, not the size.
+#[test]
+fn boundaries_and_not_size_tell_a_datagram_from_a_stream() -> io::Result<()> {
+    let mut buffer = vec![0; 200_000];
+    let (mut sender, mut receiver) = UnixStream::pair()?;
+    sender.write_all(b"one")?;
+    sender.write_all(b"two")?;
+    let len = receiver.read(&mut buffer)?;
+    assert_eq!(&buffer[..len], b"onetwo");
+
+    let (sender, receiver) = UnixDatagram::pair()?;
+    let long = vec![7; 100_000];
+    for message in [&b"one"[..], b"two", &long] {
+        sender.send(message)?;
+    }
+    for message in [&b"one"[..], b"two", &long] {
+        let len = receiver.recv(&mut buffer)?;
+        assert!(buffer[..len] == *message);
+    }
+    Ok(())
+}
+
+/// A send to one who does not read takes a part, then nothing: what is left is the sender's to keep, until there is room.
+#[test]
+fn a_send_to_one_who_does_not_read_takes_a_part() -> io::Result<()> {
+    let (mut sender, mut receiver) = UnixStream::pair()?;
+    sender.set_nonblocking(true)?;
+    let bytes = vec![7; 8 << 20];
+    let taken = sender.write(&bytes)?;
+    assert!(0 < taken && taken < bytes.len(), "{taken} bytes");
+    assert_eq!(errno(sender.write(&bytes[taken..])), libc::EAGAIN);
+    receiver.read_exact(&mut vec![0; taken])?;
+    assert!(sender.write(&bytes[taken..])? > 0);
+    Ok(())
+}
+
+/// Without multiplexing it is one *thread* that serves one client: while it waits for that one, another thread serves
+/// the next.
+#[test]
+fn while_one_thread_waits_for_its_client_another_serves_the_next() -> io::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("s");
+    let master = UnixListener::bind(&path)?;
+    let silent = UnixStream::connect(&path)?;
+    let (mut first, _) = master.accept()?;
+    let waiting = thread::spawn(move || first.read(&mut [0]));
+
+    let mut asking = UnixStream::connect(&path)?;
+    let (mut second, _) = master.accept()?;
+    let mut byte = [0];
+    asking.write_all(b"?")?;
+    second.read_exact(&mut byte)?;
+    second.write_all(b"!")?;
+    asking.read_exact(&mut byte)?;
+    assert_eq!(byte, *b"!");
+
+    assert!(!waiting.is_finished(), "the first one has said nothing");
+    drop(silent);
+    assert_eq!(waiting.join().expect("it does not panic")?, 0);
+    Ok(())
+}
+
+/// The end of `select` is the C library's `fd_set` of 1,024 bits. The kernel's call takes any descriptor, of whoever
+/// brings a longer string of bits.
+#[test]
+fn the_end_of_select_is_the_librarys_and_not_the_kernels() -> io::Result<()> {
+    alone(|| {
+        const NUMBER: i32 = 1500;
+        assert_eq!(8 * size_of::<libc::fd_set>(), libc::FD_SETSIZE);
+        assert_eq!(libc::FD_SETSIZE, 1024);
+        if let Err(error) = set_limit(Limit::Descriptors, 2048) {
+            skip(&format!("2048 descriptors are not allowed: {error}"));
+            return Ok(());
+        }
+        let (ours, mut theirs) = UnixStream::pair()?;
+        // SAFETY: no pointers.
+        let ours = own(unsafe { libc::fcntl(ours.as_raw_fd(), libc::F_DUPFD_CLOEXEC, NUMBER) })?;
+        assert_eq!(ours.as_raw_fd(), NUMBER);
+        theirs.write_all(b"x")?;
+
+        let mut set = [0_u64; 2048 / 64];
+        set[NUMBER as usize / 64] = 1 << (NUMBER % 64);
+        let (asked, bits, none) = (set, (&raw mut set).cast(), ptr::null_mut());
+        let mut at_once = libc::timeval { tv_sec: 0, tv_usec: 0 };
+        // SAFETY: the kernel reads and writes as many bits as the first argument says, and `set` has more.
+        let ready = check(unsafe { libc::select(NUMBER + 1, bits, none, none, &raw mut at_once) })?;
+        assert_eq!((ready, set), (1, asked));
+        Ok(())
+    })
 }
 
 /// `mq_receive` writes the priority through its last argument; it chooses nothing by it, and the highest comes first
@@ -196,6 +307,37 @@ fn abort_ends_the_process_though_sigabrt_is_blocked() -> io::Result<()> {
     alone(|| {
         let _signals = block(&[SIGABRT])?;
         assert_eq!(fork(|| std::process::abort())?.wait()?, End::Signal(SIGABRT));
+        Ok(())
+    })
+}
+
+/// SIGKILL comes from a process, as any signal can; what the kernel does is deliver it.
+#[test]
+fn sigkill_is_sent_by_a_process() -> io::Result<()> {
+    alone(|| {
+        let victim = fork(|| {
+            loop {
+                // SAFETY: no pointers.
+                unsafe { libc::pause() };
+            }
+        })?;
+        // SAFETY: no pointers; the victim is not reaped, so that the pid is still its own.
+        check(unsafe { libc::kill(victim.pid(), SIGKILL) })?;
+        assert_eq!(victim.wait()?, End::Signal(SIGKILL));
+        Ok(())
+    })
+}
+
+/// A signal can take a number along, if it is sent with `sigqueue`.
+#[test]
+fn sigqueue_sends_a_number_along() -> io::Result<()> {
+    alone(|| {
+        let signals = block(&[SIGUSR1])?;
+        let (me, value) =
+            (std::process::id().cast_signed(), libc::sigval { sival_ptr: ptr::without_provenance_mut(42) });
+        // SAFETY: the value is a number; nobody takes it for a pointer.
+        check(unsafe { libc::sigqueue(me, SIGUSR1, value) })?;
+        assert_eq!(record(&signals)?.ssi_int, 42);
         Ok(())
     })
 }

@@ -232,19 +232,22 @@ pub(crate) fn set_receive_buffer(stream: &impl AsRawFd, bytes: libc::c_int) {
     assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
-/// Raises the soft limit of descriptors to the hard one, and insists that it be at least `wanted`.
-pub(crate) fn raise_descriptors(wanted: u64) {
+/// Raises the soft limit of descriptors to the hard one, and says whether that is enough. Says loudly when not, and
+/// fails where CI should have allowed it.
+pub(crate) fn raise_descriptors(wanted: u64) -> bool {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is valid and outlives the call.
     assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) }, 0);
-    assert!(
-        limit.rlim_max >= wanted,
-        "the hard limit is {} descriptors; this needs {wanted}",
-        limit.rlim_max
-    );
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: as above.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+    if limit.rlim_max >= wanted {
+        return true;
+    }
+    let lack = format!("{wanted} descriptors are needed, and the hard limit is {}", limit.rlim_max);
+    assert!(std::env::var_os("CI").is_none(), "{lack}, and CI is set");
+    eprintln!("SKIPPED: {lack}");
+    false
 }
 
 /// Whether `tool` can be run. Says loudly when not, and fails where CI should have had it.

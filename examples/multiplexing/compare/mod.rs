@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -39,8 +40,9 @@ pub(crate) fn run(args: &CompareArgs) -> io::Result<ExitCode> {
     let limit = limits::raise_descriptors()?;
     limit.say();
     // Now, not after minutes of measuring.
-    let json = args.json.as_ref().map(fs::File::create).transpose()?;
-    args.svg.as_ref().map(fs::create_dir_all).transpose()?;
+    // The folder comes first: the file may lie in it.
+    args.svg.as_ref().map(|path| named(path, fs::create_dir_all(path))).transpose()?;
+    let json = args.json.as_ref().map(|path| named(path, fs::File::create(path))).transpose()?;
 
     // Waking another, sleeping processor can cost several times what the whole message does, and whether
     // it comes to that is the scheduler's mood: the styles would drown in it.
@@ -61,6 +63,11 @@ pub(crate) fn run(args: &CompareArgs) -> io::Result<ExitCode> {
         }
     }
     Ok(if interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+}
+
+/// Says in an error which path it is about.
+fn named<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
 /// Answers whether the user cut it short. What was measured is in `report` either way.

@@ -1,0 +1,81 @@
+//! `.ci/render-svg` has a browser look at the plots. What it would not notice, no plot is safe from.
+#![warn(missing_docs)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const START: &str = r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 200 100" width="200" height="100"><rect width="200" height="100" fill="white"/>"#;
+
+/// The rest of a picture, and what must be said of it; nothing if it is good.
+const PICTURES: [(&str, &str, &str); 9] = [
+    ("good", "<path d='M0 50H200' stroke='red'/><text x='30' y='60'>beside</text></svg>", ""),
+    (
+        "turned",
+        "<path d='M0 50H200' stroke='red'/><text transform='translate(20 90) rotate(-90)'>turned</text>\
+         <text x='30' y='60'>beside</text><!-- </script> --></svg>",
+        "",
+    ),
+    ("empty", "</svg>", "nothing is drawn but words"),
+    ("words", "<text x='10' y='20'>words</text></svg>", "nothing is drawn but words"),
+    (
+        "beyond",
+        "<path d='M0 50H200' stroke='red'/><text x='150' y='20'>far too long for here</text></svg>",
+        "beyond",
+    ),
+    (
+        "over",
+        "<path d='M0 50H200' stroke='red'/><text x='10' y='60'>one</text><text x='14' y='62'>two</text></svg>",
+        "\"two\" lies over \"one\"",
+    ),
+    (
+        "small",
+        "<path d='M0 50H200' stroke='red'/><text x='9' y='9' font-size='4'>small</text></svg>",
+        "4.0 pixels",
+    ),
+    ("nan", "<path d='M0 50H200' stroke='red'/><circle cx='NaN' r='4'/></svg>", "cx=\"NaN\""),
+    ("broken", "<path></svg>", "not an SVG"),
+];
+
+#[test]
+fn a_picture_that_nobody_could_read_is_refused() {
+    let render = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/render-svg");
+    let quiet = |program: &str| {
+        let run = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        run.is_ok_and(|status| status.success())
+    };
+    if !render.exists() || !quiet("python3") || !quiet("chromium") {
+        assert!(std::env::var_os("CI").is_none(), "python3 and chromium are not installed, and CI is set");
+        return eprintln!("SKIPPED: python3, chromium or .ci/render-svg is not there");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let files = PICTURES.map(|(name, rest, _)| {
+        let file = folder.path().join(name).with_extension("svg");
+        fs::write(&file, format!("{START}{rest}")).unwrap();
+        file
+    });
+    let png = folder.path().join("png");
+    let output = Command::new(&render).arg("--png").arg(&png).args(&files).output().unwrap();
+    let (good, bad) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(1), "{bad}");
+    for (name, _, fault) in PICTURES {
+        let said =
+            |text: &str| text.lines().find(|line| line.contains(&format!("{name}.svg:"))).map(str::to_owned);
+        match said(&bad) {
+            None => {
+                assert!(fault.is_empty() && said(&good).is_some(), "{name}: nothing was said; {bad}{good}")
+            }
+            Some(line) => assert!(!fault.is_empty() && line.contains(fault), "{name}: {line}"),
+        }
+    }
+    assert!(fs::read(png.join("good.png")).unwrap().starts_with(b"\x89PNG"));
+
+    let output = Command::new(&render).arg(&files[0]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let output = Command::new(&render).arg(folder.path().join("missing.svg")).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let output =
+        Command::new(&render).arg(&files[0]).env("BROWSER_FOR_SVG", "no-such-browser").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("apt-get install chromium"));
+}
