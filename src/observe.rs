@@ -302,6 +302,8 @@ pub(crate) struct Watch {
     who: Who,
     /// When each slot's source came into the ready list.
     queued_ns: Vec<u64>,
+    /// A source was closed since the clock was read last: its `on_close` runs before the next visit.
+    buried: bool,
 }
 
 impl Watch {
@@ -315,6 +317,7 @@ impl Watch {
             visit_ns: 0,
             who: Who { key: nobody, fd: None, kind: SourceKind::Open },
             queued_ns: Vec::new(),
+            buried: false,
         }
     }
 
@@ -336,6 +339,7 @@ impl Watch {
 
     /// Tells everybody who wants to know. Those that panic are dropped; their number is returned.
     fn tell(&mut self, turn: u64, what: What<'_>) -> usize {
+        self.buried |= matches!(what, What::Closed { .. });
         let seen = Seen { at_ns: self.now_ns, turn, what };
         let (detail, before) = (what.detail(), self.watchers.len());
         self.watchers.retain_mut(|Watcher { observer, detail: wanted }| {
@@ -438,6 +442,10 @@ impl<S> PollSet<S> {
     #[cold]
     pub(crate) fn observe_visit(&mut self, key: Key, source: &Source<S>, ready: Ready) {
         if let Some(watch) = &mut self.watch {
+            // What an on_close has taken is not this source's doing.
+            if mem::take(&mut watch.buried) {
+                watch.lap();
+            }
             let queued_ns = watch.queued_ns.get(key.index as usize).copied().unwrap_or(watch.now_ns);
             watch.who = source.who(key);
             watch.visit_ns = watch.now_ns;
