@@ -208,7 +208,8 @@ impl FlightRecorder {
     /// # Errors
     /// Those of `out`.
     pub fn dump(&self, out: &mut impl Write) -> io::Result<()> {
-        write!(out, "{self}")?;
+        // In one piece: standard error has no buffer, and the loop waits.
+        out.write_all(self.to_string().as_bytes())?;
         out.flush()
     }
 
@@ -396,14 +397,17 @@ impl fmt::Display for Event {
             Event::Turn { turn, events, ready, waited_ns, took_ns } => {
                 write!(
                     f,
-                    "turn {turn}: slept {:.1?}, {events} events, took {:.1?}",
+                    "turn {turn}: slept {:.1?}, events {events}, took {:.1?}",
                     time(waited_ns),
                     time(took_ns)
                 )?;
                 if ready > 0 { write!(f, ", {ready} ready for the next") } else { Ok(()) }
             }
             Event::Visit { who, ready, end, queued_ns, took_ns } => {
-                write!(f, "  {}{}: waited {:.1?}, ", Shown(who), Edges(ready), time(queued_ns))?;
+                write!(f, "  {}{}: ", Shown(who), Edges(ready))?;
+                if queued_ns > 0 {
+                    write!(f, "waited {:.1?}, ", time(queued_ns))?;
+                }
                 match end {
                     Some(end) => write!(f, "took {:.1?}, {end:?}", time(took_ns)),
                     None => f.write_str("not over yet"),
