@@ -82,7 +82,7 @@ impl<W: Write> Explain<W> {
             true => (format!("\x1b[{colour}m"), "\x1b[0m"),
             false => (String::new(), ""),
         };
-        let line = format!("{on}{from:<26}{off} → {on}{to:<7}{off} {call:<25} {}", rest.trim());
+        let line = format!("{on}{from:<26}{off} → {on}{to:<7}{off} {call:<28} {}", rest.trim());
         // Nobody may read this any more; the service goes on.
         let _ = self.out.write_all(format!("{}\n", line.trim_end()).as_bytes());
         self.lines += 1;

@@ -94,7 +94,9 @@ impl Trace {
     }
 
     fn meta(&mut self, name: &str, track: u32, args: Value) {
-        self.event(json!({ "ph": "M", "name": name, "tid": track, "ts": 0, "args": args }));
+        self.event(
+            json!({ "ph": "M", "name": name, "cat": "__metadata", "tid": track, "ts": 0, "args": args }),
+        );
     }
 
     fn micros(&self, at_ns: u64) -> f64 {
@@ -103,8 +105,14 @@ impl Trace {
 
     /// Something that lasted until `end_ns`.
     fn slice(&mut self, track: u32, name: &str, end_ns: u64, took_ns: u64, args: Value) {
-        let (ts, dur) = (self.micros(end_ns - took_ns), took_ns as f64 / 1e3);
-        self.event(json!({ "ph": "X", "name": name, "cat": "reactor", "tid": track, "ts": ts, "dur": dur, "args": args }));
+        let (ts, end, mut dur) = (self.micros(end_ns - took_ns), self.micros(end_ns), took_ns as f64 / 1e3);
+        // Viewers add them up again: a sum rounded up would end after the next slice has begun, and swallow it.
+        if ts + dur > end {
+            dur -= 0.0005;
+        }
+        self.event(json!({
+            "ph": "X", "name": name, "cat": "reactor", "tid": track, "ts": ts, "dur": dur, "args": args,
+        }));
     }
 
     /// Something that happened at once.
@@ -123,7 +131,7 @@ impl Trace {
 
     fn counter(&mut self, name: &str, at_ns: u64, value: usize) {
         let ts = self.micros(at_ns);
-        self.event(json!({ "ph": "C", "name": name, "tid": LOOP, "ts": ts, "args": { name: value } }));
+        self.event(json!({ "ph": "C", "name": name, "cat": "reactor", "tid": LOOP, "ts": ts, "args": { name: value } }));
     }
 
     /// The track of a source, which gets one when it is first seen.
