@@ -298,7 +298,7 @@ impl Observer for FlightRecorder {
     fn observe(&mut self, seen: &Seen<'_>) {
         let at_ns = seen.at_ns;
         let event = match seen.what {
-            // Told again by its visit.
+            // Its visit tells the same.
             What::Edge { .. } => return,
             What::Woke { events, waited_ns } => {
                 self.accounted_ns = at_ns;
@@ -494,4 +494,4 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-const _: () = assert!(size_of::<Record>() <= 56, "a record fits in a cache line");
+const _: () = assert!(size_of::<Record>() <= 48, "a record fits in a cache line");

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    env, fs, io,
+    env, fs,
     io::{Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
@@ -15,7 +15,7 @@ use ipc_reactor::{Queue, Signal, signals};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::kit::{PATIENCE, Running, example, run, text};
+use crate::kit::{PATIENCE, Running, Server, client, example, run, text};
 
 /// A server that has gone through the one scenario of these tests, up to its end.
 struct Told {
@@ -176,7 +176,7 @@ fn calls_traced(trace: &str) -> Vec<String> {
 fn the_calls_it_shows_are_those_that_strace_sees() {
     if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
         assert!(env::var_os("CI").is_none(), "CI needs strace");
-        return writeln!(io::stderr(), "SKIPPED: strace is not installed").unwrap();
+        return eprintln!("SKIPPED: strace is not installed");
     }
     let folder = tempfile::tempdir().unwrap();
     let trace = folder.path().join("trace");
@@ -309,6 +309,22 @@ fn the_timeline_has_a_row_for_each_source_and_a_browser_draws_it() {
     assert!(output.status.success(), "{} {}", text(&output.stdout), text(&output.stderr));
 }
 
+#[test]
+fn the_flight_recorder_is_dumped_on_sigusr2_and_by_a_slow_visit() {
+    let server = Server::start(&[]);
+    assert!(client(&[&server.addresses[0], "1", "2"]).status.success());
+    server.running.signal(Signal::USR2);
+    server.running.says("flight recorder: the latest ");
+    server.running.says("CIR: client ");
+    server.running.says("not over yet");
+
+    let slow = Server::start(&["--slow", "0"]);
+    slow.running.signal(Signal::USR1);
+    let said = slow.running.says(" held up the loop for ");
+    assert!(said.starts_with("flight recorder: signals "), "{said}");
+    slow.running.says("Drained");
+}
+
 /// What has a browser draw pictures, and judges them.
 fn renderer() -> Option<PathBuf> {
     let renderer = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/render-svg");
@@ -319,6 +335,6 @@ fn renderer() -> Option<PathBuf> {
         return Some(renderer);
     }
     assert!(env::var_os("CI").is_none(), "CI needs .ci/render-svg and a browser");
-    writeln!(io::stderr(), "SKIPPED: no .ci/render-svg, or no browser").unwrap();
+    eprintln!("SKIPPED: no .ci/render-svg, or no browser");
     None
 }
