@@ -6,9 +6,11 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    Cause, Detail, Key, Limit, Observer, Ready, Seen, Signal, SourceKind, TimerKey, VisitEnd, What, Who,
-};
+use text::Shown;
+
+use crate::{Cause, Detail, Key, Limit, Observer, Ready, Seen, Signal, TimerKey, VisitEnd, What, Who};
+
+mod text;
 
 /// An [`Observer`] that keeps the latest few thousand events in a ring, and says what they were when somebody asks, when a
 /// handler panics, or when one holds up the loop.
@@ -358,27 +360,6 @@ impl Observer for FlightRecorder {
     }
 }
 
-impl fmt::Display for FlightRecorder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let records = self.records();
-        let Some(newest_ns) = records.clone().next_back().map(|record| record.at_ns) else {
-            return writeln!(f, "flight recorder: nothing yet");
-        };
-        let secs = Duration::from_nanos(newest_ns).as_secs_f64();
-        writeln!(
-            f,
-            "flight recorder: the latest {} of {} records; times are before the newest, at {secs:.6} s of CLOCK_MONOTONIC",
-            records.clone().count(),
-            self.written,
-        )?;
-        for Record { at_ns, event } in records {
-            let before = Duration::from_nanos(newest_ns - at_ns);
-            writeln!(f, "{:>10}  {event}", format!("-{before:.1?}"))?;
-        }
-        Ok(())
-    }
-}
-
 impl fmt::Debug for FlightRecorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FlightRecorder")
@@ -386,102 +367,6 @@ impl fmt::Debug for FlightRecorder {
             .field("written", &self.written)
             .field("detail", &self.detail)
             .finish_non_exhaustive()
-    }
-}
-
-/// One line. What happened in a visit is indented below it.
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = Duration::from_nanos;
-        match *self {
-            Event::Turn { turn, events, ready, waited_ns, took_ns } => {
-                write!(
-                    f,
-                    "turn {turn}: slept {:.1?}, events {events}, took {:.1?}",
-                    time(waited_ns),
-                    time(took_ns)
-                )?;
-                if ready > 0 { write!(f, ", {ready} ready for the next") } else { Ok(()) }
-            }
-            Event::Visit { who, ready, end, queued_ns, took_ns } => {
-                write!(f, "  {}{}: ", Shown(who), Edges(ready))?;
-                if queued_ns > 0 {
-                    write!(f, "waited {:.1?}, ", time(queued_ns))?;
-                }
-                match end {
-                    Some(end) => write!(f, "took {:.1?}, {end:?}", time(took_ns)),
-                    None => f.write_str("not over yet"),
-                }
-            }
-            Event::Stale { key } => write!(f, "  an event for {key}, which is gone"),
-            Event::Cir { client, clients, handler_ns } => {
-                write!(f, "    CIR: {}, {clients} clients", Shown(client))?;
-                if handler_ns > 0 { write!(f, ", factory {:.1?}", time(handler_ns)) } else { Ok(()) }
-            }
-            Event::CirRefused => f.write_str("    CIR refused"),
-            Event::Read { bytes } => write!(f, "    read {bytes} bytes"),
-            Event::Srm { bytes, reply_bytes, handler_ns } => {
-                write!(f, "    SRM of {bytes} bytes, replies {reply_bytes}, handler {:.1?}", time(handler_ns))
-            }
-            Event::Sent { bytes, left } => write!(f, "    sent {bytes} bytes, {left} left"),
-            Event::Message { bytes, handler_ns } => {
-                write!(f, "    message of {bytes} bytes, handler {:.1?}", time(handler_ns))
-            }
-            Event::Signal { signal, pid, handler_ns } => {
-                write!(f, "    {signal} from pid {pid}, handler {:.1?}", time(handler_ns))
-            }
-            Event::Timer { timer, late_ns, handler_ns } => {
-                write!(f, "    {timer:?}, late {:.1?}, handler {:.1?}", time(late_ns), time(handler_ns))
-            }
-            Event::Fault { key, panic: true } => write!(f, "    the handler of {key} panicked"),
-            Event::Fault { key, panic: false } => write!(f, "    the handler of {key} failed"),
-            Event::Limit { limit } => write!(f, "    limit reached: {limit}"),
-            Event::Closed { who, cause: Why(why) } => write!(f, "    {} closed: {why}", Shown(who)),
-        }
-    }
-}
-
-/// A source: `client 5:7 fd 9`.
-struct Shown(Who);
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.0.kind {
-            SourceKind::Master => "master socket",
-            SourceKind::Client => "client",
-            SourceKind::Datagram => "datagram socket",
-            SourceKind::Queue => "queue",
-            SourceKind::Signals => "signals",
-            SourceKind::SharedMemory => "shared memory",
-            SourceKind::Timers => "timers",
-            SourceKind::Remote => "remotes",
-            SourceKind::Open => "descriptor",
-        };
-        write!(f, "{kind} {}", self.0.key)?;
-        self.0.fd.map_or(Ok(()), |fd| write!(f, " fd {fd}"))
-    }
-}
-
-/// What a source was ready for: ` readable, writable`.
-struct Edges(Ready);
-
-impl fmt::Display for Edges {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Edges(ready) = *self;
-        let edges = [
-            (ready.is_readable(), "readable"),
-            (ready.is_writable(), "writable"),
-            (ready.is_priority(), "urgent"),
-            (ready.is_read_closed(), "hung up"),
-            (ready.is_write_closed(), "deaf"),
-            (ready.is_error(), "error"),
-        ];
-        let mut before = " ";
-        for (_, name) in edges.iter().filter(|(is_set, _)| *is_set) {
-            write!(f, "{before}{name}")?;
-            before = ", ";
-        }
-        Ok(())
     }
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct Explain<W> {
     edges: HashSet<Key>,
     /// Clients that have not been visited yet.
     new: HashSet<Key>,
+    /// Sources whose budget was spent.
+    again: HashSet<Key>,
     /// Sources in the ready list when the loop went to wait.
     ready: usize,
 }
@@ -68,6 +70,7 @@ impl<W: Write> Explain<W> {
             clients: 0,
             edges: HashSet::new(),
             new: HashSet::new(),
+            again: HashSet::new(),
             ready: 0,
         }
     }
@@ -100,10 +103,12 @@ impl<W: Write> Explain<W> {
 
     fn visit(&mut self, who: Who, ready: Ready, queued_ns: u64) {
         self.by_event = self.edges.remove(&who.key);
-        let what = match (self.by_event, self.new.contains(&who.key)) {
-            (true, _) => edges(ready),
-            (false, true) => "new".into(),
-            (false, false) => "no event".into(),
+        let again = self.again.remove(&who.key);
+        let what = match self.by_event {
+            true => edges(ready),
+            false if self.new.contains(&who.key) => "new".into(),
+            false if again => "still ready".into(),
+            false => "no event".into(),
         };
         self.visit = format!("{} {what}", self.name(who));
         self.queued_ns = Some(queued_ns);
@@ -144,6 +149,7 @@ impl<W: Write> Explain<W> {
         let is_new = self.new.remove(&who.key);
         match (end, who.kind) {
             (VisitEnd::Again, _) => {
+                self.again.insert(who.key);
                 self.step(
                     "again",
                     YELLOW,
@@ -152,7 +158,16 @@ impl<W: Write> Explain<W> {
                 );
             }
             (VisitEnd::Parked, _) => self.step("parked", YELLOW, "", "waits for room, or for a deadline"),
-            (VisitEnd::Closed, _) => {}
+            (VisitEnd::Closed, _) => {
+                if let Some(bytes) = self.read.take() {
+                    self.step(
+                        "SRM",
+                        RED,
+                        format_args!("recv = {bytes}"),
+                        "what has come is the connection's end",
+                    );
+                }
+            }
             (VisitEnd::Drained, SourceKind::Master) if self.by_event => {
                 self.step("asleep", DIM, "accept4 = EAGAIN", "no other CIR waits: until the next event");
             }
@@ -174,7 +189,10 @@ impl<W: Write> Explain<W> {
 
 impl<W: Write + 'static> Observer for Explain<W> {
     fn observe(&mut self, seen: &Seen<'_>) {
-        if !matches!(seen.what, What::Srm { .. }) {
+        if !matches!(
+            seen.what,
+            What::Srm { .. } | What::Limit { .. } | What::Visited { end: VisitEnd::Closed, .. }
+        ) {
             self.half_frame();
         }
         match seen.what {
@@ -268,6 +286,7 @@ impl<W: Write + 'static> Observer for Explain<W> {
                 self.line(&from, "closed", YELLOW, call, format_args!("{cause}{database}"));
                 self.edges.remove(&who.key);
                 self.new.remove(&who.key);
+                self.again.remove(&who.key);
                 self.names.left(who.key);
             }
             What::Visited { who, end, .. } => self.visited(who, end),

@@ -28,7 +28,7 @@ const THINNEST: f64 = 1.6;
 
 const RUNNING: &str = "#16407a";
 const WAITING: &str = "#f2b84b";
-const AWAKE: &str = "#8a94a3";
+const AWAKE: &str = "#6d7786";
 /// A CIR's line, and the cross of a close.
 const COMES: &str = "#2c8a4b";
 const LEAVES: &str = "#b5382a";
@@ -215,7 +215,7 @@ impl Picture {
         for (fill, words, width) in [
             (WAITING, "waits in the ready list", 172.0),
             (RUNNING, "runs: its system calls and its handler", 258.0),
-            (AWAKE, "the loop is awake", 142.0),
+            (AWAKE, "a turn of the loop", 142.0),
             ("url(#asleep)", "asleep in epoll_wait, folded", 200.0),
         ] {
             self.rect((x, y - 10.0), (16.0, 12.0), fill, words);
@@ -264,7 +264,11 @@ impl Picture {
 
     fn turn(&mut self, turn: &Turn) {
         let number = format!("turn {}", turn.number);
-        self.bar((turn.awake_ns, turn.over_ns), TOP + 6.0, ROW - 12.0, AWAKE, &number);
+        self.bar((turn.awake_ns, turn.over_ns), TOP + 4.0, ROW - 8.0, AWAKE, &number);
+        let (from_x, to_x) = (self.axis.place(turn.awake_ns), self.axis.place(turn.over_ns));
+        if to_x - from_x > 34.0 {
+            self.text((from_x + to_x) / 2.0, TOP + 16.0, "middle", "#fff", &turn.number.to_string());
+        }
         for visit in &turn.visits {
             let Some(&y) = self.places.get(&visit.source.key) else { continue };
             let (waited, ran) = (visit.begun_ns - visit.ready_ns, visit.over_ns - visit.begun_ns);
