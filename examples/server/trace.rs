@@ -105,11 +105,9 @@ impl Trace {
 
     /// Something that lasted until `end_ns`.
     fn slice(&mut self, track: u32, name: &str, end_ns: u64, took_ns: u64, args: Value) {
-        let (ts, end, mut dur) = (self.micros(end_ns - took_ns), self.micros(end_ns), took_ns as f64 / 1e3);
-        // Viewers add them up again: a sum rounded up would end after the next slice has begun, and swallow it.
-        if ts + dur > end {
-            dur -= 0.0005;
-        }
+        // A nanosecond short: viewers add, round and cut these numbers, and a slice that seems to reach into the next
+        // one swallows it, or is dropped.
+        let (ts, dur) = (self.micros(end_ns - took_ns), took_ns.saturating_sub(1) as f64 / 1e3);
         self.event(json!({
             "ph": "X", "name": name, "cat": "reactor", "tid": track, "ts": ts, "dur": dur, "args": args,
         }));
