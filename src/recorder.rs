@@ -70,10 +70,11 @@ struct Record {
 /// [`What`], without what it borrows.
 #[derive(Clone, Copy)]
 enum Event {
+    /// What is ready for the next is not known while it lasts.
     Turn {
         turn: u64,
         events: u32,
-        ready: u32,
+        ready: Option<u32>,
         waited_ns: u64,
         took_ns: u64,
     },
@@ -305,8 +306,10 @@ impl Observer for FlightRecorder {
             What::Woke { events, waited_ns } => {
                 self.accounted_ns = at_ns;
                 let events = events as u32;
-                self.turn = self
-                    .write(at_ns, Event::Turn { turn: seen.turn, events, ready: 0, waited_ns, took_ns: 0 });
+                self.turn = self.write(
+                    at_ns,
+                    Event::Turn { turn: seen.turn, events, ready: None, waited_ns, took_ns: 0 },
+                );
                 return;
             }
             What::Visit { who, ready, queued_ns } => {
@@ -329,7 +332,7 @@ impl Observer for FlightRecorder {
             What::Turned { took_ns: time_ns, ready: left } => {
                 self.account(at_ns, at_ns);
                 if let Event::Turn { took_ns, ready, .. } = &mut self.ring[self.turn].event {
-                    (*took_ns, *ready) = (time_ns, left as u32);
+                    (*took_ns, *ready) = (time_ns, Some(left as u32));
                 }
                 return;
             }

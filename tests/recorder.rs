@@ -120,7 +120,7 @@ fn the_ring_keeps_the_latest_and_tells_them_in_their_order() {
         assert!(pair[0].contains(&format!("turn {turn}: slept ")), "{dump}");
         assert!(pair[1].contains(&served.name()) && pair[1].ends_with("Drained"), "{dump}");
     }
-    assert!(lines[8].trim_start().starts_with("-"), "{dump}");
+    assert!(lines[8].trim_start().starts_with("now ") && lines[1].trim_start().starts_with('-'), "{dump}");
 }
 
 #[test]
@@ -146,6 +146,7 @@ fn a_dump_from_a_handler_shows_its_own_visit_unfinished() {
     let dump = served.ask(&mut client, "dump\n");
     let last = dump.trim_end().trim_end_matches('|').rsplit('|').next().unwrap();
     assert!(last.contains(&served.name()) && last.ends_with("not over yet"), "{dump}");
+    assert_eq!(dump.matches("not over yet").count(), 2, "the turn's and the visit's: {dump}");
     assert!(!served.dump().contains("not over yet"));
 }
 

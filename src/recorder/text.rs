@@ -19,8 +19,11 @@ impl fmt::Display for FlightRecorder {
             self.written,
         )?;
         for Record { at_ns, event } in records {
-            let before = Duration::from_nanos(newest_ns - at_ns);
-            writeln!(f, "{:>10}  {event}", format!("-{before:.1?}"))?;
+            let before = match newest_ns - at_ns {
+                0 => "now".into(),
+                ns => format!("-{:.1?}", Duration::from_nanos(ns)),
+            };
+            writeln!(f, "{before:>10}  {event}")?;
         }
         Ok(())
     }
@@ -32,13 +35,12 @@ impl fmt::Display for Event {
         let time = Duration::from_nanos;
         match *self {
             Event::Turn { turn, events, ready, waited_ns, took_ns } => {
-                write!(
-                    f,
-                    "turn {turn}: slept {:.1?}, events {events}, took {:.1?}",
-                    time(waited_ns),
-                    time(took_ns)
-                )?;
-                if ready > 0 { write!(f, ", {ready} ready for the next") } else { Ok(()) }
+                write!(f, "turn {turn}: slept {:.1?}, events {events}, ", time(waited_ns))?;
+                match ready {
+                    Some(0) => write!(f, "took {:.1?}", time(took_ns)),
+                    Some(ready) => write!(f, "took {:.1?}, {ready} ready for the next", time(took_ns)),
+                    None => f.write_str("not over yet"),
+                }
             }
             Event::Visit { who, ready, end, queued_ns, took_ns } => {
                 write!(f, "  {}{}: ", Shown(who), Edges(ready))?;
@@ -99,7 +101,7 @@ impl fmt::Display for Shown {
     }
 }
 
-/// What a source was ready for: ` readable, writable`.
+/// What a source was ready for: ` readable, rdhup`, in epoll's words.
 struct Edges(Ready);
 
 impl fmt::Display for Edges {
@@ -109,8 +111,8 @@ impl fmt::Display for Edges {
             (ready.is_readable(), "readable"),
             (ready.is_writable(), "writable"),
             (ready.is_priority(), "urgent"),
-            (ready.is_read_closed(), "hung up"),
-            (ready.is_write_closed(), "deaf"),
+            (ready.is_read_closed() && !ready.is_write_closed(), "rdhup"),
+            (ready.is_write_closed(), "hup"),
             (ready.is_error(), "error"),
         ];
         let mut before = " ";

@@ -142,6 +142,25 @@ fn the_explanation_of_the_scenario_is_the_one_in_the_file() {
     assert!(told == golden, "{}\nis not what stands in {}:\n{told}", golden, file.display());
 }
 
+/// How its bytes come together depends on time; what becomes of each does not.
+#[test]
+fn the_client_of_the_examples_is_followed_from_its_cir_to_its_close() {
+    let server = Server::start(&["--explain"]);
+    assert_eq!(text(&client(&[&server.addresses[0], "1", "2"]).stdout), "Result = 3\n");
+    for (transition, detail) in [
+        ("→ CIR", "database of clients: 1"),
+        ("→ SRM", "\"1\""),
+        ("→ SRM", "\"2\""),
+        ("→ SRM", "\"0\""),
+        ("→ reply", "send = 10"),
+        ("→ closed", "closed by the peer   database of clients: 0"),
+    ] {
+        let line = server.running.says(transition);
+        assert!(line.contains(detail), "{transition} {detail}: {line}");
+        assert!(transition == "→ CIR" || line.starts_with("C#1 fd "), "{line}");
+    }
+}
+
 /// The calls in the column of calls: `recv = 12`, `accept4 = EAGAIN`.
 fn calls_explained(lines: &[String]) -> Vec<String> {
     let call = |line: &String| {
