@@ -1,6 +1,7 @@
 //! The timeline as an SVG: one row a source, time to the right, sleep folded.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet, VecDeque},
     fmt::Write,
 };
@@ -21,7 +22,7 @@ const WAITED: f64 = RIGHT + 88.0;
 const RAN: f64 = WIDTH - 16.0;
 const TOP: f64 = 92.0;
 const ROW: f64 = 24.0;
-/// More sources are not drawn: those that waited and ran least are left out.
+/// More sources are not drawn: clients that waited and ran least are left out.
 const ROWS_MAX: usize = 40;
 /// A visit is seen, however short.
 const THINNEST: f64 = 1.6;
@@ -106,7 +107,8 @@ fn rows(turns: &VecDeque<Turn>) -> Vec<Row> {
         rows[at].waited_ns += visit.begun_ns - visit.ready_ns;
         rows[at].ran_ns += visit.over_ns - visit.begun_ns;
     }
-    rows.sort_by_key(|row| std::cmp::Reverse(row.waited_ns + row.ran_ns));
+    let is_client = |row: &Row| row.source.kind == SourceKind::Client;
+    rows.sort_by_key(|row| (is_client(row), Reverse(row.waited_ns + row.ran_ns)));
     rows.truncate(ROWS_MAX);
     rows.sort_by_key(|Row { source, .. }| {
         (
@@ -150,7 +152,7 @@ pub(crate) fn svg(turns: &VecDeque<Turn>) -> String {
             y,
             "start",
             FAINT,
-            &format!("{left_out} more sources waited and ran less than these"),
+            &format!("{left_out} more clients waited and ran less than these"),
         );
     }
     picture.svg + "</svg>\n"
@@ -310,18 +312,21 @@ impl Picture {
                 self.text(from_x, bottom + 22.0, "middle", INK, &plain(from_ns - start_ns));
                 free_x = from_x + 64.0;
             }
+            // Where it wakes next has the better claim to a label.
+            let next_x = self.axis.pieces.get(at + 2).map_or(RIGHT + 54.0, |next| next.from_x);
             for tick in 1..=(to_ns - from_ns) / step_ns {
                 let x = from_x + (tick * step_ns) as f64 * self.axis.scale;
                 self.line((x, bottom), (x, bottom + 4.0), FAINT, 1.0);
-                if x >= free_x && x < RIGHT - 10.0 {
+                if x >= free_x && x < next_x - 64.0 {
                     self.text(x, bottom + 22.0, "middle", FAINT, &format!("+{}", plain(tick * step_ns)));
                     free_x = x + 64.0;
                 }
             }
         }
-        let step = plain(step_ns);
-        let words =
-            format!("time since the first turn shown; where the loop has woken, a small tick each {step}");
+        let words = format!(
+            "time since the first turn shown; + from where the loop has woken, a tick each {}",
+            plain(step_ns)
+        );
         self.text(RIGHT, bottom + 44.0, "end", FAINT, &words);
     }
 }

@@ -158,7 +158,8 @@ impl Trace {
         let track = self.track(who);
         let waited_ns = queued_ns.min(at_ns.saturating_sub(track.free_ns));
         if waited_ns > 0 {
-            self.slice(track.number, "waiting", at_ns, waited_ns, json!({ "for": edges(ready) }));
+            let edges = Some(edges(ready)).filter(|edges| !edges.is_empty());
+            self.slice(track.number, "waiting", at_ns, waited_ns, json!({ "ready": edges }));
         }
         if track.new {
             self.arrow("f", track.number, track.number, at_ns);
