@@ -15,15 +15,15 @@ mod text;
 /// An [`Observer`] that keeps the latest few thousand events in a ring, and says what they were when somebody asks, when a
 /// handler panics, or when one holds up the loop.
 ///
-/// The ring is allocated once. Recording formats nothing, allocates nothing and makes no system call, so it can be left on in
-/// service; `docs/explain.md` says what it costs. A visit and its end are one record, and so are a turn and its end; an event has none of its
-/// own, because the visit that it leads to tells the same.
+/// The ring is allocated once. Recording formats nothing, allocates nothing and makes no system call, so it can be left
+/// on in service; `docs/explain.md` says what it costs. A visit and its end are one record, and so are a turn and its
+/// end; an event has none of its own, because the visit that it leads to tells the same.
 ///
 /// # When it writes by itself
-/// Only if it was told where to ([`dump_to`](FlightRecorder::dump_to)): when a handler has panicked, and when a visit took as long as
-/// [`slow`](FlightRecorder::slow) says. The loop waits while it writes, so a storm of slow handlers must not make it write for
-/// ever: after one dump there is no other for ten seconds, or as long as [`apart`](FlightRecorder::apart) says. The next one says how many
-/// there would have been.
+/// Only if it was told where to ([`dump_to`](FlightRecorder::dump_to)): when a handler has panicked, and when a visit took
+/// as long as [`slow`](FlightRecorder::slow) says. The loop waits while it writes, so a storm of slow handlers must not
+/// make it write for ever: after one dump there is no other for ten seconds, or as long as
+/// [`apart`](FlightRecorder::apart) says. The next one says how many there would have been.
 ///
 /// A handler that never returns is never told, and no signal is read meanwhile: against that only a watchdog outside helps.
 ///
@@ -179,16 +179,18 @@ impl FlightRecorder {
     /// How many events it keeps, rounded up to a power of two. What it has recorded so far is dropped.
     #[must_use]
     pub fn capacity(self, events: usize) -> FlightRecorder {
-        FlightRecorder { ring: blank(events.clamp(2, 1 << 30).next_power_of_two()), written: 0, ..self }
+        let ring = blank(events.clamp(2, 1 << 30).next_power_of_two());
+        FlightRecorder { ring, written: 0, turn: 0, visit: 0, ..self }
     }
 
-    /// Records each message too: which request it was that took so long. It costs several times as much.
+    /// Records each message too: which request it was that took so long. It costs about twice as much.
     #[must_use]
     pub fn messages(self) -> FlightRecorder {
         FlightRecorder { detail: Detail::Messages, ..self }
     }
 
-    /// Dumps when a visit took as long as this or longer, and when that long went by between two visits, where `on_close` is called.
+    /// Dumps when a visit took as long as this or longer, and when that long went by between two visits, where
+    /// `on_close` is called.
     #[must_use]
     pub fn slow(self, threshold: Duration) -> FlightRecorder {
         FlightRecorder { slow_ns: nanos(threshold).max(1), ..self }

@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io::{self, BufWriter, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use ipc_reactor::{Key, Observer, Ready, Seen, SourceKind, What, Who};
@@ -19,6 +19,7 @@ use crate::names::{Names, Payload, Text, edges};
 const LOOP: u32 = 1;
 
 pub(crate) struct Trace {
+    path: PathBuf,
     out: BufWriter<File>,
     /// The first write that failed; nothing is written after it.
     failed: Option<io::Error>,
@@ -50,9 +51,9 @@ struct Visit {
 
 impl Trace {
     pub(crate) fn create(path: &Path, names: Names, sources: &[(Key, SourceKind)]) -> io::Result<Trace> {
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         let mut trace = Trace {
-            out: BufWriter::new(File::create(path).map_err(named)?),
+            path: path.into(),
+            out: BufWriter::new(File::create(path).map_err(|error| named(path, &error))?),
             failed: None,
             is_empty: true,
             ended: false,
@@ -77,7 +78,7 @@ impl Trace {
         if !std::mem::replace(&mut self.ended, true) && self.failed.is_none() {
             self.failed = write!(self.out, "\n]\n").and_then(|()| self.out.flush()).err();
         }
-        self.failed.take().map_or(Ok(()), Err)
+        self.failed.take().map_or(Ok(()), |error| Err(named(&self.path, &error)))
     }
 
     fn event(&mut self, mut event: Value) {
@@ -244,6 +245,10 @@ impl Observer for Trace {
             _ => {}
         }
     }
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Also where the loop ends by an error or a panic.

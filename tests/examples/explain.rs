@@ -242,6 +242,17 @@ fn the_trace_keeps_to_the_format_and_has_a_track_for_each_source() {
     assert_eq!(clients, [1, 0]);
 }
 
+#[test]
+fn a_trace_or_a_picture_that_cannot_be_written_is_said_and_the_service_goes_on() {
+    for option in ["--trace", "--timeline"] {
+        let mut server = Server::start(&[option, "/dev/full"]);
+        assert!(client(&[&server.addresses[0], "1"]).status.success());
+        server.running.signal(Signal::TERM);
+        assert_eq!(server.running.wait().code(), Some(1), "{option}");
+        server.running.says("server: /dev/full: ");
+    }
+}
+
 /// What the published "Trace Event Format" asks of each event, and what viewers ask of all: slices of a track are nested, arrows
 /// begin and end in slices. Returns the names of each track's slices.
 fn check(trace: &[Value]) -> BTreeMap<String, Vec<String>> {
