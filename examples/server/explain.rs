@@ -27,7 +27,7 @@ pub(crate) struct Explain<W> {
     visit: String,
     /// How long it has waited in the ready list; said once, on the visit's first line.
     queued_ns: Option<u64>,
-    /// The visit was caused by an event, so it goes on until the system call says that nothing is left.
+    /// The visit was caused by an event, not by a drain or a timer.
     by_event: bool,
     /// What was read last, if no message that came with it has been shown.
     read: Option<usize>,
@@ -164,11 +164,11 @@ impl<W: Write> Explain<W> {
                         "SRM",
                         RED,
                         format_args!("recv = {bytes}"),
-                        "what has come is the connection's end",
+                        "what has come ends the connection",
                     );
                 }
             }
-            (VisitEnd::Drained, SourceKind::Master) if self.by_event => {
+            (VisitEnd::Drained, SourceKind::Master) => {
                 self.step("asleep", DIM, "accept4 = EAGAIN", "no other CIR waits: until the next event");
             }
             (VisitEnd::Drained, SourceKind::Queue) if self.by_event => {
