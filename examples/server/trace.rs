@@ -1,7 +1,7 @@
 //! `--trace`: what the reactor does as a Chrome trace, to be opened in Perfetto or in `chrome://tracing`.
 //!
-//! One track for the loop, one for each source. The format is the JSON array of the "Trace Event Format"; it is written as it comes, so
-//! memory is bounded, and a trace whose end is missing still opens.
+//! One track for the loop, one for each source. The format is the JSON array of the "Trace Event Format"; it is written as
+//! it comes, so memory is bounded, and what a killed server leaves lacks the closing bracket only, which may be missing.
 
 use std::{
     collections::HashMap,
@@ -86,12 +86,9 @@ impl Trace {
         if self.failed.is_some() || self.ended {
             return;
         }
-        let before: &[u8] = if std::mem::replace(&mut self.is_empty, false) { b"[\n" } else { b",\n" };
-        let written = self
-            .out
-            .write_all(before)
-            .and_then(|()| serde_json::to_writer(&mut self.out, &event).map_err(Into::into));
-        self.failed = written.err();
+        let before = if std::mem::replace(&mut self.is_empty, false) { "[" } else { "," };
+        // In one piece: so the buffer is emptied between two events, never within one.
+        self.failed = self.out.write_all(format!("{before}\n{event}").as_bytes()).err();
     }
 
     fn meta(&mut self, name: &str, track: u32, args: Value) {

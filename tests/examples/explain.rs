@@ -253,6 +253,23 @@ fn a_trace_or_a_picture_that_cannot_be_written_is_said_and_the_service_goes_on()
     }
 }
 
+/// Its last events are lost, and the bracket; viewers take it without.
+#[test]
+fn a_server_that_is_killed_leaves_whole_events() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trace.json");
+    let mut server = Server::start(&["--trace", file.to_str().unwrap()]);
+    let numbers: Vec<String> = (1..200).map(|number| number.to_string()).collect();
+    let arguments: Vec<&str> =
+        [server.addresses[0].as_str()].into_iter().chain(numbers.iter().map(String::as_str)).collect();
+    assert!(client(&arguments).status.success());
+    server.running.signal(Signal::KILL);
+    server.running.wait();
+    let trace = fs::read_to_string(file).unwrap();
+    let events: Vec<Value> = serde_json::from_str(&format!("{trace}]")).unwrap();
+    assert!(events.len() > 20, "{trace}");
+}
+
 /// What the published "Trace Event Format" asks of each event, and what viewers ask of all: slices of a track are nested, arrows
 /// begin and end in slices. Returns the names of each track's slices.
 fn check(trace: &[Value]) -> BTreeMap<String, Vec<String>> {
