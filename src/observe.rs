@@ -56,9 +56,9 @@ pub trait Observer: Any {
 /// How much an [`Observer`] is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Detail {
-    /// Turns, visits, CIRs, closes, limits and faults. One clock reading a visit.
+    /// Turns, visits, CIRs, closes, limits and faults. One clock reading a visit, and two a turn.
     Visits,
-    /// Each read, message and send too, with the time that its handler took. One clock reading each.
+    /// Each event, read, message and send too, with the time that its handler took. One clock reading each.
     Messages,
 }
 
@@ -136,7 +136,7 @@ pub enum What<'a> {
         /// How long it took: how long the loop slept.
         waited_ns: u64,
     },
-    /// An event, now kept as an edge in its source's slot.
+    /// An event, now kept as an edge in its source's slot. ([`Detail::Messages`]; a visit follows, with the same edges.)
     Edge {
         /// Whose.
         who: Who,
@@ -271,7 +271,8 @@ pub enum What<'a> {
 impl What<'_> {
     fn detail(&self) -> Detail {
         match self {
-            What::Read { .. }
+            What::Edge { .. }
+            | What::Read { .. }
             | What::Srm { .. }
             | What::Sent { .. }
             | What::Message { .. }
@@ -285,6 +286,7 @@ impl What<'_> {
 struct Watcher {
     observer: Box<dyn Observer>,
     detail: Detail,
+    panicked: bool,
 }
 
 /// The observers, and what must be remembered for them.
@@ -300,6 +302,8 @@ pub(crate) struct Watch {
     who: Who,
     /// When each slot's source came into the ready list.
     queued_ns: Vec<u64>,
+    /// A source was closed since the clock was read last: its `on_close` runs before the next visit.
+    buried: bool,
 }
 
 impl Watch {
@@ -312,6 +316,7 @@ impl Watch {
             visit_ns: 0,
             who: Who { key: Key::NONE, fd: None, kind: SourceKind::Open },
             queued_ns: Vec::new(),
+            buried: false,
         }
     }
 
@@ -331,14 +336,24 @@ impl Watch {
         self.queued_ns[index] = self.now_ns;
     }
 
-    /// Tells everybody who wants to know. Those that panic are dropped; their number is returned.
-    fn tell(&mut self, turn: u64, what: What<'_>) -> usize {
+    /// Tells everybody who wants to know. False if one of them panicked; it is to be dropped.
+    #[inline(always)]
+    fn tell(&mut self, turn: u64, what: What<'_>) -> bool {
+        self.buried |= matches!(what, What::Closed { .. });
+        let detail = what.detail();
         let seen = Seen { at_ns: self.now_ns, turn, what };
-        let (detail, before) = (what.detail(), self.watchers.len());
-        self.watchers.retain_mut(|Watcher { observer, detail: wanted }| {
-            *wanted < detail || catch_unwind(AssertUnwindSafe(|| observer.observe(&seen))).is_ok()
-        });
-        before - self.watchers.len()
+        let mut well = true;
+        for Watcher { observer, detail: wanted, panicked } in &mut self.watchers {
+            if *wanted >= detail {
+                *panicked = catch_unwind(AssertUnwindSafe(|| observer.observe(&seen))).is_err();
+                well &= !*panicked;
+            }
+        }
+        well
+    }
+
+    fn settle(&mut self) {
+        self.detail = self.watchers.iter().map(|watcher| watcher.detail).max().unwrap_or(Detail::Visits);
     }
 }
 
@@ -347,8 +362,8 @@ impl<S> PollSet<S> {
     pub fn observe(&mut self, observer: impl Observer) {
         let detail = observer.detail();
         let watch = self.watch.get_or_insert_with(|| Box::new(Watch::new()));
-        watch.detail = watch.detail.max(detail);
-        watch.watchers.push(Watcher { observer: Box::new(observer), detail });
+        watch.watchers.push(Watcher { observer: Box::new(observer), detail, panicked: false });
+        watch.settle();
     }
 
     /// The first observer of this type. `None` if there is none: it was never put in, was taken out, or has panicked.
@@ -368,7 +383,7 @@ impl<S> PollSet<S> {
         };
         let place = watch.watchers.iter().position(is_wanted)?;
         let observer: Box<dyn Any> = watch.watchers.remove(place).observer;
-        watch.detail = watch.watchers.iter().map(|watcher| watcher.detail).max().unwrap_or(Detail::Visits);
+        watch.settle();
         if watch.watchers.is_empty() {
             self.watch = None;
         }
@@ -383,9 +398,10 @@ impl<S> PollSet<S> {
 
     #[cold]
     pub(crate) fn tell(&mut self, what: What<'_>) {
-        if let Some(mut watch) = self.watch.take() {
-            let panics = watch.tell(self.stats.turns, what);
-            self.put_back_watch(watch, panics);
+        if let Some(watch) = &mut self.watch
+            && !watch.tell(self.stats.turns, what)
+        {
+            self.drop_panicked();
         }
     }
 
@@ -398,12 +414,18 @@ impl<S> PollSet<S> {
         }
     }
 
-    fn put_back_watch(&mut self, watch: Box<Watch>, panics: usize) {
-        if panics > 0 {
-            self.stats.panics += panics as u64;
-            self.complain(Kind::Panic, Level::Error, format_args!("an observer panicked, and is dropped"));
+    #[cold]
+    fn drop_panicked(&mut self) {
+        let Some(watch) = &mut self.watch else { return };
+        let before = watch.watchers.len();
+        watch.watchers.retain(|watcher| !watcher.panicked);
+        let panics = before - watch.watchers.len();
+        watch.settle();
+        if watch.watchers.is_empty() {
+            self.watch = None;
         }
-        self.watch = (!watch.watchers.is_empty()).then_some(watch);
+        self.stats.panics += panics as u64;
+        self.complain(Kind::Panic, Level::Error, format_args!("an observer panicked, and is dropped"));
     }
 
     /// The loop is about to wait.
@@ -425,9 +447,11 @@ impl<S> PollSet<S> {
 
     #[cold]
     pub(crate) fn observe_edge(&mut self, key: Key, ready: Ready) {
-        match self.source(key).map(|source| source.who(key)) {
-            Some(who) => self.tell(What::Edge { who, ready }),
+        match self.source(key) {
             None => self.tell(What::Stale { key }),
+            // Those who see visits only learn of it from its visit.
+            Some(_) if !self.tells_messages() => {}
+            Some(source) => self.tell(What::Edge { who: source.who(key), ready }),
         }
     }
 
@@ -437,6 +461,10 @@ impl<S> PollSet<S> {
         let slot = self.slots.get(key.index as usize).filter(|slot| slot.serial == key.serial)?;
         let (who, ready) = (slot.source.who(key), slot.ready);
         let watch = self.watch.as_mut()?;
+        // What an on_close has taken is not this source's doing.
+        if mem::take(&mut watch.buried) {
+            watch.lap();
+        }
         let queued_ns = watch.queued_ns.get(key.index as usize).copied().unwrap_or(watch.now_ns);
         (watch.who, watch.visit_ns) = (who, watch.now_ns);
         let queued_ns = watch.now_ns - queued_ns;
@@ -463,7 +491,10 @@ impl<S> PollSet<S> {
     pub(crate) fn observe_turned(&mut self) {
         let ready = self.ready.len();
         if let Some(watch) = &mut self.watch {
-            watch.lap();
+            // Its last visit has just read the clock, unless an on_close has run since.
+            if mem::take(&mut watch.buried) {
+                watch.lap();
+            }
             let took_ns = watch.now_ns - watch.turn_ns;
             self.tell(What::Turned { took_ns, ready });
         }
@@ -479,7 +510,7 @@ impl<S> PollSet<S> {
         handler_ns: u64,
     ) {
         let Some(mut watch) = self.watch.take() else { return };
-        let mut panics = 0;
+        let mut well = true;
         if let Some(source @ Source::Client(handle)) = self.source(client) {
             let peer = Peer::new(handle.fd(), kind, inet);
             let what = What::Cir {
@@ -489,9 +520,12 @@ impl<S> PollSet<S> {
                 handler_ns,
                 clients: self.stats.clients,
             };
-            panics = watch.tell(self.stats.turns, what);
+            well = watch.tell(self.stats.turns, what);
         }
-        self.put_back_watch(watch, panics);
+        self.watch = Some(watch);
+        if !well {
+            self.drop_panicked();
+        }
     }
 
     /// The time since the clock was read last, where messages are told.

@@ -206,7 +206,9 @@ struct Visits(u64);
 
 impl Observer for Visits {
     fn observe(&mut self, seen: &Seen<'_>) {
-        assert!(!matches!(seen.what, What::Srm { .. } | What::Read { .. } | What::Sent { .. }));
+        let of_messages =
+            matches!(seen.what, What::Edge { .. } | What::Srm { .. } | What::Read { .. } | What::Sent { .. });
+        assert!(!of_messages, "{:?}", seen.what);
         self.0 += u64::from(matches!(seen.what, What::Visited { .. }));
     }
 

@@ -12,26 +12,34 @@
 //!
 //! Standard output has one JSON object a line, for programs: `{"event":"ready",…}` once it listens, `{"event":"totals",…}` on SIGUSR1
 //! and at the end. All that is for people goes to standard error.
+//!
+//! It can explain itself (`--explain`, `--trace`, `--timeline`), and has a flight recorder: `docs/explain.md` shows what one sees.
 
 use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use ipc_reactor::{Address, Limits, Listener, Reactor, Signal, SignalInfo};
+use ipc_reactor::{Address, Key, Limits, Listener, Reactor, Signal, SignalInfo, SourceKind};
 use log::LevelFilter;
 use serde_json::json;
 
-#[path = "shared/adder.rs"]
+#[path = "../shared/adder.rs"]
 mod adder;
-#[path = "shared/how_to.rs"]
+mod explain;
+#[path = "../shared/how_to.rs"]
 mod how_to;
-#[path = "shared/limits_file.rs"]
+#[path = "../shared/limits_file.rs"]
 mod limits_file;
+mod names;
+mod picture;
+mod timeline;
+mod trace;
+mod watch;
 
 use adder::{Adder, OwnQueue, Totals};
 
 /// Adder service: sums the i32s that each client sends, and answers `Result = N` to a 0.
 ///
-/// SIGUSR1 prints the totals, SIGHUP reads the limits file again, SIGTERM and Ctrl-C drain (a second one stops at once).
+/// SIGUSR1 prints the totals, SIGUSR2 dumps the flight recorder and draws the timeline, SIGHUP reads the limits file again, SIGTERM and Ctrl-C drain (a second one stops at once).
 #[derive(Parser)]
 struct Arguments {
     /// unix:/path, unix-seq:/path, abstract:name, abstract-seq:name, tcp:host:port (port 0: any), or mq:/name
@@ -46,6 +54,8 @@ struct Arguments {
     /// More log: -v each CIR, -vv each SRM (RUST_LOG says it more finely)
     #[arg(short, action = clap::ArgAction::Count)]
     verbose: u8,
+    #[command(flatten)]
+    watch: watch::Options,
 }
 
 fn address(text: &str) -> Result<Address, String> {
@@ -83,14 +93,16 @@ fn main() -> ExitCode {
 fn serve(arguments: &Arguments, limits: Limits) -> io::Result<()> {
     let mut reactor = Reactor::<Totals>::builder().limits(limits).build()?;
     // Before anything else: from here on, no signal can end the process with a path or a queue left behind.
-    signals(&mut reactor, arguments)?;
+    let mut sources = signals(&mut reactor, arguments)?;
     let mut queues = Vec::new();
     let mut served = Vec::new();
     for address in &arguments.addresses {
-        let (address, queue) = open(&mut reactor, address)?;
+        let (address, source, queue) = open(&mut reactor, address)?;
         queues.extend(queue);
+        sources.push(source);
         served.push(address);
     }
+    arguments.watch.start(&mut reactor, &sources)?;
     for address in &served {
         eprintln!("server: {address} is open; talk to it with");
         how_to::lines(address).iter().for_each(|line| eprintln!("  {line}"));
@@ -102,33 +114,38 @@ fn serve(arguments: &Arguments, limits: Limits) -> io::Result<()> {
     reactor.run(&mut totals)?;
     eprintln!("server: ended; {}", reactor.stats());
     adder::tell(&adder::report(&totals, reactor.stats()));
-    Ok(())
+    watch::end(&mut reactor)
 }
 
+/// A source that is there from the start.
+type Source = (Key, SourceKind);
+
 /// Puts one address into the poll set; tells what it came to be, and the queue that was made for it.
-fn open(reactor: &mut Reactor<Totals>, address: &Address) -> io::Result<(Address, Option<OwnQueue>)> {
+fn open(reactor: &mut Reactor<Totals>, address: &Address) -> io::Result<(Address, Source, Option<OwnQueue>)> {
     if let Address::Queue(name) = address {
         let (queue, own) = adder::open_queue(name)?;
-        reactor.queue(queue, adder::on_message)?;
-        return Ok((address.clone(), own));
+        let key = reactor.queue(queue, adder::on_message)?;
+        return Ok((address.clone(), (key, SourceKind::Queue), own));
     }
     let listener = Listener::bind(address)?;
     let bound = listener.local_address()?;
-    reactor.listen(listener, adder::framing(), |_peer, _totals| Ok(Adder::default()))?;
-    Ok((bound, None))
+    let key = reactor.listen(listener, adder::framing(), |_peer, _totals| Ok(Adder::default()))?;
+    Ok((bound, (key, SourceKind::Master), None))
 }
 
-fn signals(reactor: &mut Reactor<Totals>, arguments: &Arguments) -> io::Result<()> {
-    reactor.signals([Signal::USR1], |_, cx, totals| {
+fn signals(reactor: &mut Reactor<Totals>, arguments: &Arguments) -> io::Result<Vec<Source>> {
+    let mut keys = Vec::new();
+    keys.push(reactor.signals([Signal::USR1], |_, cx, totals| {
         eprintln!("server: {}", cx.stats());
         adder::tell(&adder::report(totals, cx.stats()));
         Ok(())
-    })?;
+    })?);
+    keys.push(reactor.signals([Signal::USR2], |_, cx, _| watch::show(cx))?);
 
     let mut ends = vec![Signal::INT, Signal::TERM];
     match arguments.limits.clone() {
         Some(file) => {
-            reactor.signals([Signal::HUP], move |_, cx, _| {
+            keys.push(reactor.signals([Signal::HUP], move |_, cx, _| {
                 match limits_file::read(&file) {
                     Ok(limits) => {
                         cx.set_limits(limits);
@@ -137,7 +154,7 @@ fn signals(reactor: &mut Reactor<Totals>, arguments: &Arguments) -> io::Result<(
                     Err(why) => eprintln!("server: {why}; the old limits stay"),
                 }
                 Ok(())
-            })?;
+            })?);
         }
         // With no file to read, it means what it says: the terminal has hung up.
         None => ends.push(Signal::HUP),
@@ -145,7 +162,7 @@ fn signals(reactor: &mut Reactor<Totals>, arguments: &Arguments) -> io::Result<(
 
     let within = Duration::from_secs(arguments.drain);
     let mut draining = false;
-    reactor.signals(ends, move |info: SignalInfo, cx, _| {
+    keys.push(reactor.signals(ends, move |info: SignalInfo, cx, _| {
         if std::mem::replace(&mut draining, true) {
             cx.stop();
             return Ok(());
@@ -156,6 +173,6 @@ fn signals(reactor: &mut Reactor<Totals>, arguments: &Arguments) -> io::Result<(
             within.as_secs()
         );
         cx.drain(within)
-    })?;
-    Ok(())
+    })?);
+    Ok(keys.into_iter().map(|key| (key, SourceKind::Signals)).collect())
 }

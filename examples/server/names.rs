@@ -1,0 +1,134 @@
+//! What sources are called, and how times and bytes are shown, in everything that explains the reactor.
+
+use std::{collections::HashMap, fmt};
+
+use ipc_reactor::{Key, Ready, SourceKind, Who};
+
+/// Names: M for the master socket, Q for a queue, S for signals, and C#1, C#2, … for the clients as they come.
+#[derive(Clone, Default)]
+pub(crate) struct Names {
+    names: HashMap<Key, String>,
+    clients: u32,
+    gone: Vec<Key>,
+}
+
+impl Names {
+    /// The sources that are there from the start. Those of one kind are numbered if there are several.
+    pub(crate) fn new(sources: &[(Key, SourceKind)]) -> Names {
+        let mut names = Names::default();
+        for (at, &(key, kind)) in sources.iter().enumerate() {
+            let is_same = |other: &&(Key, SourceKind)| other.1 == kind;
+            let number = sources[..=at].iter().filter(is_same).count();
+            let name = match sources.iter().filter(is_same).count() {
+                1 => letter(kind).into(),
+                _ => format!("{}{number}", letter(kind)),
+            };
+            names.names.insert(key, name);
+        }
+        names
+    }
+
+    pub(crate) fn of(&mut self, who: Who) -> &str {
+        self.names.entry(who.key).or_insert_with(|| match who.kind {
+            SourceKind::Client => {
+                self.clients += 1;
+                format!("C#{}", self.clients)
+            }
+            kind => letter(kind).into(),
+        })
+    }
+
+    /// What it is called, if it has been seen.
+    pub(crate) fn get(&self, key: Key) -> Option<&str> {
+        self.names.get(&key).map(String::as_str)
+    }
+
+    /// It has left the poll set; until the next turn somebody may still ask for its name.
+    pub(crate) fn left(&mut self, key: Key) {
+        self.gone.push(key);
+    }
+
+    /// A turn begins.
+    pub(crate) fn forget_those_gone(&mut self) {
+        for key in self.gone.drain(..) {
+            self.names.remove(&key);
+        }
+    }
+}
+
+fn letter(kind: SourceKind) -> &'static str {
+    match kind {
+        SourceKind::Master => "M",
+        SourceKind::Client => "C",
+        SourceKind::Datagram => "D",
+        SourceKind::Queue => "Q",
+        SourceKind::Signals => "S",
+        SourceKind::SharedMemory => "shm",
+        SourceKind::Timers => "T",
+        SourceKind::Remote => "R",
+        _ => "F",
+    }
+}
+
+/// Nanoseconds, in three digits and the unit that fits.
+pub(crate) struct Time(pub(crate) u64);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ns = self.0 as f64;
+        let (value, unit) = match self.0 {
+            0..1_000 => return write!(f, "{} ns", self.0),
+            1_000..1_000_000 => (ns / 1e3, "µs"),
+            1_000_000..1_000_000_000 => (ns / 1e6, "ms"),
+            _ => (ns / 1e9, "s"),
+        };
+        let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+        write!(f, "{value:.digits$} {unit}")
+    }
+}
+
+/// The most characters of a message that are shown.
+const SHOWN: usize = 24;
+
+/// A message in quotes: a number if it is one of the adder's, else its bytes, escaped and cut.
+pub(crate) struct Payload<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Payload<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Ok(number) = self.0.try_into().map(i32::from_ne_bytes) {
+            return write!(f, "\"{number}\"");
+        }
+        text(self.0, f)
+    }
+}
+
+/// Text in quotes, escaped and cut.
+pub(crate) struct Text<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        text(self.0, f)
+    }
+}
+
+fn text(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let escaped: String =
+        bytes.iter().take(SHOWN + 1).flat_map(|byte| byte.escape_ascii()).map(char::from).collect();
+    match escaped.char_indices().nth(SHOWN) {
+        Some((end, _)) => write!(f, "\"{}\"…", &escaped[..end]),
+        None => write!(f, "\"{escaped}\""),
+    }
+}
+
+/// What a source is ready for: `readable, rdhup`, in epoll's words.
+pub(crate) fn edges(ready: Ready) -> String {
+    let edges = [
+        (ready.is_readable(), "readable"),
+        (ready.is_writable(), "writable"),
+        (ready.is_priority(), "urgent"),
+        (ready.is_read_closed() && !ready.is_write_closed(), "rdhup"),
+        (ready.is_write_closed(), "hup"),
+        (ready.is_error(), "error"),
+    ];
+    edges.iter().filter(|(is_set, _)| *is_set).map(|&(_, name)| name).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,128 @@
+//! `--timeline`: a picture of the latest turns: who waited, who ran, for how long.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fs, io, mem,
+    path::{Path, PathBuf},
+};
+
+use ipc_reactor::{Key, Observer, Seen, SourceKind, VisitEnd, What, Who};
+
+use crate::{names::Names, picture};
+
+/// One turn: asleep, awake, over.
+#[derive(Default)]
+pub(crate) struct Turn {
+    pub(crate) number: u64,
+    pub(crate) asleep_ns: u64,
+    pub(crate) awake_ns: u64,
+    pub(crate) over_ns: u64,
+    pub(crate) visits: Vec<Visit>,
+    pub(crate) births: Vec<Birth>,
+}
+
+/// One visit: ready, begun, over.
+pub(crate) struct Visit {
+    pub(crate) source: Source,
+    pub(crate) ready_ns: u64,
+    pub(crate) begun_ns: u64,
+    pub(crate) over_ns: u64,
+    pub(crate) closed: bool,
+}
+
+/// A CIR that has become a client.
+pub(crate) struct Birth {
+    pub(crate) at_ns: u64,
+    pub(crate) master: Key,
+    pub(crate) client: Key,
+}
+
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) key: Key,
+    pub(crate) kind: SourceKind,
+    pub(crate) name: String,
+}
+
+/// Keeps the latest turns, and draws them when asked.
+pub(crate) struct Timeline {
+    path: PathBuf,
+    /// How many turns it keeps.
+    keep: usize,
+    names: Names,
+    turns: VecDeque<Turn>,
+    turn: Turn,
+    /// When each source's last visit was over: one that is marked ready while it runs waits from there on.
+    over_ns: HashMap<Key, u64>,
+    /// The visit under way: ready, begun.
+    begun: Option<(u64, u64)>,
+}
+
+impl Timeline {
+    pub(crate) fn new(path: &Path, keep: usize, names: Names) -> Timeline {
+        Timeline {
+            path: path.into(),
+            keep,
+            names,
+            turns: VecDeque::new(),
+            turn: Turn::default(),
+            over_ns: HashMap::new(),
+            begun: None,
+        }
+    }
+
+    pub(crate) fn draw(&self) -> io::Result<()> {
+        fs::write(&self.path, picture::svg(&self.turns))
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))
+    }
+
+    fn source(&mut self, who: Who) -> Source {
+        Source { key: who.key, kind: who.kind, name: self.names.of(who).to_owned() }
+    }
+}
+
+impl Observer for Timeline {
+    fn observe(&mut self, seen: &Seen<'_>) {
+        let at_ns = seen.at_ns;
+        match seen.what {
+            What::Woke { waited_ns, .. } => {
+                self.names.forget_those_gone();
+                self.turn.number = seen.turn;
+                (self.turn.asleep_ns, self.turn.awake_ns) = (at_ns - waited_ns, at_ns);
+            }
+            What::Visit { who, queued_ns, .. } => {
+                let over_ns = self.over_ns.get(&who.key).copied().unwrap_or(0);
+                self.begun = Some(((at_ns - queued_ns).max(over_ns), at_ns));
+            }
+            What::Cir { master, client, .. } => {
+                // Named in the order of the CIRs, not of the first visits.
+                self.names.of(client);
+                self.turn.births.push(Birth { at_ns, master: master.key, client: client.key });
+            }
+            What::Visited { who, end, .. } => {
+                self.over_ns.insert(who.key, at_ns);
+                let source = self.source(who);
+                if let Some((ready_ns, begun_ns)) = self.begun.take() {
+                    let closed = end == VisitEnd::Closed;
+                    self.turn.visits.push(Visit { source, ready_ns, begun_ns, over_ns: at_ns, closed });
+                }
+            }
+            What::Closed { who, .. } => {
+                self.names.left(who.key);
+                self.over_ns.remove(&who.key);
+            }
+            What::Turned { .. } => {
+                self.turn.over_ns = at_ns;
+                if self.turns.len() == self.keep {
+                    self.turns.pop_front();
+                }
+                self.turns.push_back(mem::take(&mut self.turn));
+            }
+            _ => {}
+        }
+    }
+
+    fn detail(&self) -> ipc_reactor::Detail {
+        ipc_reactor::Detail::Visits
+    }
+}
