@@ -26,9 +26,9 @@ pub(crate) fn raise_for(clients: u32) -> io::Result<Option<String>> {
         return Err(io::Error::new(
             io::Error::last_os_error().kind(),
             format!(
-                "{clients} clients need {needed} descriptors, and RLIMIT_NOFILE allows {} (hard limit {}): raise it with \
+                "{clients} connections need {needed} descriptors, and RLIMIT_NOFILE allows {} (hard limit {}): raise it with \
                  `ulimit -n {needed}` as root (or LimitNOFILE= in a unit, nofile in /etc/security/limits.conf; \
-                 /proc/sys/fs/nr_open bounds all of them), or ask for fewer --clients",
+                 /proc/sys/fs/nr_open bounds all of them), or ask for fewer",
                 limit.rlim_cur, limit.rlim_max
             ),
         ));

@@ -1,0 +1,76 @@
+//! The HdrHistogram interval log, format 1.3: what other tools plot, merge and compare.
+//!
+//! Each interval has two histograms: the latency without a tag, and the service time with the tag `service`. Values are nanoseconds.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use hdrhistogram::{
+    Histogram,
+    serialization::{
+        V2DeflateSerializer,
+        interval_log::{IntervalLogWriterBuilder, Tag},
+    },
+};
+
+pub(crate) struct HdrLog {
+    file: BufWriter<File>,
+    serializer: V2DeflateSerializer,
+    failure: Option<io::Error>,
+}
+
+impl HdrLog {
+    /// Makes the file, with its header. Times in the log count from now.
+    pub(crate) fn create(path: &Path, about: &str) -> io::Result<HdrLog> {
+        let failed = |error: io::Error| {
+            io::Error::new(error.kind(), format!("cannot write the HDR log to {}: {error}", path.display()))
+        };
+        let mut file = BufWriter::new(File::create(path).map_err(failed)?);
+        let mut serializer = V2DeflateSerializer::new();
+        IntervalLogWriterBuilder::new()
+            .add_comment("[Histogram log format version 1.3]")
+            .add_comment(&format!("{about}; values are nanoseconds"))
+            .with_start_time(SystemTime::now())
+            .with_base_time(SystemTime::now())
+            .begin_log_with(&mut file, &mut serializer)
+            .map_err(failed)?;
+        writeln!(
+            file,
+            "\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\""
+        )
+        .map_err(failed)?;
+        Ok(HdrLog { file, serializer, failure: None })
+    }
+
+    /// One interval. A failure is told by `finish`: the load must not stumble over it.
+    pub(crate) fn write(
+        &mut self,
+        start: Duration,
+        length: Duration,
+        latency: &Histogram<u64>,
+        service: &Histogram<u64>,
+    ) {
+        for (histogram, tag) in [(latency, None), (service, Tag::new("service"))] {
+            let written = IntervalLogWriterBuilder::new()
+                .begin_log_with(&mut self.file, &mut self.serializer)
+                .map_err(|error| error.to_string())
+                .and_then(|mut log| {
+                    log.write_histogram(histogram, start, length, tag).map_err(|error| error.to_string())
+                });
+            if let Err(error) = written {
+                self.failure.get_or_insert_with(|| io::Error::other(format!("the HDR log: {error}")));
+            }
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        match self.failure.take() {
+            Some(failure) => Err(failure),
+            None => self.file.flush(),
+        }
+    }
+}
