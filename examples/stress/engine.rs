@@ -291,9 +291,8 @@ impl Run {
         }
         self.expire(now_ns, set);
         self.unblock(set);
-        if self.phase < Phase::Drain
-            && now_ns - self.record.interval_begun_ns() >= self.plan.interval.as_nanos() as u64
-        {
+        let interval_ns = now_ns.saturating_sub(self.record.interval_begun_ns());
+        if self.phase < Phase::Drain && interval_ns >= self.plan.interval.as_nanos() as u64 {
             self.record.end_interval(self.phase, self.origin_ns, now_ns);
         }
         let under_way = self.dispatch.waiting() > 0 || self.lanes.iter().any(|lane| !lane.asked.is_empty());
@@ -366,7 +365,8 @@ impl Run {
 
     /// The lane has room for one request more.
     fn release(&mut self, lane: u32) {
-        if self.lanes[lane as usize].is_up() && self.lanes[lane as usize].is_active {
+        let takes_part = self.lanes[lane as usize].is_up() && self.lanes[lane as usize].is_active;
+        if takes_part && self.plan.load != Load::Published {
             self.dispatch.release(lane);
         }
     }

@@ -109,7 +109,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8, Refusal> {
             }
             probes.push(probe);
         }
-        let found = low >= arguments.to || high - low <= high * f64::from(arguments.precision) / 100.0;
+        let found = low >= arguments.to
+            || high.is_finite() && high - low <= high * f64::from(arguments.precision) / 100.0;
         // Nothing lower than the first is of interest, if not even that holds.
         if found || low == 0.0 && high <= arguments.from {
             break;

@@ -61,6 +61,8 @@ impl HdrLog {
                 .and_then(|mut log| {
                     log.write_histogram(histogram, start, length, tag).map_err(|error| error.to_string())
                 });
+            // So that it can be watched while it grows.
+            let written = written.and_then(|()| self.file.flush().map_err(|error| error.to_string()));
             if let Err(error) = written {
                 self.failure.get_or_insert_with(|| io::Error::other(format!("the HDR log: {error}")));
             }

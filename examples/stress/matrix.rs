@@ -74,7 +74,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8, Refusal> {
                 Err(Refusal::Failed(error)) if error.kind() == io::ErrorKind::InvalidInput => {
                     let row =
                         format!("{:<15} {:>9} not possible: {error}\n", name(transport), sizes.to_string());
-                    (json!({ "refused": error.to_string() }), 0, row)
+                    let size = json!({ "min": sizes.least, "max": sizes.most });
+                    (json!({ "size": size, "refused": error.to_string() }), 0, row)
                 }
                 Err(refusal) => return Err(refusal),
             };

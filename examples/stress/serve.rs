@@ -15,7 +15,7 @@ use ipc_reactor::{
 };
 
 use crate::{
-    clock,
+    clock, descriptors,
     schedule::{Arrival, Schedule},
     stamp,
     target::Target,
@@ -74,6 +74,7 @@ impl Drop for OwnQueue {
 /// # Errors
 /// The address cannot be had.
 pub(crate) fn run(arguments: &Arguments) -> io::Result<()> {
+    descriptors::raise()?;
     let defaults = Limits::default();
     let limits = Limits { clients_per_uid: defaults.clients, outbox: 65_536, ..defaults };
     let mut reactor = Reactor::<Serving>::builder().limits(limits).build()?;

@@ -114,7 +114,8 @@ pub(crate) fn quantile(name: &str) -> Result<f64, String> {
     }
     let percent: Option<f64> = name.strip_prefix('p').and_then(|digits| digits.parse().ok());
     match percent {
-        Some(percent) if (0.0..=100.0).contains(&percent) => Ok(percent / 100.0),
+        // 99.9 / 100.0 is a little more than 0.999, and so another value's place.
+        Some(percent) if (0.0..=100.0).contains(&percent) => Ok((percent * 1e6).round() / 1e8),
         _ => Err(format!("{name:?} is no percentile; p50, p99.9 or max is")),
     }
 }

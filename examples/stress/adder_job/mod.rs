@@ -19,6 +19,7 @@ use service::Service;
 use crate::options::{JsonOption, Refusal, make_room};
 
 #[derive(clap::Args)]
+#[group(skip)]
 pub(crate) struct Arguments {
     /// A server that runs already: unix:/path, unix-seq:/path, abstract:name, abstract-seq:name or tcp:host:port
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
