@@ -103,8 +103,8 @@ pub(crate) struct Run {
     until_ns: u64,
     /// Lanes that had no room, or failed; tried again when there is room, or at the next tick.
     blocked: Vec<u32>,
-    /// A timer is set for the next request that comes due.
-    alarmed: bool,
+    /// When the timer for the next request is due; `u64::MAX` if none is set.
+    alarm_ns: u64,
     request: Vec<u8>,
     pub(crate) buffer: Vec<u8>,
     samples: (Option<Sample>, Option<Sample>),
@@ -186,7 +186,7 @@ impl Run {
             measure_ns: u64::MAX,
             until_ns: u64::MAX,
             blocked: Vec::new(),
-            alarmed: false,
+            alarm_ns: u64::MAX,
             request: Vec::new(),
             // One byte more, to see when an answer is too long.
             buffer: vec![0; answer_max + 1],
@@ -309,7 +309,7 @@ impl Run {
             let now_ns = clock::now_ns();
             let Some((due, lane)) = self.dispatch.next(now_ns) else {
                 if let Some(upcoming_ns) = self.dispatch.upcoming_ns() {
-                    self.alarm(Duration::from_nanos(upcoming_ns.saturating_sub(now_ns)), set);
+                    self.alarm(now_ns, upcoming_ns, set);
                 }
                 return;
             };
@@ -332,15 +332,18 @@ impl Run {
                 }
             }
         }
-        self.alarm(Duration::ZERO, set);
+        let now_ns = clock::now_ns();
+        self.alarm(now_ns, now_ns, set);
     }
 
-    fn alarm(&mut self, after: Duration, set: &mut PollSet<Run>) {
-        if mem::replace(&mut self.alarmed, true) {
+    /// Has `pump` called at `due_ns`, or sooner.
+    fn alarm(&mut self, now_ns: u64, due_ns: u64, set: &mut PollSet<Run>) {
+        if self.alarm_ns <= due_ns {
             return;
         }
-        set.after(after, |cx, run: &mut Run| {
-            run.alarmed = false;
+        self.alarm_ns = due_ns;
+        set.after(Duration::from_nanos(due_ns.saturating_sub(now_ns)), |cx, run: &mut Run| {
+            run.alarm_ns = u64::MAX;
             run.reach(clock::now_ns());
             run.pump(cx);
             Ok(())
@@ -483,14 +486,17 @@ impl Run {
         let state = &mut self.lanes[lane as usize];
         state.way = Way::None;
         state.received = 0;
-        let owed = state.asked.len();
-        state.asked.clear();
-        self.dispatch.withdraw(lane);
-        self.blocked.retain(|&blocked| blocked != lane);
-        for _ in 0..owed {
+        let owed = mem::take(&mut state.asked);
+        for _ in owed {
             self.record.missing += 1;
             self.record.error(self.phase, format!("no answer: {why}"));
         }
+    }
+
+    /// It is not to be asked any more, until it is up again.
+    pub(crate) fn withdraw(&mut self, lane: u32) {
+        self.dispatch.withdraw(lane);
+        self.blocked.retain(|&blocked| blocked != lane);
     }
 
     /// A lane stands (again).

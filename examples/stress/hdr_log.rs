@@ -24,7 +24,7 @@ pub(crate) struct HdrLog {
 }
 
 impl HdrLog {
-    /// Makes the file, with its header. Times in the log count from now.
+    /// Makes the file, with its header.
     pub(crate) fn create(path: &Path, about: &str) -> io::Result<HdrLog> {
         let failed = |error: io::Error| {
             io::Error::new(error.kind(), format!("cannot write the HDR log to {}: {error}", path.display()))

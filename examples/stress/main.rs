@@ -40,7 +40,7 @@ mod record;
 mod report;
 mod run;
 mod schedule;
-mod serve;
+mod server;
 mod stamp;
 mod syscalls;
 mod target;
@@ -80,7 +80,7 @@ enum Command {
     /// Compares two reports of `run`
     Compare(compare::Arguments),
     /// An echo server or a publisher to try all this on; ends with its standard input
-    Serve(serve::Arguments),
+    Server(server::Arguments),
     /// The main job's server, in a child of its own
     #[command(hide = true)]
     ServeAdder(adder_job::service::Arguments),
@@ -97,7 +97,7 @@ fn main() -> ExitCode {
         Some(Command::Churn(arguments)) => churn::run(arguments),
         Some(Command::Idle(arguments)) => run::idle(arguments),
         Some(Command::Compare(arguments)) => compare::run(arguments),
-        Some(Command::Serve(arguments)) => serve::run(arguments).map(|()| 0).map_err(Refusal::from),
+        Some(Command::Server(arguments)) => server::run(arguments).map(|()| 0).map_err(Refusal::from),
         Some(Command::ServeAdder(arguments)) => {
             adder_job::service::serve(arguments).map(|()| 0).map_err(Refusal::from)
         }

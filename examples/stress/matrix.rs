@@ -9,7 +9,7 @@ use crate::{
     engine,
     options::{JsonOption, LoadOptions, Refusal, Work, make_room},
     report::{Report, VERSION},
-    serve::Server,
+    server::Server,
     values::{self, Sizes, Time, grouped},
     verdict::{BUSY, Verdict},
 };

@@ -173,6 +173,7 @@ impl Run {
         self.reach(clock::now_ns());
         if self.lanes[lane as usize].is_up() {
             let owed = !self.lanes[lane as usize].asked.is_empty();
+            self.withdraw(lane);
             match cause {
                 Cause::Closed => self.down(lane, "its connection was given up"),
                 cause => self.down(lane, &cause.to_string()),

@@ -75,7 +75,9 @@ impl Protocol {
     /// What sizes such requests can have, if these are none.
     pub(crate) fn refuses(&self, sizes: Sizes) -> Option<String> {
         match self {
-            Protocol::Adder if sizes.least % 4 != 0 || sizes.least < 8 || sizes.least != sizes.most => {
+            Protocol::Adder
+                if !sizes.least.is_multiple_of(4) || sizes.least < 8 || sizes.least != sizes.most =>
+            {
                 Some("an adder's request has one size, a multiple of 4 bytes, at least 8".into())
             }
             // The line feed is one of them.

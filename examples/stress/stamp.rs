@@ -32,6 +32,6 @@ pub(crate) fn check(subscriber: &Subscriber) -> io::Result<()> {
     }
     Err(io::Error::new(
         io::ErrorKind::InvalidData,
-        "this publisher's values do not say when they were published; `stress serve shm:unix:PATH --rate RATE` does",
+        "this publisher's values do not say when they were published; `stress server shm:unix:PATH --rate RATE` does",
     ))
 }

@@ -1,4 +1,4 @@
-//! The commands, against `stress serve`: what they report, and with which exit code.
+//! The commands, against `stress server`: what they report, and with which exit code.
 
 use std::{
     fs,
@@ -98,7 +98,7 @@ impl Drop for Gone {
 fn queues_with_answers_and_without() {
     let (asked, answers) = (Gone(queue_name()), Gone(queue_name()));
     let (at, reply) = (format!("mq:{}", asked.0), format!("mq:{}", answers.0));
-    let server = Running::start(example("stress").args(["serve", &at, "--reply", &reply, "--size", "1k"]));
+    let server = Running::start(example("stress").args(["server", &at, "--reply", &reply, "--size", "1k"]));
     server.stdout.iter().next().expect("it is ready");
     let brief = ["-d", "300ms", "--warmup", "50ms", "--timeout", "30s"];
     let run = |more: &[&str]| report(&[&["run", &at], more, &brief].concat());
@@ -116,7 +116,7 @@ fn queues_with_answers_and_without() {
 
     let sink = Gone(queue_name());
     let at = format!("mq:{}", sink.0);
-    let server = Running::start(example("stress").args(["serve", &at]));
+    let server = Running::start(example("stress").args(["server", &at]));
     server.stdout.iter().next().expect("it is ready");
     let (_, one_way) = report(&[&["run", &at, "--rate", "1k"][..], &brief].concat());
     assert_eq!((&one_way["protocol"], count(&one_way, "answers")), (&"one-way".into(), 300), "{one_way}");
@@ -126,7 +126,7 @@ fn queues_with_answers_and_without() {
 fn shared_memory_is_measured_from_its_stamps() {
     let folder = tempfile::tempdir().unwrap();
     let at = format!("shm:unix:{}", folder.path().join("socket").display());
-    let server = Running::start(example("stress").args(["serve", &at, "--rate", "1k", "--size", "64"]));
+    let server = Running::start(example("stress").args(["server", &at, "--rate", "1k", "--size", "64"]));
     server.stdout.iter().next().expect("it is ready");
     let (code, report) = report(&["run", &at, "-c", "3", "-d", "300ms", "--warmup", "100ms"]);
     assert_eq!(code, 0, "{report}");

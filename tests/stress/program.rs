@@ -22,14 +22,14 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// `stress serve`, at this kind of address.
+    /// `stress server`, at this kind of address.
     pub(crate) fn echo(kind: &str) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let at = match kind {
             "tcp" | "udp" => format!("{kind}:127.0.0.1:0"),
             _ => format!("{kind}:{}", folder.path().join("socket").display()),
         };
-        Server::ready(example("stress").args(["serve", &at]), folder)
+        Server::ready(example("stress").args(["server", &at]), folder)
     }
 
     /// A program in Python, which gets the socket's path, and says "ready".

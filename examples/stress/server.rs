@@ -178,7 +178,7 @@ impl Server {
     pub(crate) fn start(at: &str, options: &[&str]) -> io::Result<Server> {
         let mut command = Command::new(env::current_exe()?);
         command
-            .args(["serve", at])
+            .args(["server", at])
             .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
