@@ -39,6 +39,8 @@ pub(crate) struct Lane {
     pub(crate) received: usize,
     /// It is to take part in the load.
     pub(crate) is_active: bool,
+    /// Of a subscription: when the last value that has come was due.
+    pub(crate) last_due_ns: u64,
 }
 
 /// What came of some bytes.
@@ -54,7 +56,7 @@ pub(crate) enum Arrived {
 
 impl Lane {
     pub(crate) fn new(is_active: bool) -> Lane {
-        Lane { way: Way::None, asked: VecDeque::new(), received: 0, is_active }
+        Lane { way: Way::None, asked: VecDeque::new(), received: 0, is_active, last_due_ns: 0 }
     }
 
     pub(crate) fn is_up(&self) -> bool {

@@ -1,15 +1,18 @@
 //! `matrix`: the same load on an echo server of our own, over each transport, in messages of each size.
 
-use std::{io, time::Duration};
+use std::{fs, io, time::Duration};
 
-use clap::Parser;
+use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use crate::{
     engine,
-    options::{JsonOption, LoadOptions, Refusal, Work, make_room},
+    options::{JsonOption, LoadOptions, Refusal, make_room},
+    plan::{Load, Plan},
+    protocol::Protocol,
     report::{Report, VERSION},
     server::Server,
+    target::Target,
     values::{self, Sizes, Time, grouped},
     verdict::{BUSY, Verdict},
 };
@@ -48,15 +51,14 @@ pub(crate) struct Arguments {
     /// Load before that, which is not measured
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = values::duration)]
     warmup: Duration,
+    /// For an answer, and for a connection
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::duration)]
+    timeout: Duration,
+    /// A cell is invalid if one request in a hundred goes out later than this through the generator's own fault
+    #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = values::duration)]
+    max_lag: Duration,
     #[command(flatten)]
     json: JsonOption,
-}
-
-/// `run`'s options, of which a cell sets a few.
-#[derive(Parser)]
-struct Cell {
-    #[command(flatten)]
-    work: Work,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<u8, Refusal> {
@@ -67,9 +69,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8, Refusal> {
         "transport", "bytes", "messages/s", "p50", "p99", "p99.9", "client", "server"
     ))?;
     let (mut cells, mut codes) = (Vec::new(), Vec::new());
-    for &transport in &arguments.transports {
+    'cells: for &transport in &arguments.transports {
         for &sizes in &arguments.size {
-            let (cell, code, row) = match measure(arguments, transport, sizes) {
+            let (mut cell, code, row) = match measure(arguments, transport, sizes) {
                 Ok(measured) => measured,
                 Err(Refusal::Failed(error)) if error.kind() == io::ErrorKind::InvalidInput => {
                     let row =
@@ -80,10 +82,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8, Refusal> {
                 Err(refusal) => return Err(refusal),
             };
             json.say(&row)?;
-            let mut cell = cell;
+            let is_interrupted = cell["interrupted"] == true;
             cell["transport"] = name(transport).into();
             cells.push(cell);
             codes.push(code);
+            if is_interrupted {
+                json.say("ended early\n")?;
+                codes.push(3);
+                break 'cells;
+            }
         }
     }
     json.say("messages/s with a > in front: the generator used all of its core, the transport may do more; -: not known\n")?;
@@ -100,7 +107,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8, Refusal> {
 }
 
 fn name(transport: Transport) -> String {
-    use clap::ValueEnum;
     transport.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
@@ -114,13 +120,14 @@ fn measure(
     // As random as the folder's name.
     let unique = folder.path().file_name().unwrap_or_default().display();
     let path = folder.path().join("socket");
+    let answers = format!("/{unique}.replies");
     let size = sizes.to_string();
     let (at, mut options) = match transport {
         Transport::Tcp => ("tcp:127.0.0.1:0".into(), vec![]),
         Transport::Udp => ("udp:127.0.0.1:0".into(), vec![]),
         Transport::Mq => (
             format!("mq:/{unique}"),
-            vec!["--reply".into(), format!("mq:/{unique}.replies"), "--size".into(), sizes.most.to_string()],
+            vec!["--reply".into(), format!("mq:{answers}"), "--size".into(), sizes.most.to_string()],
         ),
         Transport::Shm => {
             (format!("shm:unix:{}", path.display()), vec!["--size".into(), sizes.most.to_string()])
@@ -132,38 +139,43 @@ fn measure(
             (format!("{}:{unique}", name(transport)), vec![])
         }
     };
-    let load = arguments.load.or_rate(5_000.0);
-    let (rate, plan_load) = match (transport, load) {
-        (Transport::Shm, engine::Load::Open { rate, .. }) => (Some(rate), engine::Load::Published),
-        (Transport::Shm, _) => {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a publisher has no closed loop; give --rate",
-            )
-            .into());
+    let mut load = arguments.load.or_rate(5_000.0);
+    match (transport, load) {
+        (Transport::Shm, Load::Open { rate, .. }) => {
+            options.extend(["--rate".into(), rate.to_string()]);
+            load = Load::Published;
         }
-        (_, load) => (None, load),
-    };
-    if let Some(rate) = rate {
-        options.extend(["--rate".into(), rate.to_string()]);
-    }
-    if transport == Transport::Mq {
-        check_system_queue(sizes.most)?;
+        (Transport::Shm, _) => {
+            return Err(impossible("a publisher has no closed loop; give --rate".into()).into());
+        }
+        (Transport::Mq, _) => check_system_queue(sizes.most)?,
+        _ => {}
     }
     let server = Server::start(&at, &options.iter().map(String::as_str).collect::<Vec<_>>())?;
-    let connections = if transport == Transport::Mq { 1 } else { arguments.connections };
-    let pipeline = if transport == Transport::Mq { arguments.connections } else { 1 };
-    let mut line = vec!["cell".to_owned(), server.target.to_string(), "--size".into(), size.clone()];
-    line.extend(["--connections".into(), connections.to_string(), "--pipeline".into(), pipeline.to_string()]);
-    line.extend(["--server-pid".into(), server.pid().to_string()]);
-    if transport == Transport::Mq {
-        line.extend(["--protocol".into(), "echo".into(), "--reply".into(), format!("mq:/{unique}.replies")]);
+    let mut target = server.target.clone();
+    let (mut connections, mut pipeline) = (arguments.connections, 1);
+    if let Target::Queue { answers: to, .. } = &mut target {
+        *to = Some(answers);
+        (connections, pipeline) = (1, arguments.connections);
     }
-    let cell = Cell::try_parse_from(line).map_err(|error| Refusal::Usage(error.to_string()))?;
-    let mut plan = cell.work.plan(plan_load, None)?;
-    (plan.duration, plan.warmup) = (arguments.duration, arguments.warmup);
+    let plan = Plan {
+        target,
+        protocol: Protocol::Echo,
+        sizes,
+        connections,
+        active: connections,
+        ramp: None,
+        load,
+        pipeline,
+        warmup: arguments.warmup,
+        duration: arguments.duration,
+        timeout: arguments.timeout,
+        interval: Duration::from_secs(1),
+        seed: 1,
+        server_pid: Some(server.pid()),
+    };
     let outcome = engine::run(&plan, None)?;
-    let verdict = Verdict::of(&plan, &outcome, cell.work.max_lag);
+    let verdict = Verdict::of(&plan, &outcome, arguments.max_lag);
     let report = Report { mode: "run", plan: &plan, outcome: &outcome, verdict: &verdict, syscalls: None };
     let latency = |quantile| Time(outcome.record.latency.value_at_quantile(quantile)).to_string();
     let share = |share: Option<f64>| share.map_or("-".into(), |share| format!("{:.0} %", share * 100.0));
@@ -189,15 +201,16 @@ fn measure(
 /// # Errors
 /// The system allows no queue of such messages.
 fn check_system_queue(bytes: usize) -> io::Result<()> {
-    let limit = std::fs::read_to_string("/proc/sys/fs/mqueue/msgsize_max")?;
+    let limit = fs::read_to_string("/proc/sys/fs/mqueue/msgsize_max")?;
     let most: usize = limit.trim().parse().map_err(io::Error::other)?;
     if bytes <= most {
         return Ok(());
     }
-    Err(io::Error::new(
-        io::ErrorKind::InvalidInput,
-        format!(
-            "a queue's messages have {most} bytes at most: raise it with `sysctl fs.mqueue.msgsize_max={bytes}`"
-        ),
-    ))
+    Err(impossible(format!(
+        "a queue's messages have {most} bytes at most: raise it with `sysctl fs.mqueue.msgsize_max={bytes}`"
+    )))
+}
+
+fn impossible(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
 }

@@ -17,8 +17,9 @@ use ipc_reactor::{
 use crate::{
     clock,
     connect::connect,
-    engine::{Plan, Run},
+    engine::Run,
     lane::Way,
+    plan::Plan,
     protocol::Protocol,
     record::Phase,
     schedule::{Arrival, Schedule},
@@ -307,7 +308,7 @@ impl SubscriptionHandler<Run> for Reader {
         match update {
             Update::Value(value) => {
                 let (intended_ns, sent_ns) = stamp::read(value)?;
-                run.published(intended_ns, sent_ns, value.len());
+                run.published(self.lane, intended_ns, sent_ns, value.len());
             }
             Update::Lost(count) => {
                 for _ in 0..count {

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::{
     descriptors,
-    engine::{Load, Plan},
     hdr_log::HdrLog,
+    plan::{Load, Plan},
     protocol::{Answer, Prefix, Protocol},
     schedule::Arrival,
     target::Target,

@@ -9,7 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
     clock,
-    engine::{Plan, Run},
+    engine::Run,
+    plan::Plan,
     record::Phase,
     values::{Time, grouped},
 };

@@ -6,7 +6,8 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    engine::{Load, Outcome, Plan},
+    engine::Outcome,
+    plan::{Load, Plan},
     syscalls::Syscalls,
     values::{Time, grouped},
     verdict::Verdict,

@@ -3,14 +3,18 @@
 use std::fmt::Write;
 
 use crate::{
-    engine::{self, Load, Outcome, Plan},
+    engine::{self, Outcome},
     options::{Files, JsonOption, LoadOptions, Refusal, Work, make_room},
+    plan::{Load, Plan},
     plot,
     report::Report,
     syscalls::{self, Syscalls},
     values,
     verdict::Verdict,
 };
+
+/// Connections that `idle` loads unless told otherwise.
+const ACTIVE: u32 = 100;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -31,9 +35,9 @@ pub(crate) struct Arguments {
 pub(crate) struct IdleArguments {
     #[command(flatten)]
     run: Arguments,
-    /// How many of the connections are loaded; the others only stand there
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
-    active: u32,
+    /// How many of the connections are loaded; the others only stand there [default: 100, or all if there are fewer]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    active: Option<u32>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<u8, Refusal> {
@@ -45,8 +49,11 @@ pub(crate) fn idle(arguments: &IdleArguments) -> Result<u8, Refusal> {
     let run = &arguments.run;
     // What matters is how the idle ones weigh on the others: any load will show that.
     let load = run.load.or_rate(1_000.0);
-    let active = arguments.active.min(run.work.connections.unwrap_or(arguments.active));
-    measure("idle", run.work.plan(load, Some(active))?, run)
+    let mut plan = run.work.plan(load, arguments.active)?;
+    if arguments.active.is_none() {
+        plan.active = plan.active.min(ACTIVE);
+    }
+    measure("idle", plan, run)
 }
 
 fn measure(mode: &str, plan: Plan, arguments: &Arguments) -> Result<u8, Refusal> {

@@ -11,7 +11,7 @@ use std::{
 use ipc_reactor::{Signal, signals};
 use serde_json::{Value, json};
 
-use crate::engine::{self, Plan};
+use crate::{engine, plan::Plan};
 
 /// What was counted, connecting and closing included.
 pub(crate) struct Syscalls {

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use crate::{
-    engine::{Load, Outcome, Plan},
+    engine::Outcome,
+    plan::{Load, Plan},
     usage::Shares,
     values::{Time, grouped},
 };

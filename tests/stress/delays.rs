@@ -29,21 +29,8 @@ fn micros(report: &Value, which: &str, name: &str) -> f64 {
 #[test]
 fn delays_of_one_in_a_hundred_lie_above_the_99th_percentile() {
     let server = Server::python(DELAYS_EVERY_HUNDREDTH);
-    let (code, closed) = report(&[
-        "run",
-        &server.address,
-        "-c",
-        "1",
-        "--closed",
-        "--size",
-        "64",
-        "-d",
-        "2s",
-        "--warmup",
-        "0s",
-        "--timeout",
-        "30s",
-    ]);
+    let (code, closed) =
+        report(&format!("run {} -c 1 --closed --size 64 -d 2s --warmup 0s --timeout 30s", server.address));
     // What else the machine does to it is not ours to judge; wrong or missing answers would be.
     assert!(code == 0 || code == 3, "{closed}");
     let count = closed["service_us"]["count"].as_u64().unwrap();
@@ -61,22 +48,8 @@ fn delays_of_one_in_a_hundred_lie_above_the_99th_percentile() {
 #[test]
 fn an_open_loop_counts_those_who_waited_behind_a_delay() {
     let server = Server::python(DELAYS_EVERY_HUNDREDTH);
-    let (_, open) = report(&[
-        "run",
-        &server.address,
-        "-c",
-        "1",
-        "--rate",
-        "2k",
-        "--size",
-        "64",
-        "-d",
-        "2s",
-        "--warmup",
-        "0s",
-        "--timeout",
-        "30s",
-    ]);
+    let (_, open) =
+        report(&format!("run {} -c 1 --rate 2k --size 64 -d 2s --warmup 0s --timeout 30s", server.address));
     assert_eq!((&open["requests"], &open["answers"]), (&4000.into(), &4000.into()), "{open}");
     assert_eq!((&open["missing"], &open["wrong"]), (&0.into(), &0.into()), "{open}");
     // In each hundred the delayed request takes 10 ms or more, and those due 0.5, 1, 1.5, … ms after it 9.5, 9, 8.5, … ms at least, whatever the

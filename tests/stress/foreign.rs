@@ -21,10 +21,8 @@ fn wait_for_listener(path: &std::path::Path) {
     }
 }
 
-const BRIEF: [&str; 4] = ["-d", "500ms", "--warmup", "100ms"];
-
-fn good(arguments: &[&str]) {
-    let (code, report) = report(&[arguments, &BRIEF, &["--timeout", "30s"]].concat());
+fn good(line: &str) {
+    let (code, report) = report(&format!("{line} -d 500ms --warmup 100ms --timeout 30s"));
     assert_eq!(code, 0, "{report}");
     assert!(report["answers"].as_u64() >= Some(1), "{report}");
     assert_eq!(
@@ -41,22 +39,9 @@ fn socat_echoes() {
     let _socat = Running::start(Command::new("socat").args([&listen, "PIPE"]));
     wait_for_listener(&path);
     let address = format!("unix:{}", path.display());
-    good(&["run", &address, "-c", "4", "--rate", "400", "--size", "1..3k"]);
-    good(&["run", &address, "-c", "2", "--rate", "200", "--protocol", "lines", "--size", "2..200"]);
-    good(&[
-        "run",
-        &address,
-        "-c",
-        "2",
-        "--rate",
-        "200",
-        "--protocol",
-        "prefixed",
-        "--prefix",
-        "u16le",
-        "--pipeline",
-        "4",
-    ]);
+    good(&format!("run {address} -c 4 --rate 400 --size 1..3k"));
+    good(&format!("run {address} -c 2 --rate 200 --protocol lines --size 2..200"));
+    good(&format!("run {address} -c 2 --rate 200 --protocol prefixed --prefix u16le --pipeline 4"));
 }
 
 #[test]
@@ -68,48 +53,12 @@ fn redis_answers_pings() {
     let _redis = Running::start(redis.arg("--dir").arg(folder.path()));
     wait_for_listener(&path);
     let address = format!("unix:{}", path.display());
-    good(&["run", &address, "-c", "20", "--rate", "1k", "--request", r"PING\r\n", "--expect", r"+PONG\r\n"]);
-    good(&[
-        "run",
-        &address,
-        "-c",
-        "5",
-        "--rate",
-        "500",
-        "--request",
-        r"PING\r\n",
-        "--response-length",
-        "7",
-        "--pipeline",
-        "3",
-    ]);
-    good(&[
-        "run",
-        &address,
-        "-c",
-        "5",
-        "--rate",
-        "500",
-        "--request",
-        r"ECHO hello\r\n",
-        "--expect",
-        r"$5\r\nhello\r\n",
-    ]);
-    good(&["run", &address, "-c", "5", "--rate", "500", "--request", r"INCR n\r\n", "--response-line"]);
-    let (code, wrong) = report(&[
-        "run",
-        &address,
-        "-c",
-        "1",
-        "--rate",
-        "100",
-        "-d",
-        "200ms",
-        "--request",
-        r"PING\r\n",
-        "--expect",
-        r"+PANG\r\n",
-    ]);
+    good(&format!(r"run {address} -c 20 --rate 1k --request PING\r\n --expect +PONG\r\n"));
+    good(&format!(r"run {address} -c 5 --rate 500 --request PING\r\n --response-length 7 --pipeline 3"));
+    good(&format!(r"run {address} -c 5 --rate 500 --request ECHO\x20hello\r\n --expect $5\r\nhello\r\n"));
+    good(&format!(r"run {address} -c 5 --rate 500 --request INCR\x20n\r\n --response-line"));
+    let (code, wrong) =
+        report(&format!(r"run {address} -c 1 --rate 100 -d 200ms --request PING\r\n --expect +PANG\r\n"));
     assert_eq!(code, 1, "{wrong}");
     assert!(wrong["failed"].to_string().contains("instead of"), "{wrong}");
 }
@@ -130,5 +79,5 @@ with Server(sys.argv[1], Echo) as server:
     server.serve_forever()
 "#;
     let server = Server::python(ECHO);
-    good(&["run", &server.address, "-c", "10", "--rate", "500", "--arrival", "poisson", "--size", "64..64k"]);
+    good(&format!("run {} -c 10 --rate 500 --arrival poisson --size 64..64k", server.address));
 }

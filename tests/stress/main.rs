@@ -33,4 +33,5 @@ mod commands;
 mod delays;
 mod foreign;
 mod program;
+mod runs;
 mod schema;

@@ -57,24 +57,30 @@ impl Server {
     }
 }
 
-pub(crate) fn stress(arguments: &[&str]) -> Output {
-    run(example("stress").args(arguments))
+/// Runs it with the words of a line.
+pub(crate) fn stress(line: &str) -> Output {
+    run(example("stress").args(line.split_whitespace()))
 }
 
-/// Runs it with `--json`; its exit code and its report, which fits the schema.
+/// Runs it with the words of a line and `--json`; its exit code and its report, which fits the schema.
 ///
-/// Whether this machine is fast enough just now is no matter of these tests, so lags are allowed.
-pub(crate) fn report(arguments: &[&str]) -> (i32, Value) {
+/// Whether this machine is fast enough just now is no matter of these tests, so lags are allowed where nothing is said of them.
+pub(crate) fn report(line: &str) -> (i32, Value) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("report.json");
-    let lenient: &[&str] = match arguments[0] {
-        "run" | "idle" | "churn" | "find" => &["--max-lag", "10s"],
-        _ => &[],
-    };
-    let output = run(example("stress").args(arguments).args(lenient).arg("--json").arg(&file));
+    let mut stress = example("stress");
+    stress.args(line.split_whitespace()).arg("--json").arg(&file);
+    if !line.starts_with("compare") && !line.contains("--max-lag") {
+        stress.args(["--max-lag", "10s"]);
+    }
+    let output = run(&mut stress);
     let read = fs::read(&file).unwrap_or_default();
     let report = serde_json::from_slice(&read)
         .unwrap_or_else(|error| panic!("{error}: {} {}", text(&output.stdout), text(&output.stderr)));
     schema::check(&report);
     (output.status.code().unwrap(), report)
+}
+
+pub(crate) fn count(report: &Value, what: &str) -> u64 {
+    report[what].as_u64().unwrap_or_else(|| panic!("{what}: {report}"))
 }
