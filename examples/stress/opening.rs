@@ -97,7 +97,7 @@ impl Run {
 
     /// Opens what may be opened now; begins the load when there is no more to wait for.
     pub(crate) fn open_more(&mut self, set: &mut PollSet<Run>) {
-        if self.phase == Phase::Drain {
+        if !self.wants_lanes() {
             return;
         }
         let now_ns = clock::now_ns();
@@ -153,9 +153,14 @@ impl Run {
 
     /// It is to be opened again, unless it is the load that has not begun: then it stays away, and is counted.
     fn lost(&mut self, lane: u32) {
-        if matches!(self.phase, Phase::Warmup | Phase::Measure) {
+        if self.phase != Phase::Connect && self.wants_lanes() {
             self.opening.waiting.push_back((clock::now_ns() + PAUSE.as_nanos() as u64, lane));
         }
+    }
+
+    /// In a drain only those that wait to be sent still want any.
+    fn wants_lanes(&self) -> bool {
+        self.phase != Phase::Drain || self.dispatch.waiting() > 0
     }
 
     fn opened(&mut self, lane: u32, key: Key, set: &mut PollSet<Run>) {
