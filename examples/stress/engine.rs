@@ -45,7 +45,7 @@ pub(crate) struct Outcome {
     pub(crate) measured: Duration,
     pub(crate) shares: Option<Shares>,
     pub(crate) server_pid: Option<u32>,
-    /// The server's memory before the first connection but one, and with all of them.
+    /// The server's memory with one connection, and with all of them.
     pub(crate) resident: Option<(u64, u64)>,
     pub(crate) interrupted: bool,
 }
@@ -141,7 +141,11 @@ impl Run {
 
     fn finish(mut self) -> io::Result<Outcome> {
         if self.phase == Phase::Connect {
-            return Err(io::Error::new(io::ErrorKind::Interrupted, "ended before the load began"));
+            let why = match self.record.errors.keys().next() {
+                Some((_, why)) if !self.outcome.interrupted => format!("no connection stands: {why}"),
+                _ => "ended before the load began".into(),
+            };
+            return Err(io::Error::other(why));
         }
         let now_ns = clock::now_ns();
         self.record.end_interval(self.phase, self.origin_ns, now_ns);
@@ -161,10 +165,13 @@ impl Run {
         })
     }
 
-    /// All lanes that will stand do: the load begins.
+    /// All lanes that will stand do: the load begins, if there are any.
     pub(crate) fn start(&mut self, set: &mut PollSet<Run>) {
         let now_ns = clock::now_ns();
         self.outcome.connected = self.lanes_up();
+        if self.outcome.connected == 0 {
+            return set.stop();
+        }
         if let (Some(resident), Some(pid)) = (&mut self.outcome.resident, self.plan.server_pid) {
             resident.1 = usage::resident_bytes(pid).unwrap_or(resident.0);
         }

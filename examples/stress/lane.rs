@@ -49,6 +49,7 @@ pub(crate) enum Arrived {
     Answer(Asked, usize),
     /// More must come.
     Partial,
+    /// The request that it answers, if it answers any, is not waited for any more.
     Wrong(String),
     /// An answer to a request that had been given up, or a second one.
     Stray,
@@ -100,7 +101,11 @@ impl Lane {
                 self.received = 0;
                 Arrived::Answer(self.asked.pop_front().expect("it is there"), used)
             }
-            _ => Arrived::Wrong(self.complaint(oldest, bytes, requests)),
+            _ => {
+                let why = self.complaint(oldest, bytes, requests);
+                self.asked.pop_front();
+                Arrived::Wrong(why)
+            }
         }
     }
 
@@ -120,11 +125,11 @@ impl Lane {
                 }
             }
         };
-        let Some(asked) = self.asked.get(place) else { return Arrived::Stray };
-        if requests.check(asked.expected, 0, bytes) != Checked::Whole(bytes.len()) {
-            return Arrived::Wrong(self.complaint(asked, bytes, requests));
+        let Some(asked) = self.asked.remove(place) else { return Arrived::Stray };
+        match requests.check(asked.expected, 0, bytes) {
+            Checked::Whole(used) if used == bytes.len() => Arrived::Answer(asked, used),
+            _ => Arrived::Wrong(self.complaint(&asked, bytes, requests)),
         }
-        Arrived::Answer(self.asked.remove(place).expect("it is there"), bytes.len())
     }
 
     fn complaint(&self, asked: &Asked, bytes: &[u8], requests: &Requests) -> String {

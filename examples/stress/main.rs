@@ -73,11 +73,11 @@ enum Command {
     Run(Box<run::Arguments>),
     /// Looks for the highest rate at which objectives hold
     Find(Box<find::Arguments>),
-    /// Compares transports: the same load on an echo server of its own over each
+    /// Compares transports: the same load, 5k/s unless told otherwise, on an echo server of its own over each
     Matrix(matrix::Arguments),
     /// Connects and closes, at a rate: connection initiation requests only
     Churn(churn::Arguments),
-    /// Holds many connections, and loads a few of them
+    /// Holds many connections, and loads a few of them, with 1k/s unless told otherwise
     Idle(Box<run::IdleArguments>),
     /// Compares two reports of `run`
     Compare(compare::Arguments),

@@ -17,6 +17,9 @@ use crate::{
     verdict::{BUSY, Verdict},
 };
 
+/// Requests a second, unless told otherwise.
+const RATE: f64 = 5_000.0;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Transport {
     Unix,
@@ -42,7 +45,6 @@ pub(crate) struct Arguments {
     /// Connections; for a queue, messages under way
     #[arg(short, long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
-    /// Requests a second, over each [default: 5k, unless --closed]
     #[command(flatten)]
     load: LoadOptions,
     /// How long to measure each
@@ -139,7 +141,7 @@ fn measure(
             (format!("{}:{unique}", name(transport)), vec![])
         }
     };
-    let mut load = arguments.load.or_rate(5_000.0);
+    let mut load = arguments.load.or_rate(RATE);
     match (transport, load) {
         (Transport::Shm, Load::Open { rate, .. }) => {
             options.extend(["--rate".into(), rate.to_string()]);

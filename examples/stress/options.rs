@@ -65,9 +65,9 @@ pub(crate) struct Work {
     /// How requests come due in an open loop: constant or poisson
     #[arg(long, value_name = "HOW", default_value_t = Arrival::Constant)]
     pub(crate) arrival: Arrival,
-    /// Bytes of each request, or a range: 64, 1k, 64..4096
-    #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = values::sizes)]
-    size: Sizes,
+    /// Bytes of each request, or a range: 64, 1k, 64..4096 [default: 64]
+    #[arg(short, long, value_name = "BYTES", value_parser = values::sizes)]
+    size: Option<Sizes>,
     /// How long to measure
     #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
     pub(crate) duration: Duration,
@@ -142,7 +142,14 @@ impl Work {
             );
         }
         let protocol = self.protocol(&target)?;
-        if let Some(why) = protocol.refuses(self.size) {
+        let sizes = match (&protocol, self.size) {
+            (Protocol::Fixed { .. }, Some(_)) => {
+                return usage("--request says how long a request is, not --size");
+            }
+            (Protocol::Fixed { request, .. }, None) => Sizes { least: request.len(), most: request.len() },
+            (_, sizes) => sizes.unwrap_or(Sizes { least: 64, most: 64 }),
+        };
+        if let Some(why) = protocol.refuses(sizes) {
             return usage(&why);
         }
         match (&target, load) {
@@ -167,7 +174,7 @@ impl Work {
         Ok(Plan {
             target: target.resolved()?,
             protocol,
-            sizes: self.size,
+            sizes,
             connections,
             active,
             ramp: self.ramp,

@@ -15,6 +15,8 @@ use crate::{
 
 /// Connections that `idle` loads unless told otherwise.
 const ACTIVE: u32 = 100;
+/// And requests a second for them.
+const RATE: f64 = 1_000.0;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -48,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8, Refusal> {
 pub(crate) fn idle(arguments: &IdleArguments) -> Result<u8, Refusal> {
     let run = &arguments.run;
     // What matters is how the idle ones weigh on the others: any load will show that.
-    let load = run.load.or_rate(1_000.0);
+    let load = run.load.or_rate(RATE);
     let mut plan = run.work.plan(load, arguments.active)?;
     if arguments.active.is_none() {
         plan.active = plan.active.min(ACTIVE);

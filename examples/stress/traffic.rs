@@ -42,6 +42,7 @@ impl Run {
                     self.blocked.push(lane);
                 }
                 Err(error) => {
+                    self.record.requests += u64::from(self.is_measured(due.intended_ns));
                     self.record.missing += 1;
                     self.record.error(self.phase, format!("cannot send: {error}"));
                     self.blocked.push(lane);
@@ -107,6 +108,7 @@ impl Run {
         let is_record = self.plan.target.is_seqpacket();
         loop {
             let state = &mut self.lanes[lane as usize];
+            let owed = state.asked.len();
             let arrived = match is_message {
                 true => state.message(bytes, &self.requests),
                 false => state.stream(bytes, is_record, &self.requests),
@@ -125,6 +127,9 @@ impl Run {
                     if !is_message {
                         // Where the next answer would begin, nobody knows.
                         return false;
+                    }
+                    if self.lanes[lane as usize].asked.len() < owed {
+                        self.release(lane);
                     }
                 }
             }

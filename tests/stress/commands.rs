@@ -132,6 +132,7 @@ fn what_cannot_be_meant_is_a_usage_error() {
         ("run unix:/nobody --closed --protocol prefixed --prefix u8 --size 300", "prefix"),
         ("run unix:/nobody --closed -d 5", "unit"),
         ("find unix:/nobody", "--slo"),
+        ("run unix:/nobody --closed --request PING --expect x --size 9", "--size"),
         ("idle unix:/nobody -c 10 --active 11", "more connections"),
         ("churn udp:127.0.0.1:9", "connections"),
     ] {

@@ -53,6 +53,12 @@ fn a_closed_loop_over_every_socket() {
     }
 }
 
+/// Without a warm-up every request is answered rightly, wrongly or not at all.
+fn all_accounted_for(report: &Value) {
+    let ends = ["answers", "wrong", "missing"].map(|end| count(report, end));
+    assert_eq!(count(report, "requests"), ends.iter().sum::<u64>(), "{report}");
+}
+
 /// Names that no other test has.
 fn queue_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -110,6 +116,10 @@ fn shared_memory_is_measured_from_its_stamps() {
 
     let output = stress(&format!("run {at} --rate 1k"));
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+
+    let echo = Server::echo("unix");
+    let output = stress(&format!("run shm:{} --timeout 100ms", echo.address));
+    assert_eq!(output.status.code(), Some(3), "no publisher: {}", text(&output.stderr));
 }
 
 #[test]
@@ -163,6 +173,7 @@ while True:
     assert!(errors.contains("connection lost") || errors.contains("no answer: "), "{errors}");
     assert!(count(&report, "answers") > 3, "the second connection answers, too: {report}");
     assert_eq!(code == 0, count(&report, "missing") == 0, "{report}");
+    all_accounted_for(&report);
 }
 
 #[test]
@@ -266,5 +277,31 @@ while True:
     let (code, report) = report(&format!("run {} {load}", server.address));
     assert_eq!((code, &report["valid"]), (1, &false.into()), "{report}");
     assert!(count(&report, "wrong") >= 1 && count(&report, "answers") >= 4, "{report}");
+    all_accounted_for(&report);
     assert!(report["failed"].to_string().contains("instead of"), "{report}");
+}
+
+#[test]
+fn a_wrong_datagram_is_an_answer_of_its_own() {
+    const LIAR: &str = r#"
+import socket, sys
+server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+server.bind(sys.argv[1])
+print("ready", flush=True)
+count = 0
+while True:
+    data, sender = server.recvfrom(65536)
+    count += 1
+    if count == 7:
+        data = data[:-1] + bytes([data[-1] ^ 1])
+    if count == 9:
+        server.sendto(data, sender)
+    server.sendto(data, sender)
+"#;
+    let server = Server::python(LIAR);
+    let address = server.address.replace("unix:", "unix-dgram:");
+    let (code, report) = report(&format!("run {address} -c 2 --rate 200 -d 200ms --warmup 0s --timeout 30s"));
+    assert_eq!((code, count(&report, "wrong"), count(&report, "missing")), (1, 1, 0), "{report}");
+    assert!(report["errors"].to_string().contains("came too late, or twice"), "{report}");
+    all_accounted_for(&report);
 }
