@@ -31,8 +31,13 @@ impl Seen {
 }
 
 /// Runs a loop over `places` connections with one request each at a time, until 30 ms are over. `serves(n, now)` is when the server has answered
-/// its n-th request, which it got now.
-fn simulate(schedule: Option<Schedule>, places: u32, serves: impl Fn(u64, u64) -> u64) -> Vec<Seen> {
+/// its n-th request, which it got now. The generator looks up at multiples of `wakes`.
+fn simulate(
+    schedule: Option<Schedule>,
+    places: u32,
+    wakes: u64,
+    serves: impl Fn(u64, u64) -> u64,
+) -> Vec<Seen> {
     let mut dispatch = Dispatch::new(schedule, 30 * MS);
     let mut under_way: VecDeque<(u64, u32, Due, u64)> = VecDeque::new();
     let mut seen = Vec::new();
@@ -46,7 +51,7 @@ fn simulate(schedule: Option<Schedule>, places: u32, serves: impl Fn(u64, u64) -
         under_way.make_contiguous().sort_by_key(|&(answered, ..)| answered);
         let next_answer = under_way.front().map(|&(answered, ..)| answered);
         let Some(next) = next_answer.into_iter().chain(dispatch.upcoming_ns()).min() else { return seen };
-        now = next;
+        now = next.next_multiple_of(wakes);
         while let Some(&(answered, place, due, sent)) = under_way.front().filter(|first| first.0 <= now) {
             under_way.pop_front();
             seen.push(Seen { intended: due.intended_ns, held: due.held, sent, answered });
@@ -67,7 +72,7 @@ fn stalls_once(number: u64, now: u64) -> u64 {
 
 #[test]
 fn a_stall_is_charged_to_every_request_that_it_held_up() {
-    let seen = simulate(every_millisecond(), 1, stalls_once);
+    let seen = simulate(every_millisecond(), 1, 1, stalls_once);
     assert_eq!(seen.len(), 30);
     for (number, request) in seen.iter().enumerate() {
         let number = number as u64;
@@ -84,8 +89,21 @@ fn a_stall_is_charged_to_every_request_that_it_held_up() {
 }
 
 #[test]
+fn a_late_generator_is_late_by_its_own_fault_and_changes_nothing_of_what_was_due() {
+    let seen = simulate(every_millisecond(), 10, 3 * MS, |_, now| now + MS / 10);
+    // Those after 27 ms would go out at 30, when it is over: they still do.
+    assert_eq!(seen.len(), 30);
+    for (number, request) in seen.iter().enumerate() {
+        let due = number as u64 * MS;
+        assert_eq!((request.intended, request.sent), (due, due.next_multiple_of(3 * MS)), "request {number}");
+        assert_eq!(request.latency(), request.sent - due + MS / 10);
+        assert!(!request.held, "request {number}: nobody's connection was in the way");
+    }
+}
+
+#[test]
 fn a_closed_loop_omits_what_the_stall_held_up() {
-    let seen = simulate(None, 1, stalls_once);
+    let seen = simulate(None, 1, 1, stalls_once);
     // 30 ms less the 10 of the stall, at 0.1 ms each.
     assert_eq!(seen.len(), 200);
     let slow: Vec<_> = seen.iter().filter(|request| request.latency() > MS / 10).collect();
@@ -95,7 +113,7 @@ fn a_closed_loop_omits_what_the_stall_held_up() {
 
 #[test]
 fn with_more_connections_a_stall_of_one_holds_up_nobody() {
-    let seen = simulate(every_millisecond(), 2, stalls_once);
+    let seen = simulate(every_millisecond(), 2, 1, stalls_once);
     let slow: Vec<_> = seen.iter().filter(|request| request.latency() > MS / 10).collect();
     assert_eq!(slow.len(), 1);
     assert!(seen.iter().all(|request| !request.held));
