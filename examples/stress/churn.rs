@@ -262,7 +262,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8, Refusal> {
     text += &format!("  lag          {}\n", line(&record.lag));
     if let Some(shares) = shares {
         let server = shares.server.map_or("not known".into(), |server| format!("{:.0} %", server * 100.0));
-        text += &format!("  processor    client {:.0} %, server {server}\n", shares.client * 100.0);
+        text += &format!("  processor    client {}, server {server}\n", shares.client_shown());
     }
     for ((phase, kind), count) in &record.errors {
         text += &format!("  errors       {} in {phase}: {kind}\n", grouped(*count));
@@ -297,6 +297,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8, Refusal> {
         "errors": errors,
         "cpu": {
             "client": shares.map(|shares| shares.client),
+                "client_waited": shares.and_then(|shares| shares.client_waited),
             "server": shares.and_then(|shares| shares.server),
             "server_pid": churn.pid,
         },

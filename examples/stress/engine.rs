@@ -238,7 +238,7 @@ impl Run {
             return;
         }
         self.expire(now_ns, set);
-        self.unblock(set);
+        self.unblock_all(set);
         let interval_ns = now_ns.saturating_sub(self.record.interval_begun_ns());
         if self.phase < Phase::Drain && interval_ns >= self.plan.interval.as_nanos() as u64 {
             self.record.end_interval(self.phase, self.origin_ns, now_ns);

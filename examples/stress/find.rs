@@ -78,6 +78,7 @@ impl Probe {
             "wrong": self.outcome.record.wrong,
             "cpu": {
                 "client": self.outcome.shares.map(|shares| shares.client),
+                "client_waited": self.outcome.shares.and_then(|shares| shares.client_waited),
                 "server": self.outcome.shares.and_then(|shares| shares.server),
             },
             "broken": self.broken,

@@ -14,7 +14,7 @@ use crate::{
     server::Server,
     target::Target,
     values::{self, Sizes, Time, grouped},
-    verdict::{BUSY, Verdict},
+    verdict::{self, Verdict},
 };
 
 /// Requests a second, unless told otherwise.
@@ -182,12 +182,12 @@ fn measure(
     let latency = |quantile| Time(outcome.record.latency.value_at_quantile(quantile)).to_string();
     let share = |share: Option<f64>| share.map_or("-".into(), |share| format!("{:.0} %", share * 100.0));
     let client = outcome.shares.map(|shares| shares.client);
-    let is_busy = client.is_some_and(|client| client >= BUSY);
+    let is_bottleneck = outcome.shares.is_some_and(verdict::is_busy);
     let rate = grouped(outcome.rate().round() as u64);
     let mut row = format!(
         "{:<15} {size:>9} {:>11} {:>10} {:>10} {:>10} {:>7} {:>7}\n",
         name(transport),
-        if is_busy { format!(">{rate}") } else { rate },
+        if is_bottleneck { format!(">{rate}") } else { rate },
         latency(0.5),
         latency(0.99),
         latency(0.999),

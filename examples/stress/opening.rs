@@ -146,7 +146,7 @@ impl Run {
                     set.fd_source(Receiver { way: Rc::new(from), lane }, Interest::READABLE)?;
                 }
                 // Each message that the server takes is an edge here.
-                set.fd_source(Room(queue.clone()), Interest::WRITABLE)?;
+                set.fd_source(Room { queue: queue.clone(), lane }, Interest::WRITABLE)?;
                 self.up(lane, Way::Queue(queue), set);
                 Ok(())
             }
@@ -244,7 +244,7 @@ impl<T: AsFd> AsFd for Receiver<T> {
 
 impl FdSource<Run> for Receiver<Datagram> {
     fn on_ready(&mut self, _: Ready, cx: &mut Context<'_, Run>, run: &mut Run) -> io::Result<Progress> {
-        run.unblock(cx);
+        run.unblock(self.lane, cx);
         let mut buffer = std::mem::take(&mut run.buffer);
         let received = self.way.recv_from(&mut buffer);
         if let Ok(received) = &received {
@@ -274,17 +274,20 @@ impl FdSource<Run> for Receiver<Queue> {
 }
 
 /// Tells of room in a queue.
-struct Room(Rc<Queue>);
+struct Room {
+    queue: Rc<Queue>,
+    lane: u32,
+}
 
 impl AsFd for Room {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.queue.as_fd()
     }
 }
 
 impl FdSource<Run> for Room {
     fn on_ready(&mut self, _: Ready, cx: &mut Context<'_, Run>, run: &mut Run) -> io::Result<Progress> {
-        run.unblock(cx);
+        run.unblock(self.lane, cx);
         Ok(Progress::Drained)
     }
 }

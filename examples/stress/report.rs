@@ -99,6 +99,7 @@ impl Report<'_> {
             "errors": errors,
             "cpu": {
                 "client": outcome.shares.map(|shares| shares.client),
+                "client_waited": outcome.shares.and_then(|shares| shares.client_waited),
                 "server": outcome.shares.and_then(|shares| shares.server),
                 "server_pid": outcome.server_pid,
             },
@@ -179,7 +180,7 @@ impl fmt::Display for Report<'_> {
             writeln!(f, "  lag          {}", line(&record.lag))?;
         }
         if let Some(shares) = outcome.shares {
-            write!(f, "  processor    client {:.0} %", shares.client * 100.0)?;
+            write!(f, "  processor    client {}", shares.client_shown())?;
             match (shares.server, outcome.server_pid) {
                 (Some(server), Some(pid)) => writeln!(f, ", server {:.0} % (process {pid})", server * 100.0)?,
                 _ => writeln!(f, "; the server's process is not known (--server-pid)")?,

@@ -59,10 +59,13 @@ impl Run {
             return;
         }
         self.alarm_ns = due_ns;
-        set.after(Duration::from_nanos(due_ns.saturating_sub(now_ns)), |cx, run: &mut Run| {
-            run.alarm_ns = u64::MAX;
-            run.reach(clock::now_ns());
-            run.pump(cx);
+        set.after(Duration::from_nanos(due_ns.saturating_sub(now_ns)), move |cx, run: &mut Run| {
+            // If not, a sooner one has taken its place.
+            if run.alarm_ns == due_ns {
+                run.alarm_ns = u64::MAX;
+                run.reach(clock::now_ns());
+                run.pump(cx);
+            }
             Ok(())
         });
     }
@@ -104,6 +107,10 @@ impl Run {
     pub(crate) fn arrived(&mut self, lane: u32, mut bytes: &[u8], set: &mut PollSet<Run>) -> bool {
         let now_ns = clock::now_ns();
         self.reach(now_ns);
+        if self.plan.protocol == Protocol::OneWay {
+            // A server that answers all the same.
+            return true;
+        }
         let is_message = !matches!(self.plan.target, Target::Connections(_));
         let is_record = self.plan.target.is_seqpacket();
         loop {
@@ -187,14 +194,22 @@ impl Run {
                 }
             }
         }
-        self.pump(set);
     }
 
-    /// There may be room now.
-    pub(crate) fn unblock(&mut self, set: &mut PollSet<Run>) {
-        if self.blocked.is_empty() {
-            return;
+    /// There may be room now, on this lane.
+    pub(crate) fn unblock(&mut self, lane: u32, set: &mut PollSet<Run>) {
+        let before = self.blocked.len();
+        self.blocked.retain(|&blocked| blocked != lane);
+        for _ in self.blocked.len()..before {
+            self.release(lane);
         }
+        if self.blocked.len() < before {
+            self.pump(set);
+        }
+    }
+
+    /// Perhaps there is room somewhere.
+    pub(crate) fn unblock_all(&mut self, set: &mut PollSet<Run>) {
         for lane in mem::take(&mut self.blocked) {
             self.release(lane);
         }

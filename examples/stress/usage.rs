@@ -15,6 +15,7 @@ const TICK_NS: u64 = 10_000_000;
 pub(crate) struct Sample {
     wall_ns: u64,
     client_ns: u64,
+    client_waited_ns: Option<u64>,
     server_ns: Option<u64>,
 }
 
@@ -22,8 +23,18 @@ pub(crate) struct Sample {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shares {
     pub(crate) client: f64,
+    /// That it was ready to run and somebody else ran, where the kernel tells.
+    pub(crate) client_waited: Option<f64>,
     /// None where the server's process is not known. Its children are not in it.
     pub(crate) server: Option<f64>,
+}
+
+impl Shares {
+    pub(crate) fn client_shown(&self) -> String {
+        let waited =
+            self.client_waited.map_or("an unknown time".into(), |waited| format!("{:.0} %", waited * 100.0));
+        format!("{:.0} % (waited for it {waited})", self.client * 100.0)
+    }
 }
 
 impl Sample {
@@ -31,6 +42,7 @@ impl Sample {
         Sample {
             wall_ns: clock::now_ns(),
             client_ns: own_ns(),
+            client_waited_ns: own_wait_ns(),
             server_ns: server_pid.and_then(|pid| process_ns(pid).ok()),
         }
     }
@@ -40,6 +52,7 @@ impl Sample {
         let share = |from: u64, to: u64| to.saturating_sub(from) as f64 / wall_ns;
         Shares {
             client: share(self.client_ns, end.client_ns),
+            client_waited: self.client_waited_ns.zip(end.client_waited_ns).map(|(from, to)| share(from, to)),
             server: self.server_ns.zip(end.server_ns).map(|(from, to)| share(from, to)),
         }
     }
@@ -53,6 +66,11 @@ fn own_ns() -> u64 {
     unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
     let ns = |time: libc::timeval| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1_000;
     ns(usage.ru_utime) + ns(usage.ru_stime)
+}
+
+/// How long this thread, the only one, has waited for a processor.
+fn own_wait_ns() -> Option<u64> {
+    fs::read_to_string("/proc/self/schedstat").ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// User and system time of all its threads, to a clock tick (10 ms).

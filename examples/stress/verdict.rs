@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// From here on the generator's one thread has nothing left: what it measures is itself.
-pub(crate) const BUSY: f64 = 0.95;
+const BUSY: f64 = 0.95;
 
 /// Why a run is invalid whose generator was so late.
 pub(crate) fn lagged(lag_ns: u64, lag_max: Duration) -> String {
@@ -25,14 +25,20 @@ pub(crate) fn lagged(lag_ns: u64, lag_max: Duration) -> String {
     )
 }
 
-/// Why a run is invalid whose generator had nothing left, if it had not.
+/// Why a run is invalid whose generator had nothing left, if it had not. What it waited for a processor that others used is gone, too.
 pub(crate) fn bottleneck(shares: Shares) -> Option<String> {
-    (shares.client >= BUSY).then(|| {
+    is_busy(shares).then(|| {
         format!(
-            "the generator was the bottleneck: it used {:.0} % of its core; the server may well be faster than this",
-            shares.client * 100.0
+            "the generator was the bottleneck: it used {:.0} % of its core, and waited for it {:.0} % of the time; the server may well be \
+             faster than this",
+            shares.client * 100.0,
+            shares.client_waited.unwrap_or_default() * 100.0
         )
     })
+}
+
+pub(crate) fn is_busy(shares: Shares) -> bool {
+    shares.client + shares.client_waited.unwrap_or_default() >= BUSY
 }
 
 #[derive(Debug, Default)]
