@@ -12,6 +12,7 @@ use crate::{
     protocol::Protocol,
     report::{Report, VERSION},
     server::Server,
+    stamp,
     target::Target,
     values::{self, Sizes, Time, grouped},
     verdict::{self, Verdict},
@@ -144,6 +145,7 @@ fn measure(
     let mut load = arguments.load.or_rate(RATE);
     match (transport, load) {
         (Transport::Shm, Load::Open { rate, .. }) => {
+            stamp::check_size(sizes.most)?;
             options.extend(["--rate".into(), rate.to_string()]);
             load = Load::Published;
         }

@@ -79,15 +79,14 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<()> {
     let limits = Limits { clients_per_uid: defaults.clients, outbox: 65_536, ..defaults };
     let mut reactor = Reactor::<Serving>::builder().limits(limits).build()?;
     reactor.signals([Signal::INT, Signal::TERM], |_, cx, _| cx.drain(DRAIN))?;
-    let ends_with_input = reactor.fd(io::stdin(), Interest::READABLE, |stdin, _, cx, _| {
+    // A file or /dev/null is never waited for: then only signals end it.
+    let _ = reactor.fd(io::stdin(), Interest::READABLE, |stdin, _, cx, _| {
         if stdin.read(&mut [0; 64])? == 0 {
             cx.drain(DRAIN)?;
             cx.finish();
         }
         Ok(Progress::Drained)
     });
-    // A file or /dev/null is never waited for: then signals end it.
-    drop(ends_with_input);
     let mut serving = Serving { publishing: None };
     let mut queues = Vec::new();
     let at = match &arguments.target {
@@ -130,7 +129,8 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<()> {
             arguments.target.to_string()
         }
         Target::Memory(address) => {
-            let size = arguments.size.most.max(stamp::BYTES);
+            let size = arguments.size.most;
+            stamp::check_size(size)?;
             serving.publishing = Some(Publishing {
                 publisher: PublisherOptions::every(size, BEHIND).tag(stamp::TAG).create()?,
                 schedule: Schedule::new(Arrival::Constant, arguments.rate, clock::now_ns(), 0),

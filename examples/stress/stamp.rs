@@ -10,7 +10,7 @@ use ipc_reactor::shm::Subscriber;
 /// The tag of such a segment: "stress" and a version.
 pub(crate) const TAG: u64 = u64::from_le_bytes(*b"stress\0\x01");
 /// Two times of 8 bytes.
-pub(crate) const BYTES: usize = 16;
+const BYTES: usize = 16;
 
 pub(crate) fn write(value: &mut [u8], intended_ns: u64, sent_ns: u64) {
     value[..8].copy_from_slice(&intended_ns.to_ne_bytes());
@@ -22,6 +22,18 @@ pub(crate) fn read(value: &[u8]) -> io::Result<(u64, u64)> {
     time(0)
         .zip(time(8))
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a value too short for its stamps"))
+}
+
+/// # Errors
+/// Such a value has no room for its stamps.
+pub(crate) fn check_size(bytes: usize) -> io::Result<()> {
+    if bytes >= BYTES {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("a value of {bytes} bytes has no room for its stamps; ask for {BYTES} or more"),
+    ))
 }
 
 /// # Errors
