@@ -20,33 +20,50 @@ use hdrhistogram::{
 pub(crate) struct HdrLog {
     file: BufWriter<File>,
     serializer: V2DeflateSerializer,
+    about: String,
     failure: Option<io::Error>,
 }
 
 impl HdrLog {
-    /// Makes the file, with its header.
+    /// Makes the file.
     pub(crate) fn create(path: &Path, about: &str) -> io::Result<HdrLog> {
-        let failed = |error: io::Error| {
+        let file = File::create(path).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot write the HDR log to {}: {error}", path.display()))
-        };
-        let mut file = BufWriter::new(File::create(path).map_err(failed)?);
-        let mut serializer = V2DeflateSerializer::new();
-        IntervalLogWriterBuilder::new()
-            .add_comment("[Histogram log format version 1.3]")
-            .add_comment(&format!("{about}; values are nanoseconds"))
-            .with_start_time(SystemTime::now())
-            .with_base_time(SystemTime::now())
-            .begin_log_with(&mut file, &mut serializer)
-            .map_err(failed)?;
-        writeln!(
-            file,
-            "\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\""
-        )
-        .map_err(failed)?;
-        Ok(HdrLog { file, serializer, failure: None })
+        })?;
+        Ok(HdrLog {
+            file: BufWriter::new(file),
+            serializer: V2DeflateSerializer::new(),
+            about: about.into(),
+            failure: None,
+        })
     }
 
-    /// One interval. A failure is told by `finish`: the load must not stumble over it.
+    /// Writes the header: the load begins now, and the intervals' times count from here.
+    pub(crate) fn begin(&mut self) {
+        let written = IntervalLogWriterBuilder::new()
+            .add_comment("[Histogram log format version 1.3]")
+            .add_comment(&format!("{}; values are nanoseconds", self.about))
+            .with_start_time(SystemTime::now())
+            .with_base_time(SystemTime::now())
+            .begin_log_with(&mut self.file, &mut self.serializer)
+            .map(drop)
+            .and_then(|()| {
+                writeln!(
+                    self.file,
+                    "\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\""
+                )
+            });
+        if let Err(error) = written {
+            self.failed(&error);
+        }
+    }
+
+    /// Kept for `finish`: the load must not stumble over it.
+    fn failed(&mut self, error: &dyn std::fmt::Display) {
+        self.failure.get_or_insert_with(|| io::Error::other(format!("the HDR log: {error}")));
+    }
+
+    /// One interval.
     pub(crate) fn write(
         &mut self,
         start: Duration,
@@ -64,7 +81,7 @@ impl HdrLog {
             // So that it can be watched while it grows.
             let written = written.and_then(|()| self.file.flush().map_err(|error| error.to_string()));
             if let Err(error) = written {
-                self.failure.get_or_insert_with(|| io::Error::other(format!("the HDR log: {error}")));
+                self.failed(&error);
             }
         }
     }

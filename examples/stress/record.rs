@@ -160,7 +160,11 @@ impl Record {
         self.now.start_ns
     }
 
+    /// The load begins.
     pub(crate) fn begin(&mut self, now_ns: u64) {
+        if let Some(log) = &mut self.log {
+            log.begin();
+        }
         self.now.start_ns = now_ns;
     }
 

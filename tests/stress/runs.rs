@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::UdpSocket,
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -227,6 +228,24 @@ fn a_generator_that_lags_says_that_its_figures_do_not_count() {
         stress(&format!("run {} -c 2 --rate 500 -d 200ms --warmup 0s --max-lag 1ns", server.address));
     assert_eq!(output.status.code(), Some(3));
     assert!(text(&output.stdout).contains("INVALID      the generator lagged"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_generator_that_never_rests_is_the_bottleneck() {
+    // Nobody reads from it, so there is always room: what does not fit is dropped.
+    let sink = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let at = sink.local_addr().unwrap();
+    let (code, report) =
+        report(&format!("run udp:{at} -c 1 --protocol one-way --closed -d 300ms --warmup 0s --timeout 30s"));
+    let cpu = ["client", "client_waited"].map(|share| report["cpu"][share].as_f64().unwrap_or_default());
+    let wanted = cpu.iter().sum::<f64>();
+    // Time that another machine on this hardware took is in neither.
+    assert!(wanted > 0.5, "{report}");
+    assert_eq!(
+        (report["valid"] == false, code),
+        if wanted >= 0.95 { (true, 3) } else { (false, 0) },
+        "{report}"
+    );
 }
 
 #[test]
