@@ -1,208 +1,245 @@
-//! What people and programs are told: a bar while it runs, then text or JSON.
+//! What a load has come to, for people and for programs. `docs/stress.md` documents the JSON, and `docs/stress.schema.json` describes it.
 
-use std::{fmt, io, time::Duration};
+use std::fmt;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
-use crate::load::{End, Plan, Tally};
+use crate::{
+    engine::Outcome,
+    plan::{Load, Plan},
+    syscalls::Syscalls,
+    values::{Time, grouped},
+    verdict::Verdict,
+};
 
-const QUANTILES: [(&str, f64); 5] =
-    [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("p99.99", 0.9999)];
+/// Rises when a field changes its meaning or goes; not when one is added.
+pub(crate) const VERSION: u32 = 1;
 
-/// The bar on a terminal.
-pub(crate) struct Progress {
-    bar: ProgressBar,
-    end: End,
-}
+pub(crate) const QUANTILES: [(&str, f64); 6] =
+    [("p50", 0.5), ("p75", 0.75), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("p99.99", 0.9999)];
 
-impl Progress {
-    pub(crate) fn new(end: End) -> Progress {
-        let length = match end {
-            End::After(time) => time.as_millis() as u64,
-            End::Requests(requests) => requests,
-        };
-        let style =
-            ProgressStyle::with_template("{bar:30} {percent:>3}% {msg}").expect("a constant template");
-        Progress { bar: ProgressBar::new(length).with_style(style), end }
-    }
-
-    pub(crate) fn show(&self, tally: &Tally, elapsed: Duration) {
-        self.bar.set_position(match self.end {
-            End::After(_) => elapsed.as_millis() as u64,
-            End::Requests(_) => tally.requests,
-        });
-        let errors: u64 = tally.errors.values().sum();
-        self.bar.set_message(format!(
-            "{} requests/s, {} errors, p99 {}",
-            grouped(rate(tally.answers, elapsed)),
-            grouped(errors),
-            Time(tally.latency.value_at_quantile(0.99)),
-        ));
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-/// The outcome, judged.
 pub(crate) struct Report<'a> {
-    plan: &'a Plan,
-    tally: &'a Tally,
-    /// What the built-in server has counted.
-    server: Option<Value>,
-    problems: Vec<String>,
+    pub(crate) mode: &'a str,
+    pub(crate) plan: &'a Plan,
+    pub(crate) outcome: &'a Outcome,
+    pub(crate) verdict: &'a Verdict,
+    pub(crate) syscalls: Option<&'a Syscalls>,
 }
 
-impl<'a> Report<'a> {
-    pub(crate) fn new(plan: &'a Plan, tally: &'a Tally, server: Option<io::Result<Value>>) -> Report<'a> {
-        let mut problems = Vec::new();
-        let server =
-            server.and_then(|counted| counted.map_err(|error| problems.push(error.to_string())).ok());
-        if let Some(wrong) = &tally.first_wrong {
-            problems.push(format!("{} wrong answers, the first: {wrong}", grouped(tally.wrong)));
-        }
-        if tally.missing > 0 {
-            problems.push(format!("{} answers are missing", grouped(tally.missing)));
-        }
-        if let Some(server) = &server {
-            let mut compare = |what: &str, sent: i64, counted: &Value| {
-                if counted.as_i64() != Some(sent) {
-                    problems.push(format!("{what}: {sent} here, {counted} at the server"));
-                }
-            };
-            // Answers that were given up may have been given.
-            if tally.wrong + tally.missing == 0 {
-                compare("answers", tally.answers as i64, &server["answers"]);
-            }
-            compare("messages in the queue", tally.queue_sent as i64, &server["queue"]["messages"]);
-            compare("sum of the queue's numbers", tally.queue_sum, &server["queue"]["sum"]);
-        }
-        Report { plan, tally, server, problems }
-    }
-
-    pub(crate) fn is_good(&self) -> bool {
-        self.problems.is_empty()
+impl Report<'_> {
+    pub(crate) fn rate(&self) -> f64 {
+        self.outcome.rate()
     }
 
     pub(crate) fn json(&self) -> Value {
-        let Report { plan, tally, server, problems } = self;
-        let micros = |nanos: u64| nanos as f64 / 1e3;
-        let mut latency: Map<String, Value> = QUANTILES
+        let Report { mode, plan, outcome, verdict, syscalls } = self;
+        let record = &outcome.record;
+        let (load, asked, arrival) = match plan.load {
+            Load::Open { rate, arrival } => ("open", Some(rate), Some(arrival.to_string())),
+            Load::Closed => ("closed", None, None),
+            Load::Published => ("published", None, None),
+        };
+        let per_second = |count: u64| count as f64 / outcome.measured.as_secs_f64().max(1e-9);
+        let errors: Vec<Value> = record
+            .errors
             .iter()
-            .map(|&(name, quantile)| (name.into(), micros(tally.latency.value_at_quantile(quantile)).into()))
+            .map(|((phase, kind), count)| json!({ "phase": phase.to_string(), "kind": kind, "count": count }))
             .collect();
-        latency.insert("max".into(), micros(tally.latency.max()).into());
+        let intervals: Vec<Value> = record
+            .intervals
+            .iter()
+            .map(|interval| {
+                json!({
+                    "phase": interval.phase.to_string(),
+                    "start_s": interval.start.as_secs_f64(),
+                    "length_s": interval.length.as_secs_f64(),
+                    "answers": interval.answers,
+                    "errors": interval.errors,
+                    "p50_us": micros(interval.p50_ns),
+                    "p99_us": micros(interval.p99_ns),
+                    "max_us": micros(interval.max_ns),
+                })
+            })
+            .collect();
         json!({
-            "address": plan.address.to_string(),
-            "clients": plan.clients,
-            "numbers_per_request": plan.size,
+            "format": "ipc-reactor-stress",
+            "version": VERSION,
+            "mode": mode,
+            "target": plan.target.to_string(),
+            "protocol": plan.protocol.name(),
+            "load": load,
+            "rate_asked": asked,
+            "arrival": arrival,
+            "connections": plan.connections,
+            "connections_loaded": plan.active,
+            "pipeline": plan.pipeline,
+            "size": { "min": plan.sizes.least, "max": plan.sizes.most },
             "seed": plan.seed,
-            "interrupted": tally.interrupted,
-            "seconds": tally.elapsed.as_secs_f64(),
-            "connections": tally.connections,
-            "requests": tally.requests,
-            "answers": tally.answers,
-            "wrong": tally.wrong,
-            "missing": tally.missing,
-            "requests_per_second": rate(tally.answers, tally.elapsed),
-            "latency_us": latency,
-            "errors": tally.errors,
-            "queue": plan.queue.as_ref().map(|_| json!({ "messages": tally.queue_sent, "sum": tally.queue_sum })),
-            "server": server,
-            "problems": problems,
-            "ok": self.is_good(),
+            "timeout_s": plan.timeout.as_secs_f64(),
+            "warmup_s": plan.warmup.as_secs_f64(),
+            "measured_s": outcome.measured.as_secs_f64(),
+            "interrupted": outcome.interrupted,
+            "connect": {
+                "connected": outcome.connected,
+                "connected_at_end": outcome.connected_at_end,
+                "seconds": outcome.connecting.as_secs_f64(),
+            },
+            "requests": record.requests,
+            "answers": record.answers,
+            "wrong": record.wrong,
+            "missing": record.missing,
+            "no_room": record.no_room,
+            "rate": self.rate(),
+            "bytes_out_per_second": per_second(record.bytes_out),
+            "bytes_in_per_second": per_second(record.bytes_in),
+            "latency_us": percentiles(&record.latency),
+            "service_us": percentiles(&record.service),
+            "lag_us": percentiles(&record.lag),
+            "errors": errors,
+            "cpu": {
+                "client": outcome.shares.map(|shares| shares.client),
+                "client_waited": outcome.shares.and_then(|shares| shares.client_waited),
+                "server": outcome.shares.and_then(|shares| shares.server),
+                "server_pid": outcome.server_pid,
+            },
+            "server_memory": outcome.resident.map(|(before, after)| json!({
+                "before_bytes": before,
+                "connected_bytes": after,
+            })),
+            "syscalls": syscalls.map(Syscalls::json),
+            "intervals": intervals,
+            "valid": verdict.is_valid(),
+            "invalid": verdict.invalid,
+            "failed": verdict.failed,
+            "ok": verdict.is_good(),
         })
+    }
+
+    fn headline(&self) -> String {
+        let Report { plan, outcome, .. } = self;
+        let load = match plan.load {
+            Load::Open { rate, arrival } => {
+                format!("open loop, {}/s asked ({arrival})", grouped(rate as u64))
+            }
+            Load::Closed => {
+                "closed loop: the highest throughput; its latencies are not those under a load".into()
+            }
+            Load::Published => "published by the server".into(),
+        };
+        let loaded = match plan.active == plan.connections {
+            true => String::new(),
+            false => format!(" ({} of them loaded)", grouped(plan.active.into())),
+        };
+        format!(
+            "{}: {}, {} bytes, {} connections{loaded}, pipeline {}, {:.2} s after {:.2} s of warm-up{}\n  {load}",
+            plan.target,
+            plan.protocol.name(),
+            plan.sizes,
+            grouped(plan.connections.into()),
+            plan.pipeline,
+            outcome.measured.as_secs_f64(),
+            plan.warmup.as_secs_f64(),
+            if outcome.interrupted { " (ended early)" } else { "" },
+        )
+    }
+}
+
+impl Outcome {
+    /// Right answers a second while it was measured.
+    pub(crate) fn rate(&self) -> f64 {
+        let seconds = self.measured.as_secs_f64();
+        if seconds > 0.0 { self.record.answers_within as f64 / seconds } else { 0.0 }
     }
 }
 
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { plan, tally, server, problems } = self;
-        let early = if tally.interrupted { " (ended early)" } else { "" };
+        let Report { plan, outcome, verdict, .. } = self;
+        let record = &outcome.record;
+        writeln!(f, "{}", self.headline())?;
         writeln!(
             f,
-            "{}: {} clients in a closed loop, {} numbers a request, {:.2} s{early}",
-            plan.address,
-            grouped(plan.clients.into()),
-            plan.size,
-            tally.elapsed.as_secs_f64(),
+            "  connections  {} stood after {:.2} s, {} at the end",
+            grouped(outcome.connected.into()),
+            outcome.connecting.as_secs_f64(),
+            grouped(outcome.connected_at_end.into())
         )?;
-        writeln!(f, "  connections  {}", grouped(tally.connections))?;
-        writeln!(f, "  requests     {}", grouped(tally.requests))?;
         writeln!(
             f,
-            "  answers      {} right, {} wrong, {} missing",
-            grouped(tally.answers),
-            grouped(tally.wrong),
-            grouped(tally.missing)
+            "  answers      {} right of {} asked for; in the whole run {} wrong, {} missing",
+            grouped(record.answers),
+            grouped(record.requests),
+            grouped(record.wrong),
+            grouped(record.missing)
         )?;
-        writeln!(f, "  rate         {} requests/s", grouped(rate(tally.answers, tally.elapsed)))?;
-        if tally.answers > 0 {
-            write!(f, "  latency      ")?;
-            for (name, quantile) in QUANTILES {
-                write!(f, "{name} {}, ", Time(tally.latency.value_at_quantile(quantile)))?;
+        writeln!(f, "  rate         {}/s", grouped(self.rate().round() as u64))?;
+        writeln!(f, "  latency      {}", line(&record.latency))?;
+        if plan.load != Load::Closed {
+            writeln!(f, "  service      {}", line(&record.service))?;
+            writeln!(f, "  lag          {}", line(&record.lag))?;
+        }
+        if let Some(shares) = outcome.shares {
+            write!(f, "  processor    client {}", shares.client_shown())?;
+            match (shares.server, outcome.server_pid) {
+                (Some(server), Some(pid)) => writeln!(f, ", server {:.0} % (process {pid})", server * 100.0)?,
+                _ => writeln!(f, "; the server's process is not known (--server-pid)")?,
             }
-            writeln!(f, "max {}", Time(tally.latency.max()))?;
         }
-        if plan.queue.is_some() {
-            writeln!(f, "  queue        {} messages, sum {}", grouped(tally.queue_sent), tally.queue_sum)?;
-        }
-        if let Some(server) = server {
-            let count = |value: &Value| grouped(value.as_u64().unwrap_or_default());
+        if let Some((before, after)) = outcome.resident.filter(|_| self.mode == "idle") {
+            let others = u64::from(outcome.connected.saturating_sub(1)).max(1);
             writeln!(
                 f,
-                "  server       {} CIRs, {} SRMs, {} answers, {} messages, {} turns, {} events",
-                count(&server["reactor"]["cirs"]),
-                count(&server["reactor"]["srms"]),
-                count(&server["answers"]),
-                count(&server["queue"]["messages"]),
-                count(&server["reactor"]["turns"]),
-                count(&server["reactor"]["events"]),
+                "  memory       server {} KiB with one connection, {} KiB with all: {} bytes a connection",
+                grouped(before >> 10),
+                grouped(after >> 10),
+                grouped(after.saturating_sub(before) / others)
             )?;
         }
-        if tally.errors.is_empty() {
+        if let Some(syscalls) = self.syscalls {
+            writeln!(f, "  syscalls     {syscalls}")?;
+        }
+        if record.no_room > 0 {
+            writeln!(f, "  no room      {} sends were put off", grouped(record.no_room))?;
+        }
+        if record.errors.is_empty() {
             writeln!(f, "  errors       none")?;
         }
-        for (kind, count) in &tally.errors {
-            writeln!(f, "  errors       {}: {kind}", grouped(*count))?;
+        for ((phase, kind), count) in &record.errors {
+            writeln!(f, "  errors       {} in {phase}: {kind}", grouped(*count))?;
         }
-        for problem in problems {
-            writeln!(f, "  FAILED       {problem}")?;
+        for why in &verdict.failed {
+            writeln!(f, "  FAILED       {why}")?;
+        }
+        for why in &verdict.invalid {
+            writeln!(f, "  INVALID      {why}")?;
         }
         Ok(())
     }
 }
 
-fn rate(count: u64, time: Duration) -> u64 {
-    if time.is_zero() { 0 } else { (count as f64 / time.as_secs_f64()).round() as u64 }
+fn micros(nanos: u64) -> f64 {
+    nanos as f64 / 1e3
 }
 
-/// Nanoseconds, with a unit that suits them.
-struct Time(u64);
-
-impl fmt::Display for Time {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nanos = self.0 as f64;
-        match self.0 {
-            0..1_000_000 => write!(f, "{:.1} µs", nanos / 1e3),
-            1_000_000..1_000_000_000 => write!(f, "{:.2} ms", nanos / 1e6),
-            _ => write!(f, "{:.2} s", nanos / 1e9),
-        }
-    }
+pub(crate) fn percentiles(histogram: &Histogram<u64>) -> Value {
+    let mut values: Map<String, Value> = QUANTILES
+        .iter()
+        .map(|&(name, quantile)| (name.into(), micros(histogram.value_at_quantile(quantile)).into()))
+        .collect();
+    values.insert("max".into(), micros(histogram.max()).into());
+    values.insert("mean".into(), (histogram.mean() / 1e3).into());
+    values.insert("count".into(), histogram.len().into());
+    Value::Object(values)
 }
 
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
+pub(crate) fn line(histogram: &Histogram<u64>) -> String {
+    if histogram.is_empty() {
+        return "nothing measured".into();
     }
-    grouped
+    let mut line = String::new();
+    for (name, quantile) in QUANTILES {
+        line += &format!("{name} {}, ", Time(histogram.value_at_quantile(quantile)));
+    }
+    line + &format!("max {}", Time(histogram.max()))
 }

@@ -11,7 +11,8 @@ use ipc_reactor::{
     Address, Cause, Context, Framing, Key, Limit, Limits, PollSet, Queue, Reactor, Session, Signal,
 };
 
-use crate::{connect::connect, report::Progress};
+use super::report::Progress;
+use crate::{connect::connect, random::Random};
 
 /// Looks at the clock, and at the queue.
 const TICK: Duration = Duration::from_millis(1);
@@ -123,7 +124,7 @@ pub(crate) fn run(plan: &Plan) -> io::Result<Tally> {
     }
     let mut run = Run {
         tally: Tally::new(),
-        random: Random(plan.seed),
+        random: Random::new(plan.seed),
         size: plan.size,
         timeout: plan.timeout,
         started: Instant::now(),
@@ -286,24 +287,6 @@ impl Session<Run> for Caller {
         }
         if run.callers == 0 {
             run.done = Some(Instant::now());
-        }
-    }
-}
-
-/// Random enough for numbers to add: splitmix64.
-struct Random(u64);
-
-impl Random {
-    /// Any number but 0, which would end the series.
-    fn number(&mut self) -> i32 {
-        loop {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            let number = (mixed ^ (mixed >> 31)) as i32;
-            if number != 0 {
-                return number;
-            }
         }
     }
 }

@@ -74,7 +74,7 @@ impl Service {
         let queue = format!("/{}", folder.path().file_name().unwrap_or_default().display());
         let mut command = Command::new(env::current_exe()?);
         command
-            .args(["serve", "--queue", &queue, "--clients", &clients.to_string(), "--socket"])
+            .args(["serve-adder", "--queue", &queue, "--clients", &clients.to_string(), "--socket"])
             .arg(folder.path().join("adder"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
