@@ -8,7 +8,7 @@ use crate::{
     Cause, Key, PollSet, Session,
     client::{Client, Ending},
     observe::What,
-    set::{Dead, DeadHandler, Halt, OWN_SOURCES, Phase},
+    set::{Dead, DeadHandler, Halt, OWN_SOURCES, Phase, Serves},
     source::{Ready, Source},
 };
 
@@ -61,7 +61,7 @@ impl<S> PollSet<S> {
     /// Ends the loop when the running handler has returned: every source is closed, with [`Cause::Stop`].
     pub fn stop(&mut self) {
         self.phase = Phase::Stopped;
-        self.serves = false;
+        self.serves = Serves::Nobody;
     }
 
     /// Ends the loop in order: no more CIRs are accepted than have arrived by now; every request that has arrived is
@@ -79,7 +79,7 @@ impl<S> PollSet<S> {
         if self.phase == Phase::Running {
             log::info!(target: "ipc_reactor", "draining: {} clients, {within:?} at most", self.stats.clients);
             self.phase = Phase::Draining;
-            self.serves = false;
+            self.serves = Serves::Nobody;
             let keys: Vec<Key> = self
                 .slots
                 .iter()

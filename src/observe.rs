@@ -455,19 +455,32 @@ impl<S> PollSet<S> {
         }
     }
 
+    /// A client is served past the ready list: it has waited since the turn's events came.
+    #[cold]
+    pub(crate) fn observe_service(&mut self, key: Key) -> Option<Who> {
+        let who = self.source(key)?.who(key);
+        let since_ns = self.watch.as_ref()?.turn_ns;
+        self.observe_beginning(who, Ready::READABLE, since_ns)
+    }
+
     /// A source's turn has come. `None` if it is gone, or nobody watches.
     #[cold]
     pub(crate) fn observe_visit(&mut self, key: Key) -> Option<Who> {
         let slot = self.slots.get(key.index as usize).filter(|slot| slot.serial == key.serial)?;
         let (who, ready) = (slot.source.who(key), slot.ready);
+        let watch = self.watch.as_ref()?;
+        let since_ns = watch.queued_ns.get(key.index as usize).copied().unwrap_or(watch.now_ns);
+        self.observe_beginning(who, ready, since_ns)
+    }
+
+    fn observe_beginning(&mut self, who: Who, ready: Ready, since_ns: u64) -> Option<Who> {
         let watch = self.watch.as_mut()?;
         // What an on_close has taken is not this source's doing.
         if mem::take(&mut watch.buried) {
             watch.lap();
         }
-        let queued_ns = watch.queued_ns.get(key.index as usize).copied().unwrap_or(watch.now_ns);
         (watch.who, watch.visit_ns) = (who, watch.now_ns);
-        let queued_ns = watch.now_ns - queued_ns;
+        let queued_ns = watch.now_ns.saturating_sub(since_ns);
         self.tell(What::Visit { who, ready, queued_ns });
         Some(who)
     }

@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use log::{Level, log_enabled};
 use mio::{Events, Interest, Waker, unix::SourceFd};
 
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
     guard::{guarded, report},
     master, open, queue_source, remote,
     remote::Inbox,
-    set::{Dead, DeadHandler, Phase},
+    set::{Dead, DeadHandler, Phase, Serves},
     shm_source, signal_source,
     source::{Ready, Source},
     srm,
@@ -216,13 +215,17 @@ impl<S> Reactor<S> {
         if !set.ready.is_empty() {
             mem::swap(round, &mut set.ready);
         }
-        set.serves = set.phase == Phase::Running
-            && set.watch.is_none()
-            && !log_enabled!(target: "ipc_reactor", Level::Trace);
+        set.serves = set.serves_now();
         for event in &*events {
             set.stats.events += 1;
             let key = Key::from_token(event.token());
-            if !(Ready::is_just_readable(event) && set.serves && srm::serve(set, key, scratch, state)) {
+            let served = Ready::is_just_readable(event)
+                && match set.serves {
+                    Serves::Plain => srm::serve(set, key, scratch, state),
+                    Serves::Watched => serve_watched(set, key, scratch, state),
+                    Serves::Nobody => false,
+                };
+            if !served {
                 note_edge(set, round, key, Ready::of(event));
             }
             if !set.dead.is_empty() {
@@ -306,6 +309,26 @@ fn note_edge<S>(set: &mut PollSet<S>, round: &mut Vec<Key>, key: Key, ready: Rea
     if set.watch.is_some() {
         set.observe_edge(key, ready);
     }
+}
+
+/// A client's service on the spot that observers are told of.
+#[cold]
+fn serve_watched<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state: &mut S) -> bool {
+    if !srm::is_plain(set, key) {
+        return false;
+    }
+    let who = set.observe_service(key);
+    srm::serve(set, key, scratch, state);
+    if let Some(who) = who {
+        let end = match set.slot(key) {
+            None => VisitEnd::Closed,
+            Some(slot) if slot.queued => VisitEnd::Again,
+            Some(slot) if slot.ready != Ready::NONE => VisitEnd::Parked,
+            Some(_) => VisitEnd::Drained,
+        };
+        set.observe_visited(who, end);
+    }
+    true
 }
 
 /// A visit that observers are told of.

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use log::Level;
+use log::{Level, log_enabled};
 use mio::{Interest, Poll, unix::SourceFd};
 use slab::Slab;
 
@@ -46,6 +46,16 @@ pub(crate) enum Phase {
     Running,
     Draining,
     Stopped,
+}
+
+/// Whether plain clients are served past the ready list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Serves {
+    /// Something is going on that the general visit knows of: a drain, or somebody wants to hear of each message.
+    Nobody,
+    Plain,
+    /// And observers are told of each visit.
+    Watched,
 }
 
 /// Whose session runs, and so what a reply is.
@@ -97,8 +107,8 @@ pub struct PollSet<S> {
     pub(crate) out: Buffer,
     /// What that client is to be sent before `out`.
     pub(crate) echo: Echo,
-    /// Plain clients may be served past the ready list: nothing goes on that every visit must know of.
-    pub(crate) serves: bool,
+    /// Whether plain clients are served past the ready list in this turn.
+    pub(crate) serves: Serves,
     /// Where replies go.
     pub(crate) answering: Answering,
     /// Unsent bytes up to which a reply needs no second look.
@@ -146,7 +156,7 @@ impl<S> PollSet<S> {
             has_records: false,
             out: Buffer::default(),
             echo: Echo::default(),
-            serves: false,
+            serves: Serves::Nobody,
             answering: Answering::Nobody,
             reply_room: limits.output_high_water.min(limits.output_max),
             descriptors: VecDeque::new(),
@@ -272,6 +282,19 @@ impl<S> PollSet<S> {
             self.mark_ready(key, left);
         }
         end
+    }
+
+    pub(crate) fn serves_now(&self) -> Serves {
+        if self.phase != Phase::Running
+            || self.tells_messages()
+            || log_enabled!(target: "ipc_reactor", Level::Trace)
+        {
+            Serves::Nobody
+        } else if self.watch.is_some() {
+            Serves::Watched
+        } else {
+            Serves::Plain
+        }
     }
 
     // ---- Clients ----

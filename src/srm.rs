@@ -78,6 +78,11 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
     served.is_none_or(|served| go_on(set, key, served, scratch, state))
 }
 
+/// Whether [`serve`] would serve this client.
+pub(crate) fn is_plain<S>(set: &PollSet<S>, key: Key) -> bool {
+    matches!(set.source(key), Some(Source::Client(client)) if client.is_plain())
+}
+
 /// [`serve`], where what was read is any number of frames, or a part of one.
 #[inline(never)]
 fn serve_frames<S>(set: &mut PollSet<S>, key: Key, count: usize, scratch: &mut [u8], state: &mut S) -> bool {
