@@ -7,7 +7,7 @@ use std::{
     mem,
     ops::{Deref, DerefMut},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use mio::{Events, Interest, Waker, unix::SourceFd};
@@ -22,7 +22,8 @@ use crate::{
     source::{Ready, Source},
     srm,
     srm::Served,
-    sys, timers,
+    sys, timers, wait,
+    wait::Spin,
 };
 
 /// A process's communication in one poll set, and the loop over it. `S` is the service's shared state: handlers get it
@@ -37,6 +38,8 @@ pub struct Reactor<S> {
     round: Vec<Key>,
     /// What arrives is read in here first.
     scratch: Vec<u8>,
+    /// Off unless asked for.
+    spin: Option<Spin>,
     inbox: Key,
     /// Its descriptor was given out, to be watched by a loop around this one.
     nested: Cell<bool>,
@@ -60,6 +63,7 @@ pub struct Builder<S> {
     limits: Limits,
     events: usize,
     read_buffer: usize,
+    spin: Duration,
     state: PhantomData<fn(&mut S)>,
 }
 
@@ -86,6 +90,26 @@ impl<S> Builder<S> {
         self
     }
 
+    /// Polls for up to `limit` before sleeping, where the latest waits say that something may come within that time.
+    /// Default zero: never; then it costs nothing.
+    ///
+    /// Waking a processor from sleep takes longer than most requests do: some 25 µs on a virtual machine. A loop that is awake when the
+    /// request comes saves that, and spends the processor that it runs on. A good limit is a little more than the usual
+    /// time between an answer and the next request, the waking of the other side included: 50 to 200 µs. Spinning begins when
+    /// half of the last eight waits were no longer than the limit, and ends when they are not: an idle service
+    /// sleeps. [`Stats::spins`], [`Stats::spin_hits`] and [`Stats::spin_time`] tell what it costs and whether it pays.
+    ///
+    /// On a single processor nobody spins: it would keep off those it waits for.
+    ///
+    /// [`Stats::spins`]: crate::Stats::spins
+    /// [`Stats::spin_hits`]: crate::Stats::spin_hits
+    /// [`Stats::spin_time`]: crate::Stats::spin_time
+    #[must_use]
+    pub fn spin(mut self, limit: Duration) -> Builder<S> {
+        self.spin = limit;
+        self
+    }
+
     /// Makes the reactor.
     ///
     /// # Errors
@@ -108,6 +132,7 @@ impl<S> Builder<S> {
             events: Events::with_capacity(self.events),
             round: Vec::new(),
             scratch: Vec::new(),
+            spin: Spin::new(self.spin),
             inbox,
             nested: Cell::new(false),
         })
@@ -125,7 +150,13 @@ impl<S> Reactor<S> {
 
     /// A reactor with other limits or buffers.
     pub fn builder() -> Builder<S> {
-        Builder { limits: Limits::default(), events: 1024, read_buffer: 128 << 10, state: PhantomData }
+        Builder {
+            limits: Limits::default(),
+            events: 1024,
+            read_buffer: 128 << 10,
+            spin: Duration::ZERO,
+            state: PhantomData,
+        }
     }
 
     /// A handle with which other threads can reach this reactor.
@@ -181,23 +212,18 @@ impl<S> Reactor<S> {
         Ok(turn)
     }
 
-    /// Blocks in the one place where the reactor blocks.
+    /// Waits for the kernel's events: the one place where the reactor sleeps.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.set.timers.arm()?;
         if self.set.watch.is_some() {
             self.set.observe_wait();
         }
-        let mut timeout = if self.set.ready.is_empty() { timeout } else { Some(Duration::ZERO) };
-        let deadline = timeout
-            .filter(|timeout| !timeout.is_zero())
-            .and_then(|timeout| Instant::now().checked_add(timeout));
-        while let Err(error) = self.set.poll.poll(&mut self.events, timeout) {
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
+        let timeout = if self.set.ready.is_empty() { timeout } else { Some(Duration::ZERO) };
+        match &mut self.spin {
+            Some(spin) if timeout != Some(Duration::ZERO) => {
+                spin.wait(&mut self.set.poll, &mut self.events, timeout, &mut self.set.stats)?;
             }
-            // EINTR is not an event: wait for what is left of the time.
-            timeout =
-                deadline.map_or(timeout, |deadline| Some(deadline.saturating_duration_since(Instant::now())));
+            _ => wait::block(&mut self.set.poll, &mut self.events, timeout)?,
         }
         self.set.timers.clock.begin_turn();
         self.set.stats.turns += 1;

@@ -1,6 +1,6 @@
 //! What the reactor has done so far, in numbers.
 
-use std::{fmt, io};
+use std::{fmt, io, time::Duration};
 
 use crate::Limit;
 
@@ -30,6 +30,12 @@ pub struct Stats {
     pub signals: u64,
     /// Timers that fired.
     pub timers: u64,
+    /// Waits in which the loop polled before it slept ([`Builder::spin`](crate::Builder::spin)).
+    pub spins: u64,
+    /// Those of them in which something came before it slept.
+    pub spin_hits: u64,
+    /// Processor time that was spent polling in them.
+    pub spin_time: Duration,
     /// Bytes read from clients.
     pub bytes_in: u64,
     /// Bytes written to clients.
@@ -95,6 +101,9 @@ impl fmt::Display for Stats {
             self.events,
             self.stale_events,
         )?;
+        if self.spins > 0 {
+            write!(f, ", spins {} (hits {}, {:?})", self.spins, self.spin_hits, self.spin_time)?;
+        }
         for &limit in Limit::ALL.iter().filter(|&&limit| self.trips(limit) > 0) {
             write!(f, ", {limit}: {}", self.trips(limit))?;
         }
