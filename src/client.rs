@@ -1,14 +1,15 @@
 //! A client handle: what the slab holds of a connection, how it comes in, what it holds, when its time is up.
 
 use std::{
+    cell::Cell,
     collections::{HashMap, VecDeque},
-    io,
+    io, mem,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     rc::Rc,
     time::Duration,
 };
 
-use mio::Interest;
+use mio::{Interest, unix::SourceFd};
 
 use crate::{
     Cause, Framing, Key, Limit, ListenerKind, PollSet, Session, SourceKind, Who,
@@ -30,6 +31,8 @@ pub(crate) struct Plan {
     pub(crate) passes: bool,
     /// The kernel vouches for the peer's uid.
     pub(crate) unix: bool,
+    /// Of the latest newcomers, how many more than not had something to say when they came: 0 to 3.
+    talkative: Cell<u8>,
 }
 
 impl Plan {
@@ -40,8 +43,20 @@ impl Plan {
             proved: kind.is_tcp() || (refuses_descriptors && framing.descriptors_max() == 0),
             passes: framing.descriptors_max() > 0 && !kind.is_tcp(),
             unix: !kind.is_tcp(),
+            talkative: Cell::new(0),
             framing,
         }
+    }
+
+    /// Whether the next newcomer will have something to say when it comes, as the latest had.
+    pub(crate) fn expects_request(&self) -> bool {
+        self.talkative.get() >= 2
+    }
+
+    /// Whether a newcomer had something to say when it came.
+    pub(crate) fn note_newcomer(&self, spoke: bool) {
+        let before = self.talkative.get();
+        self.talkative.set(if spoke { (before + 1).min(3) } else { before.saturating_sub(1) });
     }
 }
 
@@ -91,6 +106,8 @@ pub(crate) struct Client<S> {
     /// `ending` change, by [`Client::output`] and [`Client::end`].
     plain: bool,
     pub(crate) opened: bool,
+    /// It is not in the kernel's poll set yet: its first visit comes before that.
+    pub(crate) unwatched: bool,
     /// `input` may hold whole frames.
     pub(crate) more: bool,
     /// The peer has shut down its writing side, or we have ended reading.
@@ -197,6 +214,14 @@ impl<S> Client<S> {
     }
 }
 
+/// When a new client comes into the kernel's poll set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Watched {
+    AtOnce,
+    /// The caller visits it, and then calls [`watch`].
+    AfterFirstVisit,
+}
+
 /// A new client: in the slab, in the poll set, and visited in the next round.
 pub(crate) fn admit<S>(
     set: &mut PollSet<S>,
@@ -204,6 +229,7 @@ pub(crate) fn admit<S>(
     plan: Rc<Plan>,
     session: Box<dyn Session<S>>,
     extra: Option<Box<Extra>>,
+    watched: Watched,
 ) -> io::Result<Key> {
     let connecting = extra.as_ref().is_some_and(|extra| extra.connecting.is_some());
     let interest = interest(&plan, connecting);
@@ -221,6 +247,7 @@ pub(crate) fn admit<S>(
         ending: None,
         plain: false,
         opened: false,
+        unwatched: watched == Watched::AfterFirstVisit,
         more: false,
         eof: false,
         mute: false,
@@ -234,7 +261,12 @@ pub(crate) fn admit<S>(
         client.uid = uid_of(&client);
     }
     let (active_ns, uid) = (client.active_ns, client.uid);
-    let key = set.register(client.socket.as_fd(), interest)?;
+    let key = if client.unwatched {
+        set.check_not_forked()?;
+        set.next_key()
+    } else {
+        set.register(client.socket.as_fd(), interest)?
+    };
     set.place(key, Source::Client(client));
     if let Some(users) = &mut set.users {
         users.entry(uid).or_default().clients += 1;
@@ -247,9 +279,31 @@ pub(crate) fn admit<S>(
             active_ns.saturating_add(time.as_nanos() as u64),
         );
     }
+    if watched == Watched::AfterFirstVisit {
+        set.slots[key.index as usize].ready = Ready::READABLE;
+        return Ok(key);
+    }
     // The session is opened by its first visit, and in a drain it is asked to end.
     set.mark_ready(key, if set.phase == Phase::Draining { Ready::READABLE } else { Ready::NONE });
     Ok(key)
+}
+
+/// Puts a client that has been visited for the first time into the kernel's poll set. What has come since the visit makes an
+/// edge of its own.
+pub(crate) fn watch<S>(set: &mut PollSet<S>, key: Key) {
+    let Some(Source::Client(client)) = set.source(key) else { return };
+    let (fd, interest) = (client.socket.as_raw_fd(), interest(&client.plan, client.watches_write));
+    let watched = set.poll.registry().register(&mut SourceFd(&fd), key.token(), interest);
+    let Some(slot) = set.slot(key) else { return };
+    match (watched, &mut slot.source) {
+        (Ok(()), Source::Client(client)) => client.unwatched = false,
+        (Ok(()), _) => {}
+        (Err(error), source) => {
+            let source = mem::replace(source, Source::Running);
+            set.stats.failed(error.kind());
+            set.retire(key, source, Cause::Io(error));
+        }
+    }
 }
 
 /// Takes in a connected socket that no master socket of ours accepted.
@@ -268,7 +322,7 @@ pub(crate) fn adopt<S>(
         make_room_for_records(set, &framing);
     }
     let plan = Plan::new(kind, framing, refuses);
-    let key = admit(set, socket, Rc::new(plan), session, None)?;
+    let key = admit(set, socket, Rc::new(plan), session, None, Watched::AtOnce)?;
     // Descriptors that were passed before they were refused may be in the socket: the first visit reads to EAGAIN, as
     // though urgent data had come.
     set.mark_ready(key, Ready::READABLE | Ready::PRIORITY);
@@ -400,7 +454,7 @@ pub(crate) fn deadline_due<S>(set: &mut PollSet<S>, key: Key, now_ns: u64) {
     match deadline(set, client) {
         Some((due_ns, limit)) if due_ns <= now_ns => {
             let Some(slot) = set.slot(key) else { return };
-            let source = std::mem::replace(&mut slot.source, Source::Running);
+            let source = mem::replace(&mut slot.source, Source::Running);
             set.trip(limit, format_args!("client {key}"));
             set.retire(key, source, Cause::Limit(limit));
         }
@@ -435,7 +489,7 @@ pub(crate) fn evict_half_frames<S>(set: &mut PollSet<S>) -> bool {
     }
     for &(_, key) in &found {
         if let Some(slot) = set.slot(key) {
-            let source = std::mem::replace(&mut slot.source, Source::Running);
+            let source = mem::replace(&mut slot.source, Source::Running);
             set.trip(Limit::Evicted, format_args!("client {key} with a half frame"));
             set.retire(key, source, Cause::Limit(Limit::Evicted));
         }

@@ -129,7 +129,9 @@ impl<S> PollSet<S> {
     /// Takes a source, which the caller has taken out of its slot, out of the poll set; `on_close` follows when the
     /// running handler has returned.
     pub(crate) fn retire(&mut self, key: Key, source: Source<S>, cause: Cause) {
+        let unwatched = matches!(&source, Source::Client(client) if client.unwatched);
         if self.check_not_forked().is_ok()
+            && !unwatched
             && let Some(fd) = source.raw_fd()
         {
             // DEL though we close: a dup'd descriptor keeps the registration alive.

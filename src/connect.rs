@@ -13,7 +13,7 @@ use mio::unix::SourceFd;
 use crate::{
     Address, Cause, Framing, Key, ListenerKind, PollSet, Session,
     cause::Outcome,
-    client::{self, Client, Extra, Plan},
+    client::{self, Client, Extra, Plan, Watched},
     output::watch_writing,
     source::Ready,
     sys::{sockaddr::SockAddr, socket},
@@ -98,7 +98,7 @@ impl<S> PollSet<S> {
         let plan = Rc::new(Plan::new(kind, framing, refuses));
         let connecting = Connecting { kind, targets, failure, retry_ns: 0, pause: BACKLOG_RETRY };
         let extra = Extra { connecting: Some(Box::new(connecting)), ..Extra::default() };
-        let key = client::admit(self, socket, plan, session, Some(Box::new(extra)))?;
+        let key = client::admit(self, socket, plan, session, Some(Box::new(extra)), Watched::AtOnce)?;
         // What stands or has failed already is found so by the first visit.
         self.mark_ready(key, Ready::NONE);
         Ok(key)

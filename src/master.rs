@@ -12,7 +12,7 @@ use mio::Interest;
 
 use crate::{
     Cause, Framing, Key, Limit, Listener, Peer, PollSet, Rejected, Session, WhenFull,
-    client::{self, Plan},
+    client::{self, Plan, Watched},
     guard::{guarded, report},
     observe::What,
     set::Phase,
@@ -218,9 +218,14 @@ fn cir<S>(
             return report(set, key, "CIR refused by the factory of master socket", &cause);
         }
     };
-    match client::admit(set, socket, master.plan.clone(), session, None) {
+    let hurried = master.plan.expects_request() && set.phase == Phase::Running && set.watch.is_none();
+    let watched = if hurried { Watched::AfterFirstVisit } else { Watched::AtOnce };
+    match client::admit(set, socket, master.plan.clone(), session, None, watched) {
         Ok(client) => {
             set.stats.cirs += 1;
+            if hurried {
+                set.newcomers.push(client);
+            }
             if set.watch.is_some() {
                 set.observe_cir(client, master.listener.kind(), address, handler_ns);
             }

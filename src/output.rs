@@ -264,14 +264,14 @@ pub(crate) fn watch_writing<S>(
     client: &mut Client<S>,
     watch: bool,
 ) -> Outcome<()> {
-    if client.watches_write != watch {
+    if client.watches_write != watch && !client.unwatched {
         let fd = client.socket.as_raw_fd();
         let registry = set.poll.registry();
         registry
             .reregister(&mut SourceFd(&fd), key.token(), interest(&client.plan, watch))
             .map_err(Cause::Io)?;
-        client.watches_write = watch;
     }
+    client.watches_write = watch;
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use std::{
 use mio::{Events, Interest, Waker, unix::SourceFd};
 
 use crate::{
-    Cause, Key, Limits, PollSet, Remote, VisitEnd, datagram_source,
+    Cause, Key, Limits, PollSet, Remote, VisitEnd, client, datagram_source,
     guard::{guarded, report},
     master, open, queue_source, remote,
     remote::Inbox,
@@ -272,6 +272,9 @@ impl<S> Reactor<S> {
             } else {
                 visit(set, scratch, key, state);
             }
+            if !set.newcomers.is_empty() {
+                visit_newcomers(set, scratch, state);
+            }
             if !set.dead.is_empty() {
                 bury(set, state);
             }
@@ -365,6 +368,24 @@ fn visit_watched<S>(set: &mut PollSet<S>, scratch: &mut [u8], key: Key, state: &
     if let Some(who) = who {
         set.observe_visited(who, end);
     }
+}
+
+/// Visits those who were just accepted before they come into the kernel's poll set. Where clients have something to say when they
+/// connect, that saves the `epoll_wait` that would tell of it. They belong to the visit of their master socket, whose
+/// budget bounds them.
+#[cold]
+fn visit_newcomers<S>(set: &mut PollSet<S>, scratch: &mut [u8], state: &mut S) {
+    let mut newcomers = mem::take(&mut set.newcomers);
+    for key in newcomers.drain(..) {
+        let plan = set.plan_of(key).cloned();
+        let heard = set.stats.bytes_in;
+        visit(set, scratch, key, state);
+        client::watch(set, key);
+        if let Some(plan) = plan {
+            plan.note_newcomer(set.stats.bytes_in > heard);
+        }
+    }
+    set.newcomers = newcomers;
 }
 
 /// **Everything that can happen.** The source is taken out of its slot, and what became of it decides whether it is put

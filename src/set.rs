@@ -124,6 +124,8 @@ pub struct PollSet<S> {
     /// The datagram socket whose handler runs, so that it can send, too.
     pub(crate) receiving: Option<(Key, Rc<Datagram>)>,
     pub(crate) dead: VecDeque<Dead<S>>,
+    /// Accepted in this visit, and to be visited before the kernel watches them.
+    pub(crate) newcomers: Vec<Key>,
     /// Master sockets that wait for a descriptor or a place, each with the timer that has it look again.
     pub(crate) paused: Vec<(Key, TimerKey)>,
     /// Masters, clients, queues and datagram sockets: when a drain has closed the last of them, the loop ends.
@@ -166,6 +168,7 @@ impl<S> PollSet<S> {
             running: None,
             receiving: None,
             dead: VecDeque::new(),
+            newcomers: Vec::new(),
             paused: Vec::new(),
             drainable: 0,
             phase: Phase::Running,
