@@ -15,8 +15,8 @@ use ipc_reactor::{
     shm::{Publisher, Subscriber, Ticket, Update},
 };
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
 };
 
 /// What a 64-byte value in shared memory costs. Reports on standard output, as JSON.
@@ -96,7 +96,8 @@ impl Link {
         let mut bytes = [0; Ticket::BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(Ticket::FDS_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let got = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+        let got =
+            recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
         let fds = ancillary
             .drain()
             .filter_map(|message| match message {
@@ -239,7 +240,9 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         Mode::Loop => unreachable!("done above"),
     }?;
     match child.as_mut().map(Child::wait).transpose()? {
-        Some(status) if !status.success() => Err(io::Error::other(format!("the other end ended with {status}"))),
+        Some(status) if !status.success() => {
+            Err(io::Error::other(format!("the other end ended with {status}")))
+        }
         _ => Ok(()),
     }
 }
