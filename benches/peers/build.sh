@@ -19,6 +19,7 @@ c pin ''
 c burst ''
 c epoll ''
 c queue ''
+c shm ''
 c libuv libuv
 c libevent libevent_core
 c sdevent libsystemd
