@@ -63,8 +63,8 @@ struct Overtaken;
 /// # When the publisher dies
 ///
 /// The newest whole value stays readable, even if the publisher was killed in the middle of the
-/// next, and nobody rings any more. Its death shows on the socket that the ticket came through, as
-/// a hang-up.
+/// next, and nobody rings any more; a ring that was not heard yet goes with it. Its death shows on
+/// the socket that the ticket came through, as a hang-up: look for a last value then.
 ///
 /// # Trust
 ///

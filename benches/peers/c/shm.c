@@ -3,6 +3,7 @@
  *
  *   shm loop N            one process and no wake-up: publish, receive
  *   shm pingpong N        two processes, each woken by the other's eventfd: N round trips
+ *   shm wake N            one process publishes a value each time that the other sleeps; for counting
  *   shm spin N [CPU]      two processes that spin: half a round trip
  *   shm flood N [CPU]     one process publishes as fast as it can, the other, on CPU, spins and receives */
 #include "peer.h"
@@ -172,6 +173,27 @@ static void answer(const char *mode, struct side *out, struct side *in, uint64_t
     }
 }
 
+static void wake(struct side *out, uint64_t count, pid_t other)
+{
+    uint64_t value[WORDS] = { 0 };
+    int other_stat = open_stat(other);
+    for (uint64_t i = 0; i < count; i++) {
+        value[0] = i;
+        await_sleep(other_stat);
+        publish(out, value);
+        notify(out);
+    }
+}
+
+static void be_woken(struct side *in, uint64_t count)
+{
+    uint64_t value[WORDS];
+    for (uint64_t i = 0; i < count; i++) {
+        await(in, value);
+        expect(value[0], i);
+    }
+}
+
 static void flood(struct side *out, struct side *in, uint64_t count)
 {
     uint64_t value[WORDS] = { 0 }, got[WORDS];
@@ -203,12 +225,12 @@ int main(int argc, char **argv)
 {
     const char *mode = argc > 1 ? argv[1] : "";
     uint64_t count = argc > 2 ? strtoull(argv[2], NULL, 10) : 0;
-    int floods = strcmp(mode, "flood") == 0, plays = strcmp(mode, "pingpong") == 0 || strcmp(mode, "spin") == 0;
-    if (argc > 4 || count == 0 || !(floods || plays || strcmp(mode, "loop") == 0)) {
-        fprintf(stderr, "usage: %s loop|pingpong|spin|flood N [CPU of the other end]\n", argv[0]);
+    int floods = strcmp(mode, "flood") == 0, wakes = strcmp(mode, "wake") == 0, plays = strcmp(mode, "pingpong") == 0 || strcmp(mode, "spin") == 0;
+    if (argc > 4 || count == 0 || !(floods || wakes || plays || strcmp(mode, "loop") == 0)) {
+        fprintf(stderr, "usage: %s loop|pingpong|wake|spin|flood N [CPU of the other end]\n", argv[0]);
         return 2;
     }
-    if (!floods && !plays)
+    if (!floods && !wakes && !plays)
         return loop(count), 0;
     struct side there = new_side(), back = new_side();
     pid_t parent = getpid(), child = fork();
@@ -218,6 +240,8 @@ int main(int argc, char **argv)
         int status;
         if (floods)
             flood(&there, &back, count);
+        else if (wakes)
+            wake(&there, count, child);
         else
             ask(mode, &there, &back, count);
         return waitpid(child, &status, 0) < 0 || status != 0;
@@ -234,6 +258,8 @@ int main(int argc, char **argv)
     }
     if (floods)
         be_flooded(&back, &there, count);
+    else if (wakes)
+        be_woken(&there, count);
     else
         answer(mode, &back, &there, count);
     return 0;

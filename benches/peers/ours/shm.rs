@@ -1,11 +1,13 @@
 //! Shared memory on this crate: a 64-byte value published and received. The same as `../src/bin/iceoryx2.rs` and `../c/shm.c`.
 
 use std::{
-    io::{self, IoSlice, IoSliceMut},
+    fs::File,
+    io::{self, IoSlice, IoSliceMut, Read},
     mem::MaybeUninit,
-    os::unix::net::UnixStream,
+    os::unix::{fs::FileExt, net::UnixStream},
     process::{Child, Command, ExitCode},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use clap::{Parser, ValueEnum};
@@ -25,7 +27,6 @@ struct Arguments {
     /// Values, or round trips
     count: u64,
     /// The core for the process at the other end
-    #[arg(long)]
     other_cpu: Option<usize>,
     /// Be the process at the other end, of the one whose socket is standard input
     #[arg(long, hide = true)]
@@ -38,6 +39,8 @@ enum Mode {
     Loop,
     /// Two processes, each on a reactor and woken by the other's doorbell
     Pingpong,
+    /// One process publishes a value each time that the other, on a reactor, sleeps; for counting
+    Wake,
     /// Two processes that spin: half a round trip
     Spin,
     /// One process publishes as fast as it can, the other spins and receives
@@ -146,7 +149,7 @@ struct Player {
 }
 
 /// Both ends: each answers a value with the next one.
-fn pingpong(link: Link, count: u64, first: bool) -> io::Result<()> {
+fn pingpong(link: Link, count: u64, mut socket: UnixStream, first: bool) -> io::Result<()> {
     let mut reactor = Reactor::<Player>::new()?;
     let mut player = Player { publisher: link.publisher, asked: 0, count };
     reactor.subscribe(link.subscriber, Delivery::Every, move |update, cx, player: &mut Player| {
@@ -172,8 +175,47 @@ fn pingpong(link: Link, count: u64, first: bool) -> io::Result<()> {
     reactor.run(&mut player)?;
     if first {
         report(start, count);
+    } else {
+        // A publisher that ends takes its last ring with it, if that was not heard yet.
+        socket.read_exact(&mut [0]).expect_err("the other end only hangs up");
     }
     Ok(())
+}
+
+/// Until a process sleeps: that tells apart a subscriber that has to be rung for.
+fn await_sleep(stat: &File) -> io::Result<()> {
+    let mut bytes = [0; 512];
+    loop {
+        let len = stat.read_at(&mut bytes, 0)?;
+        // PID (NAME) STATE
+        let name_end = bytes[..len].iter().rposition(|&byte| byte == b')').unwrap_or(0);
+        if bytes.get(name_end + 2) == Some(&b'S') {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_micros(50));
+    }
+}
+
+fn wake(mut link: Link, count: u64, other: Option<&Child>) -> io::Result<()> {
+    if let Some(other) = other {
+        let stat = File::open(format!("/proc/{}/stat", other.id()))?;
+        for i in 0..count {
+            await_sleep(&stat)?;
+            link.publisher.publish(&stamped(i))?;
+        }
+        return Ok(());
+    }
+    let mut reactor = Reactor::<u64>::new()?;
+    reactor.subscribe(link.subscriber, Delivery::Every, move |update, cx, received: &mut u64| {
+        let Update::Value(value) = update else { panic!("a value was lost in lockstep") };
+        assert_eq!(stamp(value), *received);
+        *received += 1;
+        if *received == count {
+            cx.stop();
+        }
+        Ok(())
+    })?;
+    reactor.run(&mut 0)
 }
 
 fn spin(mut link: Link, count: u64, first: bool) -> io::Result<()> {
@@ -233,7 +275,8 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     };
     let (link, first) = (Link::new(&socket)?, child.is_some());
     match arguments.mode {
-        Mode::Pingpong => pingpong(link, arguments.count, first),
+        Mode::Pingpong => pingpong(link, arguments.count, socket, first),
+        Mode::Wake => wake(link, arguments.count, child.as_ref()),
         Mode::Spin => spin(link, arguments.count, first),
         Mode::Flood => flood(link, arguments.count, first),
         Mode::Loop => unreachable!("done above"),

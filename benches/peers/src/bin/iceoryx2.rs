@@ -2,6 +2,7 @@
 //!
 //!     iceoryx2 loop N           one process and no wake-up: publish, receive
 //!     iceoryx2 pingpong N       two processes, each woken by the other's event: N round trips
+//!     iceoryx2 wake N           one process publishes a sample each time that the other sleeps; for counting
 //!     iceoryx2 spin N [CPU]     two processes that spin: half a round trip
 //!     iceoryx2 flood N [CPU]    one process publishes as fast as it can, the other, on CPU, spins and receives
 
@@ -152,6 +153,15 @@ fn flood(link: &Link, count: u64) -> Result<()> {
     Ok(())
 }
 
+fn wake(link: &Link, count: u64, other: &Child) -> Result<()> {
+    let stat = peers::open_stat(other.id())?;
+    for i in 0..count {
+        peers::await_sleep(&stat)?;
+        link.send(stamped(i))?;
+    }
+    Ok(())
+}
+
 fn first(node: &Node<ipc::Service>, mode: &str, count: u64, cpu: Option<&str>) -> Result<()> {
     let name = own_name();
     let link = Link::new(node, &format!("{name}-ask"), &format!("{name}-answer"))?;
@@ -160,6 +170,7 @@ fn first(node: &Node<ipc::Service>, mode: &str, count: u64, cpu: Option<&str>) -
     link.receive()?;
     match mode {
         "pingpong" => pingpong(&link, count),
+        "wake" => wake(&link, count, &child),
         "spin" => spin(&link, count),
         _ => flood(&link, count),
     }?;
@@ -174,6 +185,12 @@ fn other(node: &Node<ipc::Service>, mode: &str, name: &str, count: u64) -> Resul
     link.send(stamped(0))?;
     match mode {
         "pingpong" => (0..count).try_for_each(|_| link.send(link.receive()?)),
+        "wake" => {
+            for i in 0..count {
+                assert_eq!(stamp(&link.receive()?), i);
+            }
+            Ok(())
+        }
         "spin" => (0..count).try_for_each(|_| link.publish(stamped(link.spin()?))),
         _ => {
             let (mut received, mut last) = (0, 0);
@@ -196,11 +213,13 @@ fn main() -> Result<ExitCode> {
     let node = NodeBuilder::new().create::<ipc::Service>()?;
     match args[..] {
         ["loop", n] => publish_and_receive(&node, &own_name(), n.parse()?)?,
-        [mode @ ("pingpong" | "spin" | "flood"), n] => first(&node, mode, n.parse()?, None)?,
-        [mode @ ("pingpong" | "spin" | "flood"), n, cpu] => first(&node, mode, n.parse()?, Some(cpu))?,
+        [mode @ ("pingpong" | "wake" | "spin" | "flood"), n] => first(&node, mode, n.parse()?, None)?,
+        [mode @ ("pingpong" | "wake" | "spin" | "flood"), n, cpu] => {
+            first(&node, mode, n.parse()?, Some(cpu))?
+        }
         ["other", n, mode, name] => other(&node, mode, name, n.parse()?)?,
         _ => {
-            eprintln!("usage: iceoryx2 loop|pingpong|spin|flood N [CPU of the other end]");
+            eprintln!("usage: iceoryx2 loop|pingpong|wake|spin|flood N [CPU of the other end]");
             return Ok(ExitCode::from(2));
         }
     }
