@@ -11,7 +11,7 @@ EXAMPLES = HERE.parent.parent / "target/release/examples"
 # The server that all rates are ratios to, and whose repetitions tell the noise.
 REFERENCE = "epoll"
 OURS = "ipc-reactor"
-OURS_FRAMED = "ipc-reactor, frames"
+OURS_FRAMED = f"{OURS} +frames"
 ICEORYX2 = "iceoryx2"
 
 
@@ -29,6 +29,11 @@ class Server:
 
     def takes(self, case):
         return not self.only or case in self.only
+
+    @property
+    def base(self):
+        """The name without what makes it a variant."""
+        return self.name.partition(" +")[0]
 
     @property
     def is_ours(self):
