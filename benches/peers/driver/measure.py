@@ -18,8 +18,10 @@ from .table import C, IDLE_FOR_MEMORY
 BURST = str(C / "burst")
 
 
-def probe(path, process):
-    """Waits until the server accepts, and gives its process id, which strace's child does not tell."""
+def probe(path, process, settle):
+    """Waits until the server accepts, and gives its process id, which strace's child does not tell. To `settle`, it is
+    seen to have gone to sleep after each of the two events that this makes: so their number is always the same.
+    """
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
@@ -30,7 +32,12 @@ def probe(path, process):
                     raise Failed(f"ended at start with status {process.returncode}{said(process)}")
                 time.sleep(0.005)
                 continue
-            return struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            pid = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            if settle:
+                await_sleep(pid)
+        if settle:
+            await_sleep(pid)
+        return pid
     raise Failed("does not accept")
 
 
@@ -75,7 +82,7 @@ def serve(server, cpu, wrapper=(), how=signal.SIGTERM, realtime=False):
         process.errors = errors
         pid = None
         try:
-            pid = probe(path, process)
+            pid = probe(path, process, bool(wrapper))
             yield pid, path
             if process.poll() is not None:
                 raise Failed(f"ended during the run with status {process.returncode}{said(process)}")
@@ -130,8 +137,8 @@ def syscalls(server, case, cpu, tries):
 def instructions(server, case, cpu, tries):
     def run(rounds):
         # Asked of the living process, which is then killed: valgrind holds signals back from one in io_uring_enter.
-        with serve(server, cpu, CALLGRIND, how=signal.SIGKILL) as (pid, path):
-            messages = load(server, path, cpu, [*case.load(rounds), "--settle"])["messages"]
+        with serve(server, cpu, CALLGRIND, how=signal.SIGKILL, realtime=True) as (pid, path):
+            messages = load(server, path, cpu, [*case.load(rounds), "--settle"], realtime=True)["messages"]
             await_sleep(pid)
             answer = subprocess.run(
                 ["callgrind_control", "-e", str(pid)], capture_output=True, text=True, timeout=TIMEOUT_S
