@@ -52,6 +52,7 @@ def crates():
 
 
 def of(run):
+    """What --json writes, and `load` reads."""
     cpu = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     return {
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -96,5 +97,5 @@ def load(path):
             load_after=machine["load after"],
             stolen_percent=machine["stolen percent"],
         ),
-        document=read,
+        about=read,
     )

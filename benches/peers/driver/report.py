@@ -81,9 +81,11 @@ def spread(values):
 
 
 def is_noise(run, noise_name, ratio):
-    """A ratio no further from 1 than the reference came from itself says nothing."""
+    """A ratio says nothing that is no further from 1 than the reference came from itself, or is on both sides of 1."""
     noise = run.noise.get(noise_name)
-    return noise is None or abs(math.log(ratio["median"])) <= math.log1p(noise["within"])
+    if noise is None or ratio["low"] <= 1 <= ratio["high"]:
+        return True
+    return abs(math.log(ratio["median"])) <= math.log1p(noise["within"])
 
 
 def ratio_text(run, noise_name, ratio):
@@ -217,7 +219,7 @@ def noise(run):
     if not run.noise:
         return
     print("Noise: how far the reference came from itself within a repetition, in the quieter two thirds of them and in")
-    print("all. Ratios are of the quieter ones, and none within their noise is printed.")
+    print("all. Ratios are of the quieter ones; `noise` stands for one within that, or found on both sides of 1.")
     for name, noise in run.noise.items():
         remark = "   read no small difference" if noise["within"] > NOISY else ""
         print(f"  {name:<20} ±{100 * noise['within']:.0f} %, ±{100 * noise['worst']:.0f} %{remark}")
