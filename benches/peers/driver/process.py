@@ -37,7 +37,8 @@ def cpus():
 
 
 def last_line(text):
-    lines = text.strip().splitlines()
+    # Without what valgrind says of itself.
+    lines = [line for line in text.strip().splitlines() if not line.startswith("==")]
     return f": {lines[-1][:200]}" if lines else ""
 
 

@@ -77,13 +77,15 @@ def versus(run, case, server, base, quiet, key):
 
 
 def spread(values):
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+    return {"median": statistics.median(values), "low": min(values), "high": max(values), "of": len(values)}
 
 
 def is_noise(run, noise_name, ratio):
-    """A ratio says nothing that is no further from 1 than the reference came from itself, or is on both sides of 1."""
+    """A ratio says nothing that is no further from 1 than the reference came from itself, or is on both sides of 1, or
+    was taken once.
+    """
     noise = run.noise.get(noise_name)
-    if noise is None or ratio["low"] <= 1 <= ratio["high"]:
+    if noise is None or ratio["of"] < 2 or ratio["low"] <= 1 <= ratio["high"]:
         return True
     return abs(math.log(ratio["median"])) <= math.log1p(noise["within"])
 
@@ -219,7 +221,7 @@ def noise(run):
     if not run.noise:
         return
     print("Noise: how far the reference came from itself within a repetition, in the quieter two thirds of them and in")
-    print("all. Ratios are of the quieter ones; `noise` stands for one within that, or found on both sides of 1.")
+    print("all. Ratios are of the quieter ones; `noise` stands for one within that, or on both sides of 1, or taken once.")
     for name, noise in run.noise.items():
         remark = "   read no small difference" if noise["within"] > NOISY else ""
         print(f"  {name:<20} ±{100 * noise['within']:.0f} %, ±{100 * noise['worst']:.0f} %{remark}")

@@ -37,7 +37,7 @@ class Server:
 
     @property
     def is_ours(self):
-        return self.binary.parent == EXAMPLES
+        return self.base == OURS
 
 
 def ours(name, about, **variant):
