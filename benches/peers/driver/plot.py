@@ -30,7 +30,9 @@ class Picture:
         self.parts.append(f'<text x="{x:.1f}" y="{self.y + dy}" class="{kind}">{escape(text)}</text>')
 
     def bar(self, x, width, kind):
-        self.parts.append(f'<rect x="{x}" y="{self.y}" width="{max(width, 1):.1f}" height="{BAR}" class="{kind}"/>')
+        self.parts.append(
+            f'<rect x="{x}" y="{self.y}" width="{max(width, 1):.1f}" height="{BAR}" class="{kind}"/>'
+        )
 
     def line(self, x1, y1, x2, y2, kind):
         self.parts.append(f'<line x1="{x1:.1f}" y1="{y1}" x2="{x2:.1f}" y2="{y2}" class="{kind}"/>')
@@ -80,7 +82,9 @@ def kind_of(name, reference):
 def block(picture, run, case, title, names, columns, reference):
     """The bars of a case; the reference's value is drawn as a line through every column."""
     values = run.values[case]
-    cells = [[column.read(run, case, values[name], name == reference) for name in names] for column in columns]
+    cells = [
+        [column.read(run, case, values[name], name == reference) for name in names] for column in columns
+    ]
     scales = []
     for column in cells:
         ends = [spread[1] if spread else value for value, _, spread in column if value is not None]
@@ -130,9 +134,15 @@ def svg(run):
     picture.y = 26
     picture.text(8, "What a message costs on a Unix socket: the same echo server on each event loop", "title")
     picture.y += 18
-    picture.text(8, "64-byte messages, unless told otherwise. Dashed: raw C, written for this one purpose, with no limits and no timers.", "hint")
+    picture.text(
+        8,
+        "64-byte messages, unless told otherwise. Dashed: raw C, written for this one purpose, with no limits and no timers.",
+        "hint",
+    )
     picture.y += 15
-    picture.text(8, "monoio is on io_uring, where one system call carries many requests: look at its rate.", "hint")
+    picture.text(
+        8, "monoio is on io_uring, where one system call carries many requests: look at its rate.", "hint"
+    )
     columns = [
         Count("System calls a message", LESS, "syscalls", lambda value: number(value, 3)),
         Count("User instructions a message", LESS, "instructions", instructions_text),
@@ -144,7 +154,9 @@ def svg(run):
             names = [server.name for server in SERVERS if server.name in run.values[case.name]]
             block(picture, run, case.name, case.title, names, columns, REFERENCE)
     if "memory" in run.values:
-        column = Count(f"Bytes of memory an idle client, of {IDLE_FOR_MEMORY:,}", LESS, "bytes", lambda v: number(v, 0))
+        column = Count(
+            f"Bytes of memory an idle client, of {IDLE_FOR_MEMORY:,}", LESS, "bytes", lambda v: number(v, 0)
+        )
         picture.y += 14
         heads(picture, [column])
         names = [server.name for server in SERVERS if server.name in run.values["memory"]]

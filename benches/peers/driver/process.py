@@ -26,7 +26,9 @@ def pinned(cpu, realtime=False):
 
 def realtime_is_permitted():
     # What `pin -r` silently goes without; asked of a child, so that this process stays as it is.
-    done = subprocess.run(["chrt", "--fifo", "1", "true"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(
+        ["chrt", "--fifo", "1", "true"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     return done.returncode == 0
 
 
@@ -106,7 +108,9 @@ def report_of(command):
 def calls_of(cpu, command):
     """The system calls of a program and its children, from start to end."""
     with tempfile.NamedTemporaryFile("r") as summary:
-        with running([str(word) for word in [*pinned(cpu, realtime=True), *strace(summary.name), *command]]) as process:
+        with running(
+            [str(word) for word in [*pinned(cpu, realtime=True), *strace(summary.name), *command]]
+        ) as process:
             finish(process)
         return calls(summary.read())
 

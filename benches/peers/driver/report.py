@@ -173,7 +173,12 @@ def memory(run):
 def queue(run):
     if "queue" in run.values:
         rows = [
-            [name, number(of.get("syscalls"), 3), number(of.get("rate"), 0), ratio_text(run, "queue", of.get("ratio"))]
+            [
+                name,
+                number(of.get("syscalls"), 3),
+                number(of.get("rate"), 0),
+                ratio_text(run, "queue", of.get("ratio")),
+            ]
             for name, of in run.values["queue"].items()
         ]
         header = ["", "syscalls a message", "messages a second", "ratio to C"]
@@ -193,12 +198,17 @@ def shared_memory(run):
     if not values:
         return
     names = list(values)
-    rows = [["user instructions, publish and receive"] + [instructions_text(values[n].get("instructions")) for n in names]]
+    rows = [
+        ["user instructions, publish and receive"]
+        + [instructions_text(values[n].get("instructions")) for n in names]
+    ]
     rows += [["syscalls, subscriber awake"] + [number(values[n].get("syscalls awake"), 3) for n in names]]
     rows += [["syscalls, subscriber asleep"] + [number(values[n].get("syscalls asleep"), 3) for n in names]]
     for key, _, unit, title in TIMED:
         if any(key in values[n] for n in names):
-            rows.append([f"{title}, {unit}".rstrip(", ")] + [shm_number(unit, values[n].get(key)) for n in names])
+            rows.append(
+                [f"{title}, {unit}".rstrip(", ")] + [shm_number(unit, values[n].get(key)) for n in names]
+            )
     grid("Shared memory: a value of 64 bytes (medians of the repetitions)", ["", *names], rows)
     for name in names:
         asleep = values[name].get("calls asleep")
@@ -206,22 +216,36 @@ def shared_memory(run):
             print(f"  asleep, {name}: " + ", ".join(f"{count:.3f} {call}" for call, count in asleep.items()))
     for base, metric in [("C", "ratio"), (ICEORYX2, f"to {ICEORYX2}")]:
         rows = [
-            [title, ratio_text(run, f"shm {key}", values[OURS][f"{metric} {key}"]), "more" if more else "less"]
+            [
+                title,
+                ratio_text(run, f"shm {key}", values[OURS][f"{metric} {key}"]),
+                "more" if more else "less",
+            ]
             for key, more, _, title in TIMED
             if more is not None and f"{metric} {key}" in values.get(OURS, {})
         ]
         if rows:
-            grid(f"Shared memory: {OURS} as a ratio to {base} (lowest–highest)", ["", "ratio", "better is"], rows)
+            grid(
+                f"Shared memory: {OURS} as a ratio to {base} (lowest–highest)",
+                ["", "ratio", "better is"],
+                rows,
+            )
 
 
 def noise(run):
     machine = run.machine
     print(f"\nMachine: load {machine.load_before:.1f} before, {machine.load_after:.1f} after; ", end="")
-    print(f"{machine.stolen_percent:.1f} % of its time taken by the hypervisor; {run.repetitions} repetitions")
+    print(
+        f"{machine.stolen_percent:.1f} % of its time taken by the hypervisor; {run.repetitions} repetitions"
+    )
     if not run.noise:
         return
-    print("Noise: how far the reference came from itself within a repetition, in the quieter two thirds of them and in")
-    print("all. Ratios are of the quieter ones; `noise` stands for one within that, or on both sides of 1, or taken once.")
+    print(
+        "Noise: how far the reference came from itself within a repetition, in the quieter two thirds of them and in"
+    )
+    print(
+        "all. Ratios are of the quieter ones; `noise` stands for one within that, or on both sides of 1, or taken once."
+    )
     for name, noise in run.noise.items():
         remark = "   read no small difference" if noise["within"] > NOISY else ""
         print(f"  {name:<20} ±{100 * noise['within']:.0f} %, ±{100 * noise['worst']:.0f} %{remark}")
