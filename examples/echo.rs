@@ -5,7 +5,7 @@
 //! echo hello | nc -U /tmp/echo
 //! ```
 
-use std::{io, process::ExitCode, time::Duration};
+use std::{io, num::NonZeroUsize, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use ipc_reactor::{Address, Context, Framing, Limits, Listener, Reactor, Session, Signal};
@@ -16,6 +16,9 @@ struct Arguments {
     /// Where to listen: unix:/path, unix-seq:/path, abstract:name, tcp:host:port
     #[arg(required = true)]
     addresses: Vec<Address>,
+    /// Answer whole frames of so many bytes, instead of whatever comes
+    #[arg(long, value_name = "BYTES")]
+    frame: Option<NonZeroUsize>,
 }
 
 struct Echo;
@@ -29,10 +32,11 @@ impl Session<()> for Echo {
 fn serve(arguments: Arguments) -> io::Result<()> {
     let mut reactor = Reactor::<()>::builder().limits(Limits { idle: None, ..Limits::default() }).build()?;
     reactor.signals([Signal::INT, Signal::TERM], |_, cx, ()| cx.drain(Duration::from_secs(5)))?;
+    let framing = arguments.frame.map_or_else(Framing::raw, |bytes| Framing::fixed(bytes.get()));
     for address in &arguments.addresses {
         let listener = Listener::bind(address)?;
         eprintln!("echo: listening on {}", listener.local_address()?);
-        reactor.listen(listener, Framing::raw(), |_peer, ()| Ok(Echo))?;
+        reactor.listen(listener, framing.clone(), |_peer, ()| Ok(Echo))?;
     }
     println!("ready");
     reactor.run(&mut ())

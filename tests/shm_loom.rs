@@ -93,7 +93,8 @@ impl<const FENCE: u8> Segment<FENCE> {
     }
 
     fn ring(&self) -> Ring<'_, Without<FENCE>, LINE> {
-        Ring::new(&self.published, &self.slots, (self.slots.len() / SLOT_LINES) as u64 - 1, SLOT_LINES)
+        let slots = self.slots.len() / SLOT_LINES;
+        Ring::new(&self.published, &self.slots, slots as u32 - 1, SLOT_LINES as u32 - 1)
     }
 
     /// A value's words are all its number.

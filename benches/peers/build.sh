@@ -1,5 +1,7 @@
 #!/bin/sh
 # Builds every server into target/c and target/release. A failure of one does not stop the others.
+#   --iceoryx2   that too: slow to build
+#   --gates      only what `compare --gates` needs beside the crate's own examples: the load
 cd "$(dirname "$0")" || exit 1
 mkdir -p target/c
 failed=
@@ -17,14 +19,18 @@ c() {
 
 c pin ''
 c burst ''
-c epoll ''
 c queue ''
+if [ "$1" = --gates ]; then
+    [ -z "$failed" ]
+    exit
+fi
+c epoll ''
+c shm ''
 c libuv libuv
 c libevent libevent_core
 c sdevent libsystemd
 
 cargo build --release --locked --bins -j "${JOBS:-2}" || failed="$failed mio/tokio/calloop/monoio"
-# Slow to build: asked for by name.
 if [ "$1" = --iceoryx2 ]; then
     cargo build --release --locked --features iceoryx2 --bin iceoryx2 -j "${JOBS:-2}" || failed="$failed iceoryx2"
 fi

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the peers need, on Debian and its kin.
 set -e
-packages="build-essential pkg-config libuv1-dev libevent-dev libsystemd-dev strace valgrind python3"
+packages="build-essential pkg-config libuv1-dev libevent-dev libsystemd-dev strace valgrind python3 util-linux"
 [ "$(id -u)" = 0 ] || sudo=sudo
 $sudo apt-get update
 # shellcheck disable=SC2086

@@ -37,10 +37,10 @@ const SLOTS_AT: usize = 4;
 pub(super) struct Geometry {
     pub(super) payload_max: usize,
     /// The number of slots less one.
-    mask: u64,
+    mask: u32,
     pub(super) tag: u64,
-    /// Follows from `payload_max`.
-    slot_lines: usize,
+    /// A slot's lines less one: follows from `payload_max`.
+    slot_last: u32,
 }
 
 impl Geometry {
@@ -62,21 +62,25 @@ impl Geometry {
         if !slots.is_power_of_two() || !(2..=SLOTS_MAX).contains(&slots) {
             return Err(format!("{slots} slots: a power of two from 2 to {SLOTS_MAX} is possible"));
         }
-        // One word more, for the length.
-        let slot_lines = (payload_max.div_ceil(8) + 1).div_ceil(LINE);
-        let geometry = Geometry { payload_max, mask: slots - 1, tag, slot_lines };
+        // One word more, for the length; one line less, to say it of the last one. Both are far below 2³², by the limits above.
+        let slot_last = (payload_max.div_ceil(8) + 1).div_ceil(LINE) as u32 - 1;
+        let geometry = Geometry { payload_max, mask: (slots - 1) as u32, tag, slot_last };
         match geometry.segment_len() {
             len if len > SEGMENT_MAX => Err(format!("a segment of {len} bytes exceeds {SEGMENT_MAX}")),
             _ => Ok(geometry),
         }
     }
 
+    fn slots(&self) -> u64 {
+        u64::from(self.mask) + 1
+    }
+
     pub(super) fn segment_len(&self) -> u64 {
-        (SLOTS_AT as u64 + (self.mask + 1) * self.slot_lines as u64) * LINE as u64 * 8
+        (SLOTS_AT as u64 + self.slots() * (u64::from(self.slot_last) + 1)) * LINE as u64 * 8
     }
 
     fn fields(&self) -> [u64; FIELDS] {
-        [VERSION, self.payload_max as u64, self.mask + 1, self.tag, self.segment_len()]
+        [VERSION, self.payload_max as u64, self.slots(), self.tag, self.segment_len()]
     }
 
     /// Writes the header, the magic last.
@@ -121,7 +125,7 @@ impl Geometry {
     #[inline]
     pub(super) fn ring<'a, W: Word>(&self, lines: &'a [[W; LINE]]) -> Ring<'a, W, LINE> {
         let (header, slots) = lines.split_first_chunk::<SLOTS_AT>().expect("a segment has a header");
-        Ring::new(&header[PUBLISHED_AT][0], slots, self.mask, self.slot_lines)
+        Ring::new(&header[PUBLISHED_AT][0], slots, self.mask, self.slot_last)
     }
 
     #[inline]
@@ -163,7 +167,7 @@ mod tests {
             let lines = header([VERSION, payload_max, slots, tag, len]);
             if let Ok(geometry) = Geometry::load(&lines, size) {
                 prop_assert_eq!(geometry.segment_len(), size);
-                prop_assert_eq!((geometry.payload_max as u64, geometry.mask + 1), (payload_max, slots));
+                prop_assert_eq!((geometry.payload_max as u64, geometry.slots()), (payload_max, slots));
                 prop_assert!(slots * (payload_max + 8) < size);
             }
         }
@@ -174,7 +178,7 @@ mod tests {
             let lines = header([0; FIELDS]);
             geometry.store(&lines);
             prop_assert_eq!(Geometry::load(&lines, geometry.segment_len()).unwrap(), geometry);
-            prop_assert!(geometry.mask >= capacity as u64);
+            prop_assert!(u64::from(geometry.mask) >= capacity as u64);
             prop_assert!(Geometry::load(&lines, geometry.segment_len() - 1).is_err());
         }
     }

@@ -34,25 +34,28 @@ pub(crate) struct Ring<'a, W, const N: usize> {
     /// One after the other. A value starts with its slot; its length in bytes is the slot's last
     /// word.
     slots: &'a [[W; N]],
-    slot_lines: usize,
-    mask: u64,
+    /// A slot's lines less one. Of 32 bits, as `mask` is, so that no product or sum of them overflows: then one
+    /// comparison is all that it takes to know a slot within `slots`.
+    slot_last: u32,
+    mask: u32,
 }
 
 impl<'a, W: Word, const N: usize> Ring<'a, W, N> {
-    /// `slots` holds `mask + 1` slots of `slot_lines` lines: a power of two of them, two at least.
+    /// `slots` holds `mask + 1` slots of `slot_last + 1` lines: a power of two of them, two at least.
     #[inline]
-    pub(crate) fn new(published: &'a W, slots: &'a [[W; N]], mask: u64, slot_lines: usize) -> Self {
-        debug_assert!((mask + 1).is_power_of_two() && mask > 0 && slot_lines > 0);
-        debug_assert_eq!(slots.len() as u64, (mask + 1) * slot_lines as u64);
-        Ring { published, slots, slot_lines, mask }
+    pub(crate) fn new(published: &'a W, slots: &'a [[W; N]], mask: u32, slot_last: u32) -> Self {
+        debug_assert!((mask + 1).is_power_of_two() && mask > 0);
+        debug_assert_eq!(slots.len() as u64, (u64::from(mask) + 1) * (u64::from(slot_last) + 1));
+        Ring { published, slots, slot_last, mask }
     }
 
     /// Where value `number` is, and its length.
     #[inline]
     pub(crate) fn slot(&self, number: u64) -> (&'a [[W; N]], &'a W) {
-        let start = (number & self.mask) as usize * self.slot_lines;
-        let slot = &self.slots[start..start + self.slot_lines];
-        (slot, &slot[self.slot_lines - 1][N - 1])
+        let last = self.slot_last as usize;
+        let start = (number as u32 & self.mask) as usize * (last + 1);
+        let slot = &self.slots[start..=start + last];
+        (slot, &slot[last][N - 1])
     }
 
     /// What is to be filled with value `number`, which must be the published one's successor: its
@@ -81,19 +84,19 @@ impl<'a, W: Word, const N: usize> Ring<'a, W, N> {
 
     /// The oldest value that stays readable while `newest` is the newest.
     pub(crate) fn oldest(&self, newest: u64) -> u64 {
-        newest.saturating_sub(self.mask - 1).max(1)
+        newest.saturating_sub(self.capacity() - 1).max(1)
     }
 
     /// Whether value `number` stays readable while `newest` is the newest.
     #[inline]
     pub(crate) fn reaches(&self, newest: u64, number: u64) -> bool {
-        newest.wrapping_sub(number) < self.mask
+        newest.wrapping_sub(number) < self.capacity()
     }
 
     /// How many values can be read at any time: one slot is always the publisher's.
     #[inline]
     pub(crate) fn capacity(&self) -> u64 {
-        self.mask
+        self.mask.into()
     }
 
     /// Copies value `number`, which [`newest`](Self::newest) must have reached, and says how long
@@ -106,8 +109,8 @@ impl<'a, W: Word, const N: usize> Ring<'a, W, N> {
         let (slot, len) = self.slot(number);
         let len = len.load();
         let lines = len.wrapping_add(8 * N as u64 - 1) as usize / (8 * N);
-        let (Some(words), Some(bytes)) = (slot.get(..lines), into.get_mut(..lines)) else { return Ok(len) };
-        for (bytes, words) in bytes.iter_mut().zip(words) {
+        let Some(into) = into.get_mut(..lines) else { return Ok(len) };
+        for (bytes, words) in into.iter_mut().zip(slot) {
             for (bytes, word) in bytes.iter_mut().zip(words) {
                 *bytes = word.load().to_ne_bytes();
             }

@@ -11,6 +11,8 @@
 static const char *path;
 static size_t size = 64, pipeline = 1;
 static char *sent, *got;
+/* Look for answers again and again instead of sleeping. */
+static int spins;
 /* /proc/PID/stat of the server, or -1 not to wait for it. */
 static int server_stat = -1;
 
@@ -77,7 +79,9 @@ static void collect(int fd, uint32_t client, uint32_t round)
 {
     size_t length = size * pipeline;
     for (size_t at = 0; at < length;) {
-        ssize_t n = recv(fd, got + at, length - at, MSG_WAITALL);
+        ssize_t n = recv(fd, got + at, length - at, spins ? MSG_DONTWAIT : MSG_WAITALL);
+        if (n < 0 && spins && errno == EAGAIN)
+            continue;
         if (n < 0)
             die("recv");
         if (n == 0) {
@@ -149,10 +153,11 @@ static void usage(const char *name)
 {
     fprintf(stderr,
             "usage: %s SOCKET [-c CLIENTS] [-n ROUNDS] [-s SIZE] [-p PIPELINE] [-w WARMUP_ROUNDS]\n"
-            "       [--idle N] [--churn N] [--pingpong] [--settle] [--hold]\n"
+            "       [--idle N] [--churn N] [--pingpong] [--spin] [--settle] [--hold]\n"
             "  --idle N    N more clients that are answered once and then stay silent\n"
             "  --churn N   instead of rounds: N times connect, one request, close\n"
             "  --pingpong  one client; also the percentiles of a round trip\n"
+            "  --spin      do not sleep while waiting for an answer\n"
             "  --settle    between rounds, wait until the server sleeps; for counting, not for timing\n"
             "  --hold      stay connected after the report, until stdin ends\n",
             name);
@@ -166,7 +171,7 @@ int main(int argc, char **argv)
     static const struct option longs[] = {
         { "idle", required_argument, NULL, 'i' }, { "churn", required_argument, NULL, 'x' },
         { "pingpong", no_argument, NULL, 'l' },   { "hold", no_argument, NULL, 'h' },
-        { "settle", no_argument, NULL, 't' },
+        { "settle", no_argument, NULL, 't' },     { "spin", no_argument, NULL, 'y' },
         { NULL, 0, NULL, 0 },
     };
     while ((option = getopt_long(argc, argv, "c:n:s:p:w:", longs, NULL)) != -1) {
@@ -181,6 +186,7 @@ int main(int argc, char **argv)
         case 'l': pingpong = 1; break;
         case 'h': hold = 1; break;
         case 't': settles = 1; break;
+        case 'y': spins = 1; break;
         default: usage(argv[0]);
         }
     }

@@ -2,7 +2,7 @@
  *
  *   queue recv /NAME -n N           makes the queue, says "ready", receives N messages, reports, removes it
  *   queue send /NAME -n N -s SIZE   sends N messages, waiting while the queue is full
- *     -w PID   in bursts that just fill the queue, each sent when the receiver PID sleeps; for counting */
+ *   queue remove /NAME             removes a queue whose receiver was killed; it may be gone already */
 #include "peer.h"
 #include <mqueue.h>
 #include <sys/epoll.h>
@@ -53,16 +53,13 @@ static int receive(const char *name, uint64_t wanted)
     return 0;
 }
 
-static int send_all(const char *name, uint64_t count, size_t size, int receiver)
+static int send_all(const char *name, uint64_t count, size_t size)
 {
     static char message[MESSAGE_BYTES_MAX];
     mqd_t queue = mq_open(name, O_WRONLY | O_CLOEXEC);
     if (queue < 0)
         die("mq_open");
-    int receiver_stat = receiver > 0 ? open_stat(receiver) : -1;
     for (uint64_t i = 0; i < count; i++) {
-        if (receiver_stat >= 0 && i % MESSAGES_MAX == 0)
-            await_sleep(receiver_stat);
         memcpy(message, &i, size < sizeof i ? size : sizeof i);
         if (mq_send(queue, message, size, 0) < 0)
             die("mq_send");
@@ -74,20 +71,21 @@ int main(int argc, char **argv)
 {
     uint64_t count = 100000;
     size_t size = 64;
-    int option, receiver = 0;
-    while ((option = getopt(argc, argv, "n:s:w:")) != -1) {
+    int option;
+    while ((option = getopt(argc, argv, "n:s:")) != -1) {
         if (option == 'n')
             count = strtoull(optarg, NULL, 10);
         else if (option == 's')
             size = strtoull(optarg, NULL, 10);
-        else if (option == 'w')
-            receiver = atoi(optarg);
         else
             optind = argc;
     }
     if (optind != argc - 2 || size > MESSAGE_BYTES_MAX) {
-        fprintf(stderr, "usage: %s recv|send /NAME [-n MESSAGES] [-s SIZE, at most %d] [-w RECEIVER_PID]\n", argv[0], MESSAGE_BYTES_MAX);
+        fprintf(stderr, "usage: %s recv|send|remove /NAME [-n MESSAGES] [-s SIZE, at most %d]\n", argv[0], MESSAGE_BYTES_MAX);
         return 2;
     }
-    return strcmp(argv[optind], "recv") == 0 ? receive(argv[optind + 1], count) : send_all(argv[optind + 1], count, size, receiver);
+    const char *mode = argv[optind], *name = argv[optind + 1];
+    if (strcmp(mode, "remove") == 0)
+        return mq_unlink(name) < 0 && errno != ENOENT;
+    return strcmp(mode, "recv") == 0 ? receive(name, count) : send_all(name, count, size);
 }

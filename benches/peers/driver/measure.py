@@ -1,4 +1,4 @@
-"""How one number is taken. Every function gives a value or raises Failed with the reason."""
+"""How one number of an echo server is taken. Every function gives a value or raises Failed with the reason."""
 
 import json
 import os
@@ -12,29 +12,16 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from .table import C, IDLE_FOR_MEMORY, RUST
+from .process import CALLGRIND, PIN, TIMEOUT_S, Failed, calls, last_line, pinned, strace
+from .table import C, IDLE_FOR_MEMORY
 
-PIN = str(C / "pin")
 BURST = str(C / "burst")
-TIMEOUT_S = 120
 
 
-class Failed(Exception):
-    pass
-
-
-def pinned(cpu, realtime=False):
-    return [PIN, *(["-r"] if realtime else []), str(cpu)]
-
-
-def cpus():
-    """The core that both ends share, and one for the client of the cross-core case (or None)."""
-    allowed = sorted(os.sched_getaffinity(0))
-    return allowed[-1], (allowed[0] if len(allowed) > 1 else None)
-
-
-def probe(path, process):
-    """Waits until the server accepts, and gives its process id, which strace's child does not tell."""
+def probe(path, process, settle):
+    """Waits until the server accepts, and gives its process id, which strace's child does not tell. To `settle`, it is
+    seen to have gone to sleep after each of the two events that this makes: so their number is always the same.
+    """
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
@@ -42,17 +29,21 @@ def probe(path, process):
                 client.connect(path)
             except (FileNotFoundError, ConnectionRefusedError):
                 if process.poll() is not None:
-                    raise Failed(f"ended at start with status {process.returncode}{last_line(process)}")
+                    raise Failed(f"ended at start with status {process.returncode}{said(process)}")
                 time.sleep(0.005)
                 continue
-            return struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            pid = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            if settle:
+                await_sleep(pid)
+        if settle:
+            await_sleep(pid)
+        return pid
     raise Failed("does not accept")
 
 
-def last_line(process):
+def said(process):
     process.errors.seek(0)
-    lines = process.errors.read().decode(errors="replace").strip().splitlines()
-    return f": {lines[-1][:200]}" if lines else ""
+    return last_line(process.errors.read().decode(errors="replace"))
 
 
 def end(process, pid, how):
@@ -81,27 +72,30 @@ def serve(server, cpu, wrapper=(), how=signal.SIGTERM, realtime=False):
     """Runs the server, ends it, and gives its pid and socket path."""
     with tempfile.TemporaryDirectory(prefix="peers-") as folder, tempfile.TemporaryFile() as errors:
         path = os.path.join(folder, "socket")
-        command = [*pinned(cpu, realtime), *wrapper, str(server.binary), server.address.format(path=path)]
+        program = [str(server.binary), *server.options, server.address.format(path=path)]
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
+            [*pinned(cpu, realtime), *wrapper, *program],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
         )
         process.errors = errors
         pid = None
         try:
-            pid = probe(path, process)
+            pid = probe(path, process, bool(wrapper))
             yield pid, path
             if process.poll() is not None:
-                raise Failed(f"ended during the run with status {process.returncode}{last_line(process)}")
+                raise Failed(f"ended during the run with status {process.returncode}{said(process)}")
         finally:
             if process.poll() is None:
                 end(process, pid or process.pid, how)
         if process.returncode not in (0, -how):
-            raise Failed(f"ended with status {process.returncode}{last_line(process)}")
+            raise Failed(f"ended with status {process.returncode}{said(process)}")
 
 
-def load(path, cpu, args, realtime=False):
+def load(server, path, cpu, args, realtime=False):
     try:
-        command = [*pinned(cpu, realtime), BURST, path, *args]
+        command = [*pinned(cpu, realtime), BURST, path, *args, *server.client]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise Failed("the load did not finish")
@@ -128,38 +122,24 @@ def per_message(run, case, tries, same):
     return (many - few) / (many_messages - few_messages)
 
 
-def strace_total(summary):
-    calls = {}
-    for line in summary.splitlines():
-        fields = line.split()
-        # seconds, calls, maybe errors, name
-        if len(fields) >= 5 and fields[0].replace(".", "").isdigit():
-            calls[fields[-1]] = int(fields[3])
-    total = calls.pop("total", None)
-    if total is None:
-        raise Failed("strace gave no summary")
-    return total
-
-
 def syscalls(server, case, cpu, tries):
     def run(rounds):
         with tempfile.NamedTemporaryFile("r") as summary:
-            tool = ["strace", "-f", "-c", "-qq", "-o", summary.name]
-            with serve(server, cpu, tool, realtime=True) as (pid, path):
-                messages = load(path, cpu, [*case.load(rounds), "--settle"], realtime=True)["messages"]
+            # Killed: its end is no message's, and some take minutes to part with 10,000 clients.
+            with serve(server, cpu, strace(summary.name), how=signal.SIGKILL, realtime=True) as (pid, path):
+                args = [*case.load(rounds), "--settle"]
+                messages = load(server, path, cpu, args, realtime=True)["messages"]
                 await_sleep(pid)
-            return strace_total(summary.read()), messages
+            return sum(calls(summary.read()).values()), messages
 
     return per_message(run, case, tries, 0)
 
 
 def instructions(server, case, cpu, tries):
-    # Asked of the living process, which is then killed: valgrind holds signals back from one in io_uring_enter.
-    tool = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
-
     def run(rounds):
-        with serve(server, cpu, tool, how=signal.SIGKILL) as (pid, path):
-            messages = load(path, cpu, [*case.load(rounds), "--settle"])["messages"]
+        # Asked of the living process, which is then killed: valgrind holds signals back from one in io_uring_enter.
+        with serve(server, cpu, CALLGRIND, how=signal.SIGKILL, realtime=True) as (pid, path):
+            messages = load(server, path, cpu, [*case.load(rounds), "--settle"], realtime=True)["messages"]
             await_sleep(pid)
             answer = subprocess.run(
                 ["callgrind_control", "-e", str(pid)], capture_output=True, text=True, timeout=TIMEOUT_S
@@ -179,9 +159,9 @@ def private_bytes(pid):
 
 def memory(server, cpu):
     """Private bytes a client that was answered once and then stays silent."""
-    # Killed: sd-event takes longer than anyone would wait to part with so many clients.
+    # Killed: its end is not looked at.
     with serve(server, cpu, how=signal.SIGKILL) as (pid, path):
-        load(path, cpu, ["-c", "1", "-n", "100"])
+        load(server, path, cpu, ["-c", "1", "-n", "100"])
         before = private_bytes(pid)
         command = [PIN, str(cpu), BURST, path, "-c", "1", "-n", "1", "--idle", str(IDLE_FOR_MEMORY), "--hold"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as clients:
@@ -196,55 +176,7 @@ def memory(server, cpu):
 def timed(server, case, server_cpu, client_cpu, rounds):
     """burst's report, with the rate in messages a second added."""
     with serve(server, server_cpu) as (_, path):
-        report = load(path, client_cpu, case.load(rounds, 0 if case.churn else max(2, rounds // 20)))
+        warmup = 0 if case.churn else max(2, rounds // 20)
+        report = load(server, path, client_cpu, case.load(rounds, warmup))
     report["rate"] = report["messages"] * 1e9 / report["elapsed_ns"]
     return report
-
-
-def queue(cpu):
-    """Syscalls a message, and messages a second, of the C receiver."""
-    name = f"/peers-{os.getpid()}"
-
-    def receive(count, wrapper=(), realtime=False):
-        command = [*pinned(cpu, realtime), *wrapper, str(C / "queue"), "recv", name, "-n", str(count)]
-        receiver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        if receiver.stdout.readline() != "ready\n":
-            raise Failed("the receiver did not start")
-        send = [*pinned(cpu, realtime), str(C / "queue"), "send", name, "-n", str(count)]
-        if wrapper:
-            children = Path(f"/proc/{receiver.pid}/task/{receiver.pid}/children").read_text().split()
-            send += ["-w", children[0]]
-        subprocess.run(send, check=True, timeout=TIMEOUT_S)
-        return json.loads(receiver.communicate(timeout=TIMEOUT_S)[0])
-
-    def counted(count):
-        with tempfile.NamedTemporaryFile("r") as summary:
-            receive(count, ["strace", "-f", "-c", "-qq", "-o", summary.name], realtime=True)
-            return strace_total(summary.read())
-
-    report = receive(100000)
-    return {
-        "syscalls": (counted(6000) - counted(1000)) / 5000,
-        "rate": report["messages"] * 1e9 / report["elapsed_ns"],
-    }
-
-
-def shm(cpu):
-    """Nanoseconds a sample or a round trip of iceoryx2."""
-    binary = RUST / "iceoryx2"
-    if not binary.exists():
-        raise Failed("not built: build.sh --iceoryx2")
-    results = {}
-    for key, mode, count, place in [
-        ("loop_ns", "loop", 500000, cpu),
-        ("round_trip_one_core_ns", "pingpong", 10000, cpu),
-        ("round_trip_ns", "pingpong", 10000, "-"),
-    ]:
-        done = subprocess.run(
-            [PIN, str(place), binary, mode, str(count)], capture_output=True, text=True, timeout=TIMEOUT_S
-        )
-        if done.returncode != 0:
-            raise Failed(done.stderr.strip()[-200:])
-        report = json.loads(done.stdout)
-        results[key] = report["elapsed_ns"] / report["messages"]
-    return results

@@ -1,53 +1,99 @@
-"""What is said of the numbers: ratios and their noise, the tables, the document, the plot."""
+"""What is said of the numbers: ratios and their noise, and the tables."""
 
 import math
-import os
-import platform
-import re
 import statistics
-import subprocess
-from datetime import datetime, timezone
-from xml.sax.saxutils import escape
 
-from .table import CASES, HERE, IDLE_FOR_MEMORY, OURS, REFERENCE, SERVERS
+from .shm import TIMED
+from .table import CASES, ICEORYX2, IDLE_FOR_MEMORY, OURS, REFERENCE, SERVERS
+
+# From here on a run says of itself that it is noisy.
+NOISY = 0.1
 
 
-def rates(run, case, repetitions):
-    """Ratios to the reference, paired within each repetition, and the reference against itself."""
-    itself, ratios, reports = [], {}, {}
+def rates(run, case, reference, repetitions):
+    """Medians; ratios to the reference, paired within each repetition; and the reference against itself."""
+    reports = {}
     for row in repetitions:
         for name, report in row:
             if report:
                 reports.setdefault(name, []).append(report)
-        first, last = row[0][1], row[-1][1]
-        if not first or not last:
-            continue
-        itself.append(last["rate"] / first["rate"])
-        middle = math.sqrt(first["rate"] * last["rate"])
-        for name, report in row[1:-1]:
-            if report:
-                ratios.setdefault(name, []).append(report["rate"] / middle)
-    if itself:
-        run.noise[case] = max(abs(ratio - 1) for ratio in itself)
-    for name, values in ratios.items():
-        run.keep(
-            case,
-            name,
-            "ratio",
-            {"median": statistics.median(values), "low": min(values), "high": max(values)},
-        )
-    for name, all_of_it in reports.items():
-        for key in ("rate", "p50_ns", "p99_ns"):
+    timed = [key for key, _, _, _ in TIMED] if case == "shm" else ["rate", "p50_ns", "p99_ns"]
+    for key in timed:
+        for name, all_of_it in reports.items():
             values = [report[key] for report in all_of_it if key in report]
             if values:
                 run.keep(case, name, key, statistics.median(values))
+    if case == "shm":
+        for key, more, _, _ in TIMED:
+            if more is not None:
+                quiet = quieter(run, f"{case} {key}", reference, repetitions, key)
+                ratios_of(run, case, quiet, key, f"ratio {key}")
+                versus(run, case, OURS, ICEORYX2, quiet, key)
+        return
+    quiet = quieter(run, case, reference, repetitions, "rate")
+    ratios_of(run, case, quiet, "rate", "ratio")
+    for server in SERVERS:
+        # A variant of ours, beside ours as it is.
+        if server.base == OURS and server.name != OURS:
+            versus(run, case, server.name, OURS, quiet, "p50_ns")
 
 
-def ratio_text(run, case, ratio):
-    """A ratio closer to 1 than the reference comes to itself says nothing."""
+def quieter(run, noise_name, reference, repetitions, key):
+    """The quieter two thirds of the repetitions: those in which the reference came nearest to itself. What the others
+    gave has no part in the choice.
+    """
+    rows = []
+    for row in repetitions:
+        ends = [report.get(key) for name, report in (row[0], row[-1]) if name == reference and report]
+        if len(row) > 1 and len(ends) == 2 and all(ends):
+            first, last = ends
+            values = {name: report[key] for name, report in row[1:-1] if report and report.get(key)}
+            rows.append((abs(math.log(last / first)), math.sqrt(first * last), values, row))
+    rows.sort(key=lambda row: row[0])
+    quiet = rows[: math.ceil(len(rows) * 2 / 3)]
+    if quiet:
+        within, worst = (math.exp(row[0]) - 1 for row in (quiet[-1], rows[-1]))
+        run.noise[noise_name] = {"within": within, "worst": worst}
+    return quiet
+
+
+def ratios_of(run, case, quiet, key, metric):
+    ratios = {}
+    for _, middle, values, _ in quiet:
+        for name, value in values.items():
+            ratios.setdefault(name, []).append(value / middle)
+    for name, values in ratios.items():
+        run.keep(case, name, metric, spread(values))
+
+
+def versus(run, case, server, base, quiet, key):
+    ratios = []
+    for _, _, _, row in quiet:
+        values = {name: report[key] for name, report in row if report and report.get(key)}
+        if server in values and base in values:
+            ratios.append(values[server] / values[base])
+    if ratios:
+        run.keep(case, server, f"to {base} {key}", spread(ratios))
+
+
+def spread(values):
+    return {"median": statistics.median(values), "low": min(values), "high": max(values), "of": len(values)}
+
+
+def is_noise(run, noise_name, ratio):
+    """A ratio says nothing that is no further from 1 than the reference came from itself, or is on both sides of 1, or
+    was taken once.
+    """
+    noise = run.noise.get(noise_name)
+    if noise is None or ratio["of"] < 2 or ratio["low"] <= 1 <= ratio["high"]:
+        return True
+    return abs(math.log(ratio["median"])) <= math.log1p(noise["within"])
+
+
+def ratio_text(run, noise_name, ratio):
     if ratio is None:
         return "-"
-    if abs(ratio["median"] - 1) <= run.noise.get(case, math.inf):
+    if is_noise(run, noise_name, ratio):
         return "noise"
     return f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
 
@@ -56,183 +102,153 @@ def number(value, digits):
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
+def instructions_text(value):
+    return number(value, 0 if value and value >= 20 else 1)
+
+
 def grid(title, header, rows):
     print(f"\n{title}")
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     for row in [header, *rows]:
-        print(
-            "  "
-            + "  ".join(
-                cell.rjust(width) if i else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths))
-            )
-        )
+        cells = [
+            cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))
+        ]
+        print("  " + "  ".join(cells).rstrip())
 
 
 def tables(run):
-    counted = [case for case in CASES if case.name in run.values]
-    names = [server.name for server in SERVERS if any(server.name in run.values[c] for c in run.values)]
-
-    def table(title, cases, metric, text):
-        cases = [c for c in cases if any(metric in values for values in run.values[c.name].values())]
-        if not cases:
-            return
-        rows = [
-            [name] + [text(c.name, run.values[c.name].get(name, {}).get(metric)) for c in cases]
-            for name in names
-        ]
-        grid(title, [""] + [c.name for c in cases], rows)
-
-    table("Syscalls a message", counted, "syscalls", lambda _, v: number(v, 3))
-    table(
-        "User instructions a message",
-        counted,
-        "instructions",
-        lambda _, v: number(v, 0 if v and v >= 20 else 1),
-    )
-    one_core = [case for case in counted if not case.cross_core]
-    table(
-        f"Rate, as a ratio to {REFERENCE} on one core (lowest–highest of the repetitions)",
-        one_core,
-        "ratio",
-        lambda case, v: ratio_text(run, case, v),
-    )
-    if "pingpong" in run.values:
-        rows = [
-            [
-                name,
-                number(run.values["pingpong"].get(name, {}).get("p50_ns"), 0),
-                number(run.values["pingpong"].get(name, {}).get("p99_ns"), 0),
-            ]
-            for name in names
-        ]
-        grid("Round trip across cores, ns (median of the repetitions)", ["", "p50", "p99"], rows)
-    if "memory" in run.values:
-        rows = [[name, number(run.values["memory"].get(name, {}).get("bytes"), 0)] for name in names]
-        grid(
-            f"Private bytes an idle client ({IDLE_FOR_MEMORY:,} of them, each answered once)",
-            ["", "bytes"],
-            rows,
-        )
-    for case, title in [("queue", "POSIX queue, one core"), ("shm", "Shared memory")]:
-        for name, values in run.values.get(case, {}).items():
-            grid(title, ["", *values], [[name] + [number(v, 3 if v < 100 else 0) for v in values.values()]])
-    if run.noise:
-        print(f"\nNoise: how far {REFERENCE} came from itself within a repetition, at most")
-        for case, noise in run.noise.items():
-            print(
-                f"  {case:<10} ±{100 * noise:.0f} %"
-                + ("   a noisy machine: read no small difference" if noise > 0.1 else "")
-            )
+    by_message(run)
+    pingpong(run)
+    memory(run)
+    queue(run)
+    shared_memory(run)
+    noise(run)
     for note in run.notes:
         print(f"!! {note}")
 
 
-def output_of(*command):
-    try:
-        return (
-            subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip().splitlines()[0]
-        )
-    except (OSError, IndexError, subprocess.TimeoutExpired):
-        return None
-
-
-def document(run):
-    lock = (HERE / "Cargo.lock").read_text()
-    crates = {}
-    for name, version in re.findall(r'name = "([^"]+)"\nversion = "([^"]+)"', lock):
-        if name in ("mio", "tokio", "calloop", "monoio", "iceoryx2"):
-            crates.setdefault(name, []).append(version)
-    cpu = re.search(r"^model name\s*:\s*(.*)$", open("/proc/cpuinfo").read(), re.M)
-    return {
-        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": {
-            "cpu": cpu[1] if cpu else platform.machine(),
-            "cores": os.cpu_count(),
-            "kernel": platform.release(),
-            "load": os.getloadavg(),
-        },
-        "versions": {
-            "gcc": output_of("gcc", "-dumpfullversion"),
-            "rustc": output_of("rustc", "--version"),
-            "strace": output_of("strace", "-V"),
-            "valgrind": output_of("valgrind", "--version"),
-            "libuv": output_of("pkg-config", "--modversion", "libuv"),
-            "libevent": output_of("pkg-config", "--modversion", "libevent"),
-            "libsystemd": output_of("pkg-config", "--modversion", "libsystemd"),
-            # More than one version of mio: monoio brings an older one, which the mio server does not use.
-            **crates,
-        },
-        "repetitions": run.args.reps,
-        "quick": run.args.quick,
-        "noise": run.noise,
-        "values": run.values,
-        "notes": run.notes,
-    }
-
-
-def svg(run):
-    """For each case a row of bars a server; for each metric a column, with its own scale in each case."""
-    columns = [
-        ("syscalls", "syscalls a message", lambda v: v, lambda c, v: number(v, 3)),
-        (
-            "instructions",
-            "user instructions a message",
-            lambda v: v,
-            lambda c, v: number(v, 1 if v < 20 else 0),
-        ),
-        (
-            "ratio",
-            f"rate, {REFERENCE} = 1",
-            lambda v: v["median"],
-            lambda c, v: ratio_text(run, c, v).split(" ")[0],
-        ),
-    ]
-    left, column, bar, step = 110, 270, 13, 17
-    body, y = [], 34
-    for i, (_, title, _, _) in enumerate(columns):
-        body.append(f'<text x="{left + i * column}" y="20" class="head">{escape(title)}</text>')
-    for case in CASES:
-        values = run.values.get(case.name)
-        if not values or case.cross_core:
-            continue
-        names = [server.name for server in SERVERS if server.name in values]
-        body.append(f'<text x="8" y="{y + 14}" class="head">{escape(case.title)}</text>')
-        y += 22
-        tops = [
-            max((at(v[key]) for v in values.values() if key in v), default=0) for key, _, at, _ in columns
+def by_message(run):
+    def table(title, metric, text):
+        cases = [
+            c.name
+            for c in CASES
+            if not c.cross_core and any(metric in values for values in run.values.get(c.name, {}).values())
         ]
-        for name in names:
-            kind = "ours" if name == OURS else "reference" if name == REFERENCE else "peer"
-            body.append(f'<text x="{left - 8}" y="{y + 11}" class="name {kind}">{escape(name)}</text>')
-            for i, ((key, _, at, text), top) in enumerate(zip(columns, tops)):
-                value = values[name].get(key)
-                x = left + i * column
-                if value is None:
-                    if key == "ratio" and name == REFERENCE and tops[i]:
-                        value = {"median": 1.0}
-                        width, label = 180 / top, "1"
-                    else:
-                        body.append(f'<text x="{x}" y="{y + 11}" class="none">not measured</text>')
-                        continue
-                else:
-                    width, label = 180 * at(value) / top if top else 0, text(case.name, value)
-                if label == "noise":
-                    body.append(f'<text x="{x}" y="{y + 11}" class="none">≈ 1, within the noise</text>')
-                    continue
-                body.append(
-                    f'<rect x="{x}" y="{y}" width="{max(width, 1):.1f}" height="{bar}" class="{kind}"/>'
-                )
-                body.append(f'<text x="{x + max(width, 1) + 5:.1f}" y="{y + 11}">{escape(label)}</text>')
-            y += step
-        y += 14
-    style = (
-        "text{font:12px sans-serif;fill:#222}.head{font-weight:bold}.name{text-anchor:end}.none{fill:#888}"
-        "rect.peer{fill:#9db4c8}rect.reference{fill:#555}rect.ours{fill:#d9541e}text.ours{fill:#d9541e;font-weight:bold}"
+        names = [s.name for s in SERVERS if any(metric in run.values[c].get(s.name, {}) for c in cases)]
+        if cases:
+            rows = [[n] + [text(c, run.values[c].get(n, {}).get(metric)) for c in cases] for n in names]
+            grid(title, ["", *cases], rows)
+
+    table("Syscalls a message", "syscalls", lambda _, value: number(value, 3))
+    table("User instructions a message", "instructions", lambda _, value: instructions_text(value))
+    table(
+        f"Rate, as a ratio to {REFERENCE} on one core (lowest–highest)",
+        "ratio",
+        lambda case, ratio: ratio_text(run, case, ratio),
     )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + 3 * column}" height="{y}" '
-        f'viewBox="0 0 {left + 3 * column} {y}"><style>{style}</style><rect width="100%" height="100%" fill="#fff"/>\n'
-        + "\n".join(body)
-        + "\n</svg>\n"
+
+
+def pingpong(run):
+    values = run.values.get("pingpong")
+    if not values:
+        return
+    rows = []
+    for name in (server.name for server in SERVERS if server.name in values):
+        of = values[name]
+        to_ours = ratio_text(run, "pingpong", of.get(f"to {OURS} p50_ns"))
+        rows.append([name, number(of.get("p50_ns"), 0), number(of.get("p99_ns"), 0), to_ours])
+    header = ["", "p50", "p99", f"p50, as a ratio to {OURS}"]
+    if all(row[-1] == "-" for row in rows):
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    grid("Round trip across cores, ns (median of the repetitions)", header, rows)
+
+
+def memory(run):
+    if "memory" in run.values:
+        rows = [[name, number(of.get("bytes"), 0)] for name, of in run.values["memory"].items()]
+        title = f"Private bytes an idle client ({IDLE_FOR_MEMORY:,} of them, each answered once)"
+        grid(title, ["", "bytes"], rows)
+
+
+def queue(run):
+    if "queue" in run.values:
+        rows = [
+            [
+                name,
+                number(of.get("syscalls"), 3),
+                number(of.get("rate"), 0),
+                ratio_text(run, "queue", of.get("ratio")),
+            ]
+            for name, of in run.values["queue"].items()
+        ]
+        header = ["", "syscalls a message", "messages a second", "ratio to C"]
+        grid("POSIX queue: its receiver, flooded by four senders", header, rows)
+
+
+def shm_number(unit, value):
+    if unit == "M/s":
+        return number(None if value is None else value / 1e6, 2)
+    if unit == "ns":
+        return number(value, 1 if value and value < 100 else 0)
+    return "-" if value is None else f"{100 * value:.0f} %"
+
+
+def shared_memory(run):
+    values = run.values.get("shm")
+    if not values:
+        return
+    names = list(values)
+    rows = [
+        ["user instructions, publish and receive"]
+        + [instructions_text(values[n].get("instructions")) for n in names]
+    ]
+    rows += [["syscalls, subscriber awake"] + [number(values[n].get("syscalls awake"), 3) for n in names]]
+    rows += [["syscalls, subscriber asleep"] + [number(values[n].get("syscalls asleep"), 3) for n in names]]
+    for key, _, unit, title in TIMED:
+        if any(key in values[n] for n in names):
+            rows.append(
+                [f"{title}, {unit}".rstrip(", ")] + [shm_number(unit, values[n].get(key)) for n in names]
+            )
+    grid("Shared memory: a value of 64 bytes (medians of the repetitions)", ["", *names], rows)
+    for name in names:
+        asleep = values[name].get("calls asleep")
+        if asleep:
+            print(f"  asleep, {name}: " + ", ".join(f"{count:.3f} {call}" for call, count in asleep.items()))
+    for base, metric in [("C", "ratio"), (ICEORYX2, f"to {ICEORYX2}")]:
+        rows = [
+            [
+                title,
+                ratio_text(run, f"shm {key}", values[OURS][f"{metric} {key}"]),
+                "more" if more else "less",
+            ]
+            for key, more, _, title in TIMED
+            if more is not None and f"{metric} {key}" in values.get(OURS, {})
+        ]
+        if rows:
+            grid(
+                f"Shared memory: {OURS} as a ratio to {base} (lowest–highest)",
+                ["", "ratio", "better is"],
+                rows,
+            )
+
+
+def noise(run):
+    machine = run.machine
+    print(f"\nMachine: load {machine.load_before:.1f} before, {machine.load_after:.1f} after; ", end="")
+    print(
+        f"{machine.stolen_percent:.1f} % of its time taken by the hypervisor; {run.repetitions} repetitions"
     )
+    if not run.noise:
+        return
+    print(
+        "Noise: how far the reference came from itself within a repetition, in the quieter two thirds of them and in"
+    )
+    print(
+        "all. Ratios are of the quieter ones; `noise` stands for one within that, or on both sides of 1, or taken once."
+    )
+    for name, noise in run.noise.items():
+        remark = "   read no small difference" if noise["within"] > NOISY else ""
+        print(f"  {name:<20} ±{100 * noise['within']:.0f} %, ±{100 * noise['worst']:.0f} %{remark}")
+    worst = max(noise["within"] for noise in run.noise.values())
+    if worst > NOISY:
+        print(f"A NOISY MACHINE: up to ±{100 * worst:.0f} %. The counts hold all the same.")

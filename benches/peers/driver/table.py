@@ -6,10 +6,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent.parent
 C = HERE / "target/c"
 RUST = HERE / "target/release"
+EXAMPLES = HERE.parent.parent / "target/release/examples"
 
 # The server that all rates are ratios to, and whose repetitions tell the noise.
 REFERENCE = "epoll"
 OURS = "ipc-reactor"
+OURS_FRAMED = f"{OURS} +frames"
+ICEORYX2 = "iceoryx2"
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,33 @@ class Server:
     binary: Path
     about: str
     address: str = "{path}"  # how the program wants its socket's path
+    options: tuple = ()
+    # What burst is told beside the case's own arguments.
+    client: tuple = ()
+    # The only cases it is for; all, if none is named.
+    only: tuple = ()
+
+    def takes(self, case):
+        return not self.only or case in self.only
+
+    @property
+    def base(self):
+        """The name without what makes it a variant."""
+        return self.name.partition(" +")[0]
+
+    @property
+    def is_ours(self):
+        return self.base == OURS
+
+
+def ours(name, about, **variant):
+    return Server(name, EXAMPLES / "echo", about, "unix:{path}", **variant)
 
 
 SERVERS = [
-    Server("epoll", C / "epoll", "C on bare epoll, edge-triggered: the limit"),
-    Server(OURS, HERE.parent.parent / "target/release/examples/echo", "examples/echo.rs", "unix:{path}"),
+    Server(REFERENCE, C / "epoll", "C on bare epoll, edge-triggered: the limit"),
+    ours(OURS, "examples/echo.rs"),
+    ours(OURS_FRAMED, "the same, whole frames of 64 bytes", options=("--frame", "64"), only=("pipelined",)),
     Server("mio", RUST / "mio", "Rust, read until WouldBlock"),
     Server("calloop", RUST / "calloop", "Rust, level-triggered"),
     Server("tokio", RUST / "tokio", "Rust, current-thread, 8 KiB a task"),
@@ -43,7 +68,7 @@ class Case:
     idle: int = 0
     churn: bool = False
     cross_core: bool = False
-    # Rounds: a short and a long run to count in, and one to time.
+    # Rounds: a short and a long run to count in, and one to time; 0 if that would say nothing new.
     short: int = 10
     long: int = 60
     timed: int = 300
@@ -68,15 +93,27 @@ CASES = [
     Case("1000", "1,000 clients", clients=1000, short=5, long=25, timed=25),
     Case("pipelined", "64 clients × 16 pipelined", clients=64, pipeline=16, timed=150),
     Case("64k", "64 KiB messages, 8 clients", clients=8, size=65536, timed=300),
+    Case("100", "100 clients", clients=100, short=5, long=25, timed=0),
     Case("idle", "10,000 idle + 100 active", clients=100, idle=10000, short=5, long=25, timed=200),
     Case("churn", "connect, 1 request, close", churn=True, short=100, long=600, timed=3000),
     Case("pingpong", "1 client on another core", cross_core=True, timed=3000),
 ]
 
-# Not echo servers, so in a table of their own.
+# Not a load on an echo server, so in tables of their own.
 EXTRAS = ["memory", "queue", "shm"]
 
 IDLE_FOR_MEMORY = 10000
+
+# The receivers of a queue, and the programs that share memory; the first of each is the reference.
+QUEUES = [
+    Server("C", C / "queue", "", options=("recv",)),
+    Server(OURS, EXAMPLES / "peer_queue", ""),
+]
+SHM = [
+    Server("C", C / "shm", "a seqlock by hand, and an eventfd"),
+    Server(OURS, EXAMPLES / "peer_shm", ""),
+    Server(ICEORYX2, RUST / "iceoryx2", ""),
+]
 
 
 @dataclass(frozen=True)
@@ -86,20 +123,44 @@ class Gate:
     limit: float
     # Limits to three decimals are of counts that are exact: 2.016 is 2 + 1/64.
     slack: float = 0.0
+    server: str = OURS
 
+
+EXACT = 0.0005
 
 GATES = [
-    Gate("1", "syscalls", 3.000, 0.0005),
+    Gate("1", "syscalls", 3.000, EXACT),
     Gate("1", "instructions", 200),
-    Gate("64", "syscalls", 2.016, 0.0005),
+    Gate("64", "syscalls", 2.016, EXACT),
     Gate("64", "instructions", 150),
-    Gate("1000", "syscalls", 2.004, 0.0005),
-    Gate("pipelined", "syscalls", 0.127, 0.0005),
+    Gate("1000", "syscalls", 2.004, EXACT),
+    Gate("pipelined", "syscalls", 0.127, EXACT),
     Gate("pipelined", "instructions", 10),
-    Gate("64k", "syscalls", 2.125, 0.0005),
-    Gate("churn", "syscalls", 9.000, 0.0005),
+    Gate("pipelined", "syscalls", 0.127, EXACT, OURS_FRAMED),
+    Gate("pipelined", "instructions", 40, server=OURS_FRAMED),
+    Gate("64k", "syscalls", 2.125, EXACT),
+    Gate("churn", "syscalls", 9.000, EXACT),
     Gate("memory", "bytes", 128),
+    Gate("queue", "syscalls", 1.05),
+    Gate("shm", "instructions", 150),
+    Gate("shm", "syscalls awake", 0, EXACT),
+    # A write of the publisher's, an epoll_wait of the subscriber's; the doorbell is not read.
+    Gate("shm", "syscalls asleep", 2, EXACT),
 ]
 
-# A message must cost the same however many clients there are: (case, base case, largest relative difference).
-FLATNESS = ("1000", "64", 0.01)
+
+@dataclass(frozen=True)
+class Flat:
+    """A message must cost the same in both cases."""
+
+    case: str
+    base: str
+    metric: str
+    limit: float = 0.01
+
+
+FLAT = [
+    Flat("1000", "64", "instructions"),
+    Flat("idle", "100", "syscalls"),
+    Flat("idle", "100", "instructions"),
+]

@@ -1,9 +1,12 @@
 //! What the Rust servers share: the listening socket, and how they end.
 
+use std::fs::File;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Larger than the largest message, so that one read takes a whole 64 KiB message. For the loops whose user lends
 /// the buffer; one is shared by all clients.
@@ -59,4 +62,23 @@ pub fn end_signals() -> io::Result<UnixStream> {
     signal_hook::low_level::pipe::register(signal_hook::consts::SIGTERM, write.try_clone()?)?;
     signal_hook::low_level::pipe::register(signal_hook::consts::SIGINT, write)?;
     Ok(read)
+}
+
+/// What [`await_sleep`] looks at.
+pub fn open_stat(pid: u32) -> io::Result<File> {
+    File::open(format!("/proc/{pid}/stat"))
+}
+
+/// Until the process sleeps.
+pub fn await_sleep(stat: &File) -> io::Result<()> {
+    let mut bytes = [0; 512];
+    loop {
+        let len = stat.read_at(&mut bytes, 0)?;
+        // PID (NAME) STATE
+        let name_end = bytes[..len].iter().rposition(|&byte| byte == b')').unwrap_or(0);
+        if bytes.get(name_end + 2) == Some(&b'S') {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
 }
