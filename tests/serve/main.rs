@@ -1,8 +1,10 @@
 //! Clients that are served where they lie, as soon as the kernel tells of their requests: what held for a visit in its turn
 //! holds for them.
 
-#[path = "turns/mod.rs"]
+#[path = "../turns/mod.rs"]
 mod turns;
+
+mod either_way;
 
 use std::{
     cell::Cell,
