@@ -218,7 +218,6 @@ fn outcome(case: &Case, observer: Option<Curious>) -> Outcome {
         ("drained", stats.drained),
         ("panics", stats.panics),
         ("handler errors", stats.handler_errors),
-        ("timers", stats.timers),
         ("trips of output", stats.trips(Limit::Output)),
         ("trips of slow consumers", stats.trips(Limit::SlowConsumer)),
     ];
