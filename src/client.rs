@@ -420,7 +420,8 @@ fn deadline<S>(set: &PollSet<S>, client: &Client<S>) -> Option<(u64, Limit)> {
     if client.is_connecting() {
         return Some((after(client.active_ns, set.limits.connect), Limit::Connect));
     }
-    let idle = set.limits.idle.map(|idle| (after(client.active_ns, idle), Limit::Idle));
+    let active_ns = client.active_ns.max(set.idle_since_ns);
+    let idle = set.limits.idle.map(|idle| (after(active_ns, idle), Limit::Idle));
     let half_frame = match (set.limits.half_frame, client.has_half_frame()) {
         (Some(limit), Some(since_ns)) if !client.slow => Some((after(since_ns, limit), Limit::HalfFrame)),
         _ => None,
@@ -436,15 +437,14 @@ pub(crate) fn arm_deadline<S>(set: &mut PollSet<S>, key: Key, client: &Client<S>
     }
 }
 
-/// From now on it matters when a client was last active. Without an idle deadline nobody has looked at the clock for that.
-pub(crate) fn begin_idling<S>(set: &mut PollSet<S>) {
-    let now_ns = set.now_ns();
-    for (_, slot) in &mut set.slots {
-        if let Slot { source: Source::Client(client), .. } = slot
-            && client.is_open()
-        {
-            client.active_ns = now_ns;
-        }
+/// There is an idle deadline from now on. Without one nobody has looked at the clock when a client was active: all of them
+/// begin to idle now.
+pub(crate) fn begin_idling<S>(set: &mut PollSet<S>, idle: Duration) {
+    set.idle_since_ns = set.now_ns();
+    let due_ns = set.idle_since_ns.saturating_add(idle.as_nanos() as u64);
+    let keys: Vec<Key> = set.clients().collect();
+    for key in keys {
+        set.timers.client_deadline(&mut set.slots, key.index, due_ns);
     }
 }
 

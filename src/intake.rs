@@ -59,6 +59,17 @@ pub(crate) struct Budget {
     pub(crate) messages: usize,
 }
 
+impl Budget {
+    /// The limit that it has come to.
+    pub(crate) fn spent(&self) -> Option<Limit> {
+        match self {
+            Budget { bytes: 0, .. } => Some(Limit::Bytes),
+            Budget { messages: 0, .. } => Some(Limit::Messages),
+            _ => None,
+        }
+    }
+}
+
 /// What a visit has to work on, and with.
 pub(crate) struct Work<'a> {
     /// The edges that are not used up.
@@ -153,8 +164,7 @@ pub(crate) fn pump<S>(
             **left = Ready::NONE;
             return Ok(Pass::Drained);
         }
-        if budget.bytes == 0 || budget.messages == 0 {
-            let limit = if budget.bytes == 0 { Limit::Bytes } else { Limit::Messages };
+        if let Some(limit) = budget.spent() {
             cx.set.tripped(limit);
             return Ok(Pass::Budget);
         }
@@ -294,7 +304,7 @@ pub struct Frames<'a> {
     /// How many of them are known to hold no whole frame.
     scanned: usize,
     /// How many messages the budget still allows.
-    messages: usize,
+    pub(crate) messages: usize,
     /// Why it stopped, if not for want of a whole frame.
     pub(crate) pass: Option<Pass>,
 }
@@ -352,15 +362,13 @@ pub(crate) fn hand_over<S, T: Session<S> + ?Sized, const TOLD: bool>(
             tell_srm(request, replied, cx);
         }
         messages -= 1;
-        if cx.set.halt != Halt::No {
-            frames.pass = Some(Pass::Halted);
+        if messages == 0 && !rest.is_empty() {
+            cx.set.tripped(Limit::Messages);
+            frames.pass = Some(Pass::Budget);
             break;
         }
-        if messages == 0 {
-            if !rest.is_empty() {
-                cx.set.tripped(Limit::Messages);
-                frames.pass = Some(Pass::Budget);
-            }
+        if cx.set.halt != Halt::No {
+            frames.pass = Some(Pass::Halted);
             break;
         }
     }

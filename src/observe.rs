@@ -364,6 +364,8 @@ impl<S> PollSet<S> {
         let watch = self.watch.get_or_insert_with(|| Box::new(Watch::new()));
         watch.watchers.push(Watcher { observer: Box::new(observer), detail, panicked: false });
         watch.settle();
+        // A handler may have put it in: it is told of what is still to come in this turn.
+        self.serves = self.serves_now();
     }
 
     /// The first observer of this type. `None` if there is none: it was never put in, was taken out, or has panicked.

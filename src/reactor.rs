@@ -263,6 +263,10 @@ impl<S> Reactor<S> {
     /// Visits what the round is made of; what is not done with then comes after what has become ready since.
     fn round(&mut self, state: &mut S) {
         for at in 0..self.round.len() {
+            // Also one that was served before the round may have stopped the loop.
+            if self.set.phase == Phase::Stopped {
+                break;
+            }
             // Somebody may have asked for more since the last visit.
             self.make_room();
             let Reactor { set, scratch, .. } = self;
@@ -277,9 +281,6 @@ impl<S> Reactor<S> {
             }
             if !set.dead.is_empty() {
                 bury(set, state);
-            }
-            if set.phase == Phase::Stopped {
-                break;
             }
         }
         self.round.clear();

@@ -138,6 +138,8 @@ pub struct PollSet<S> {
     pub(crate) held: usize,
     pub(crate) users: Option<HashMap<u32, Usage>>,
     pub(crate) limits: Limits,
+    /// Since when there has been an idle deadline, if not from the beginning.
+    pub(crate) idle_since_ns: u64,
     pub(crate) stats: Stats,
     pub(crate) throttle: Throttle,
     /// Those who watch; none costs nothing.
@@ -178,6 +180,7 @@ impl<S> PollSet<S> {
             held: 0,
             users: None,
             limits,
+            idle_since_ns: 0,
             stats: Stats::default(),
             throttle: Throttle::new(),
             watch: None,
@@ -413,8 +416,8 @@ impl<S> PollSet<S> {
 
     /// Puts other limits in force, from now on: what exceeds them already stays.
     pub fn set_limits(&mut self, limits: Limits) {
-        if limits.idle.is_some() && self.limits.idle.is_none() {
-            client::begin_idling(self);
+        if let (None, Some(idle)) = (self.limits.idle, limits.idle) {
+            client::begin_idling(self, idle);
         }
         self.reply_room = limits.output_high_water.min(limits.output_max);
         self.limits = limits;

@@ -25,10 +25,8 @@ use crate::{
 pub(crate) enum Served {
     /// Nothing has been done.
     Not,
-    /// All there was has been read, and handled unless the handler has stopped that.
-    Handled,
-    /// All there was has been read; a budget has stopped the handling.
-    Spent,
+    /// All there was has been read, and handled unless something has stopped that. So many messages are left of the budget.
+    Handled(usize),
     /// This was read, and is not plain.
     Read(Read),
     Failed(Box<Cause>),
@@ -41,7 +39,9 @@ pub(crate) enum Served {
 /// False if nothing was done.
 #[inline(always)]
 pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state: &mut S) -> bool {
-    let Some(Slot { source: Source::Client(client), serial, .. }) = set.slots.get_mut(key.index as usize)
+    // One that is in the ready list has its share of this round when its turn comes.
+    let Some(Slot { source: Source::Client(client), serial, queued: false, .. }) =
+        set.slots.get_mut(key.index as usize)
     else {
         return false;
     };
@@ -80,7 +80,11 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
 
 /// Whether [`serve`] would serve this client.
 pub(crate) fn is_plain<S>(set: &PollSet<S>, key: Key) -> bool {
-    matches!(set.source(key), Some(Source::Client(client)) if client.is_plain())
+    set.slots.get(key.index as usize).is_some_and(|slot| {
+        slot.serial == key.serial
+            && !slot.queued
+            && matches!(&slot.source, Source::Client(client) if client.is_plain())
+    })
 }
 
 /// [`serve`], where what was read is any number of frames, or a part of one.
@@ -109,13 +113,12 @@ fn serve_frames<S>(set: &mut PollSet<S>, key: Key, count: usize, scratch: &mut [
     let now_ns = set.timers.clock.now_ns();
     let handled = handled.and_then(|()| keep_rest(client, &frames, &mut set.pool, now_ns));
     let served = leave_rest(client, handled, set.halt, &echoed[sent..], &mut set.out, &mut set.stats);
-    match served {
-        None if !frames.is_unusual() => true,
-        None | Some(Served::Handled) if frames.pass == Some(Pass::Budget) => {
-            go_on(set, key, Served::Spent, scratch, state)
-        }
-        served => go_on(set, key, served.unwrap_or(Served::Handled), scratch, state),
-    }
+    let served = match served {
+        None if !frames.is_unusual() => return true,
+        None | Some(Served::Handled(_)) => Served::Handled(frames.messages),
+        Some(served) => served,
+    };
+    go_on(set, key, served, scratch, state)
 }
 
 /// Puts a session back to its client, which has stayed in its slot.
@@ -160,24 +163,29 @@ fn leave_rest<S>(
     if let Err(cause) = handled.and_then(|()| out.prepend(echoed).map_err(|e| Cause::Io(e).into())) {
         return Some(Served::Failed(cause));
     }
+    // Of one request, nothing is left to be handled.
+    let handled = Some(Served::Handled(0));
     if halt != Halt::No {
-        return Some(Served::Handled);
+        return handled;
     }
-    let Some(bytes) = out.plain_bytes() else { return Some(Served::Handled) };
+    let Some(bytes) = out.plain_bytes() else { return handled };
     if !bytes.is_empty() {
         let sent = socket::send(client.fd(), bytes).unwrap_or(0);
         stats.bytes_out += sent as u64;
         out.consume(sent);
     }
-    (!out.is_empty()).then_some(Served::Handled)
+    if out.is_empty() { None } else { handled }
 }
 
 /// Visits a client that was served in part.
 #[cold]
 fn go_on<S>(set: &mut PollSet<S>, key: Key, served: Served, scratch: &mut [u8], state: &mut S) -> bool {
-    let Some((mut source, ready)) = set.take_out(key) else { return true };
+    let Some(slot) = set.slot(key) else { return true };
+    // If its handler has begun a drain it is in the ready list by now, and stays there.
+    let mut source = mem::replace(&mut slot.source, Source::Running);
+    set.current = key;
     if let Source::Client(client) = &mut source {
-        let visited = visit(set, key, client, ready | Ready::READABLE, served, scratch, state);
+        let visited = visit(set, key, client, Ready::READABLE, served, scratch, state);
         set.put_back(key, source, visited);
     }
     true
@@ -194,7 +202,7 @@ pub(crate) fn visit<S>(
     scratch: &mut [u8],
     state: &mut S,
 ) -> Visited {
-    let budget = Budget { bytes: set.limits.bytes_per_visit, messages: set.limits.messages_per_visit };
+    let mut budget = Budget { bytes: set.limits.bytes_per_visit, messages: set.limits.messages_per_visit };
     let mut left = ready.without(Ready::WRITABLE);
     let (mut first, mut spent) = (None, false);
     match served {
@@ -203,8 +211,10 @@ pub(crate) fn visit<S>(
             set.halt = Halt::No;
             return Visited::Closed(cause);
         }
-        Served::Handled => left = Ready::NONE,
-        Served::Spent => (left, spent) = (Ready::NONE, true),
+        Served::Handled(messages) => {
+            (left, budget.messages) = (Ready::NONE, messages);
+            spent = messages == 0 && client.more;
+        }
         Served::Not => {}
         Served::Read(read) => first = Some(read),
     }
@@ -334,11 +344,12 @@ fn attend<S>(
         let pass = guarded(set, key, |cx| Ok(pump(client, cx, &mut work, state)))??;
         heed(set, client)?;
         match pass {
-            Pass::Halted => continue,
-            Pass::Budget => {
-                flush(set, key, client)?;
-                return Ok(Visited::Again(*work.left));
-            }
+            Pass::Halted | Pass::Budget if !client.is_open() => continue,
+            Pass::Halted => match work.budget.spent() {
+                Some(limit) => set.tripped(limit),
+                None => continue,
+            },
+            Pass::Budget => {}
             Pass::EndOfFile => {
                 client.eof = true;
                 if guarded(set, key, |cx| client.session().on_half_close(cx, state))? == HalfClose::Close {
@@ -350,6 +361,9 @@ fn attend<S>(
             Pass::Drained => {}
         }
         flush(set, key, client)?;
+        if matches!(pass, Pass::Halted | Pass::Budget) {
+            return Ok(Visited::Again(*work.left));
+        }
         if !client.is_open() || set.out.len() > set.limits.output_high_water {
             continue;
         }

@@ -3,14 +3,15 @@
 use std::{
     cell::Cell,
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    fs::File,
     io::{self, Write},
-    os::unix::net::UnixStream,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     panic::resume_unwind,
     rc::Rc,
     time::Duration,
 };
 
-use ipc_reactor::{Cause, Context, Framing, Key, Session, TimerKey};
+use ipc_reactor::{Cause, Context, Framing, Key, Limits, Session, TimerKey};
 
 use crate::{Do, Then, turns::available};
 
@@ -29,8 +30,8 @@ pub(crate) struct Outer {
 pub(crate) struct Inner {
     pub(crate) key: Option<Key>,
     pub(crate) handled: usize,
-    /// Messages that the reactor took for it.
-    pub(crate) accepted: usize,
+    /// How the messages begin that the reactor took for it.
+    pub(crate) accepted: Vec<String>,
     /// What waits for it may be lost.
     pub(crate) lossy: bool,
     pub(crate) closed: Vec<String>,
@@ -39,8 +40,16 @@ pub(crate) struct Inner {
 /// More connections than this are not made from handlers.
 pub(crate) const CONNECTIONS_MAX: usize = 60;
 
+/// Requests of fixed size, if they are not lines, are filled up with blanks.
+pub(crate) const REQUEST: usize = 24;
+
 #[derive(Default)]
 pub(crate) struct World {
+    /// Requests are of fixed size, so that those of one read are one piece with their echoes.
+    pub(crate) fixed: bool,
+    /// The request, of all, whose handler begins a drain.
+    pub(crate) drain_at: Option<u64>,
+    pub(crate) draining: bool,
     pub(crate) script: Vec<Do>,
     pub(crate) connecting: VecDeque<usize>,
     pub(crate) outer: Vec<Outer>,
@@ -67,6 +76,15 @@ impl World {
         Tagged { tag, timers: BTreeMap::new(), sessions: self.sessions.clone() }
     }
 
+    pub(crate) fn framing(&self) -> Framing {
+        if self.fixed { Framing::fixed(REQUEST) } else { Framing::lines() }
+    }
+
+    /// It has a session: a drain ends without accepting those who come after its beginning.
+    pub(crate) fn was_accepted(&self, tag: usize) -> bool {
+        !self.connecting.contains(&tag)
+    }
+
     fn key(&self, who: u8) -> Option<Key> {
         self.inner[usize::from(who) % self.inner.len()].key
     }
@@ -75,7 +93,8 @@ impl World {
         self.script.push(action);
         let outer = &self.outer[tag];
         outer.stream.as_ref()?;
-        Some(format!("{tag} {} {}\n", outer.requested, self.script.len() - 1).into_bytes())
+        let request = format!("{tag} {} {};", outer.requested, self.script.len() - 1);
+        Some(if self.fixed { format!("{request:REQUEST$}") } else { request + "\n" }.into_bytes())
     }
 
     pub(crate) fn send(&mut self, tag: usize, actions: &[Do]) {
@@ -97,27 +116,36 @@ impl World {
     }
 
     pub(crate) fn read(&mut self, tag: usize) {
-        let outer = &mut self.outer[tag];
+        let (outer, accepted) = (&mut self.outer[tag], &self.inner[tag].accepted);
         let Some(stream) = &outer.stream else { return };
         let (bytes, ended) = available(stream);
         assert!(!outer.ended || bytes.is_empty(), "{tag}: bytes behind the end");
         outer.ended = ended;
         outer.unparsed.extend(bytes);
-        while let Some(end) = outer.unparsed.iter().position(|&byte| byte == b'\n') {
-            let line: Vec<u8> = outer.unparsed.drain(..=end).collect();
-            let line = String::from_utf8(line).unwrap();
-            if line == "all\n" {
+        while let Some(end) = outer.unparsed.iter().position(|&byte| byte == b';') {
+            let message: Vec<u8> = outer.unparsed.drain(..=end).collect();
+            let message = String::from_utf8(message).unwrap();
+            if message == "all;" {
                 continue;
             }
-            let expected = format!("to {tag} {} ", outer.received);
-            assert!(line.starts_with(&expected), "{tag} received {:.40}, not {expected}", line);
+            let expected = accepted.get(outer.received).map_or("nothing", String::as_str);
+            assert!(message.starts_with(expected), "{tag} received {message:.40}, not {expected}");
             outer.received += 1;
         }
     }
 
-    /// The next message for a client, and the reckoning of it.
+    /// The next message for a client.
     fn message(&self, tag: usize, size: usize) -> String {
-        format!("to {tag} {} {}\n", self.inner[tag].accepted, ".".repeat(size))
+        format!("{}{};", self.head(tag), ".".repeat(size))
+    }
+
+    fn head(&self, tag: usize) -> String {
+        format!("to {tag} {} ", self.inner[tag].accepted.len())
+    }
+
+    fn accepted(&mut self, tag: usize) {
+        let head = self.head(tag);
+        self.inner[tag].accepted.push(head);
     }
 }
 
@@ -148,17 +176,35 @@ impl Tagged {
         if let Some(mut client) = cx.client(key)
             && client.send(world.message(tag, 10).as_bytes()).is_ok()
         {
-            world.inner[tag].accepted += 1;
+            world.accepted(tag);
         }
     }
 
     fn reply(&self, size: usize, cx: &mut Cx<'_>, world: &mut World) {
-        match cx.reply(world.message(self.tag, size).as_bytes()) {
-            Ok(()) => world.inner[self.tag].accepted += 1,
+        let replied = cx.reply(world.message(self.tag, size).as_bytes());
+        self.replied(replied, world);
+    }
+
+    fn replied(&self, replied: io::Result<()>, world: &mut World) {
+        match replied {
+            Ok(()) => world.accepted(self.tag),
             Err(error) => {
                 self.check(world, error.kind() == io::ErrorKind::WouldBlock, &format!("reply: {error}"));
             }
         }
+    }
+
+    /// The request itself is the message, in so many pieces; nothing of it, where there is not room for all.
+    fn echo(&self, request: &str, pieces: usize, cx: &mut Cx<'_>, world: &mut World) -> io::Result<()> {
+        let key = cx.key();
+        let waits = cx.client(key).map_or(0, |client| client.unsent());
+        if waits + request.len() <= cx.limits().output_max {
+            for piece in request.as_bytes().chunks(request.len().div_ceil(pieces)) {
+                cx.reply(piece)?;
+            }
+            world.inner[self.tag].accepted.push(request.to_owned());
+        }
+        Ok(())
     }
 
     fn adopt(cx: &mut Cx<'_>, world: &mut World) -> io::Result<()> {
@@ -166,7 +212,7 @@ impl Tagged {
             let (peer, ours) = UnixStream::pair()?;
             let tag = world.connection(peer);
             let session = world.session(tag);
-            cx.adopt(ours, Framing::lines(), session)?;
+            cx.adopt(ours, world.framing(), session)?;
         }
         Ok(())
     }
@@ -196,14 +242,50 @@ impl Session<World> for Tagged {
     }
 
     fn on_request(&mut self, request: &[u8], cx: &mut Cx<'_>, world: &mut World) -> io::Result<()> {
-        let text = str::from_utf8(request).unwrap();
-        let numbers: Vec<usize> = text.split(' ').map(|number| number.parse().unwrap()).collect();
+        let text = str::from_utf8(request).unwrap().trim_end();
+        let numbers = text.trim_end_matches(';').split(' ').map(|number| number.parse().unwrap());
+        let numbers: Vec<usize> = numbers.collect();
         let own = numbers[..2] == [self.tag, world.inner[self.tag].handled];
         self.check(world, own, &format!("handled {text:?}"));
         world.inner[self.tag].handled += 1;
+        if world.drain_at == Some(cx.stats().srms) {
+            world.draining = true;
+            cx.drain(Duration::from_secs(60))?;
+        }
         match world.script[numbers[2]] {
             Do::Reply => self.reply(10, cx, world),
             Do::ReplyLarge => self.reply(100_000, cx, world),
+            Do::Echo => self.echo(text, 1, cx, world)?,
+            Do::EchoInPieces => self.echo(text, 3, cx, world)?,
+            Do::EchoAndReply => {
+                self.echo(text, 2, cx, world)?;
+                self.reply(10, cx, world);
+            }
+            Do::ReplyAndEcho => {
+                self.reply(10, cx, world);
+                self.echo(text, 2, cx, world)?;
+            }
+            Do::EchoAndSendToSelf => {
+                self.echo(text, 1, cx, world)?;
+                Self::tell(self.tag, cx.key(), cx, world);
+            }
+            Do::EchoAndFinish => {
+                self.echo(text, 1, cx, world)?;
+                cx.finish();
+            }
+            Do::EchoAndPanic => {
+                self.echo(text, 1, cx, world)?;
+                self.panic(world);
+            }
+            Do::ReplyWithDescriptor => {
+                let descriptor = OwnedFd::from(File::open("/dev/null")?);
+                let replied = cx.reply_with(world.message(self.tag, 1).as_bytes(), vec![descriptor]);
+                self.replied(replied, world);
+            }
+            Do::Limits(messages_per_visit, output_high_water) => {
+                let limits = Limits { messages_per_visit, output_high_water, ..cx.limits().clone() };
+                cx.set_limits(limits);
+            }
             Do::Send(who) => {
                 if let Some(key) = world.key(who) {
                     Self::tell(world.tags[&key], key, cx, world);
@@ -227,7 +309,7 @@ impl Session<World> for Tagged {
             }
             Do::AbortSelf => Self::abort(cx.key(), cx, world),
             Do::Adopt => Self::adopt(cx, world)?,
-            Do::Broadcast => drop(cx.broadcast(b"all\n")),
+            Do::Broadcast => drop(cx.broadcast(b"all;")),
             Do::TellAll => {
                 let keys: Vec<Key> = cx.clients().collect();
                 for key in keys {
@@ -268,7 +350,7 @@ impl Session<World> for Tagged {
         self.check(world, cx.reply(b"too late").is_err(), "it was replied to after its end");
         world.inner[self.tag].closed.push(format!("{cause:?}"));
         match self.tag % 7 {
-            1 => drop(cx.broadcast(b"all\n")),
+            1 => drop(cx.broadcast(b"all;")),
             2 => {
                 let next = (self.tag + 1) as u8;
                 if let Some(key) = world.key(next) {
