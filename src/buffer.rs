@@ -181,10 +181,11 @@ pub(crate) struct Echo {
 }
 
 impl Echo {
-    /// Nothing is echoed yet of what was read.
+    /// This was read, and nothing of it is echoed yet.
     #[inline]
-    pub(crate) fn of(read: &[u8]) -> Echo {
-        Echo { next: read.as_ptr().addr(), len: 0 }
+    pub(crate) fn begin(&mut self, read: &[u8]) {
+        debug_assert_eq!(self.len, 0, "what was echoed before has been taken");
+        self.next = read.as_ptr().addr();
     }
 
     #[inline]

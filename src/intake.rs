@@ -362,13 +362,8 @@ pub(crate) fn hand_over<S, T: Session<S> + ?Sized, const TOLD: bool>(
             tell_srm(request, replied, cx);
         }
         messages -= 1;
-        if messages == 0 && !rest.is_empty() {
-            cx.set.tripped(Limit::Messages);
-            frames.pass = Some(Pass::Budget);
-            break;
-        }
-        if cx.set.halt != Halt::No {
-            frames.pass = Some(Pass::Halted);
+        if messages == 0 || cx.set.halt != Halt::No {
+            frames.pass = stopped(messages, rest, cx.set);
             break;
         }
     }
@@ -388,6 +383,16 @@ fn hand_over_told<S>(
     } else {
         session.on_frames(frames, cx, state)
     }
+}
+
+/// Why the handling stops before the next frame, if there is one.
+#[cold]
+fn stopped<S>(messages: usize, rest: &[u8], set: &mut PollSet<S>) -> Option<Pass> {
+    if messages == 0 && !rest.is_empty() {
+        set.tripped(Limit::Messages);
+        return Some(Pass::Budget);
+    }
+    (set.halt != Halt::No).then_some(Pass::Halted)
 }
 
 #[cold]

@@ -10,7 +10,7 @@ use mio::unix::SourceFd;
 
 use crate::{
     Cause, Framing, Key, Limit, PollSet, SlowConsumer,
-    buffer::{Buffer, Echo},
+    buffer::Buffer,
     cause::Outcome,
     client::{Client, Plan, interest},
     context::not_connected,
@@ -46,7 +46,7 @@ impl<S> PollSet<S> {
     /// The session of a client on a stream is about to run, while the client stays in its slot.
     #[inline]
     pub(crate) fn begin_answering(&mut self, key: Key, read: &[u8]) {
-        self.echo = Echo::of(read);
+        self.echo.begin(read);
         self.current = key;
         self.answering = Answering::Stream;
     }

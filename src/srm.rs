@@ -60,13 +60,17 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
     set.stats.srms += 1;
     let read = &scratch[..count];
     set.begin_answering(key, read);
-    let handled = caught(set, key, |cx| session.on_request(read, cx, state).map_err(failed));
+    if let Err(cause) = caught(set, key, |cx| session.on_request(read, cx, state).map_err(failed)) {
+        set.end_answering(read);
+        return_session(&mut set.slots, key, session);
+        return go_on(set, key, Served::Failed(cause), scratch, state);
+    }
     let echoed = set.end_answering(read);
     let client = return_session(&mut set.slots, key, session);
     if set.limits.idle.is_some() {
         client.active_ns = set.timers.clock.now_ns();
     }
-    let sent = if handled.is_ok() && set.halt == Halt::No {
+    let sent = if set.halt == Halt::No {
         match answer(client, echoed, &set.out, &mut set.stats) {
             Ok(()) => return true,
             Err(sent) => sent,
@@ -74,7 +78,7 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
     } else {
         0
     };
-    let served = leave_rest(client, handled, set.halt, &echoed[sent..], &mut set.out, &mut set.stats);
+    let served = leave_rest(client, Ok(()), set.halt, &echoed[sent..], &mut set.out, &mut set.stats);
     served.is_none_or(|served| go_on(set, key, served, scratch, state))
 }
 

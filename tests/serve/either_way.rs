@@ -111,7 +111,9 @@ impl Scripted {
                 }
             }
             Do::Adopt => {}
-            Do::AbortAdopted => world.adopted.drain(..).for_each(|key| drop(cx.abort(key))),
+            Do::AbortAdopted => world.adopted.drain(..).for_each(|key| {
+                cx.abort(key);
+            }),
             Do::HighWater(bytes) => set(cx, &|limits| limits.output_high_water = bytes),
             Do::OutputMax(bytes) => set(cx, &|limits| limits.output_max = bytes),
             Do::MessagesPerVisit(count) => set(cx, &|limits| limits.messages_per_visit = count),
