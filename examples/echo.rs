@@ -19,6 +19,9 @@ struct Arguments {
     /// Answer whole frames of so many bytes, instead of whatever comes
     #[arg(long, value_name = "BYTES")]
     frame: Option<NonZeroUsize>,
+    /// Poll for so long before sleeping, where that pays
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    spin: u64,
 }
 
 struct Echo;
@@ -30,7 +33,10 @@ impl Session<()> for Echo {
 }
 
 fn serve(arguments: Arguments) -> io::Result<()> {
-    let mut reactor = Reactor::<()>::builder().limits(Limits { idle: None, ..Limits::default() }).build()?;
+    let mut reactor = Reactor::<()>::builder()
+        .limits(Limits { idle: None, ..Limits::default() })
+        .spin(Duration::from_micros(arguments.spin))
+        .build()?;
     reactor.signals([Signal::INT, Signal::TERM], |_, cx, ()| cx.drain(Duration::from_secs(5)))?;
     let framing = arguments.frame.map_or_else(Framing::raw, |bytes| Framing::fixed(bytes.get()));
     for address in &arguments.addresses {

@@ -41,6 +41,12 @@ fn last_error() -> io::Error {
     io::Error::last_os_error()
 }
 
+/// How many processors the system has, whether this process may run on them or not.
+pub(crate) fn processors() -> usize {
+    // SAFETY: takes no pointer.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
+}
+
 /// Where `byte` first occurs.
 #[inline]
 pub(crate) fn memchr(byte: u8, bytes: &[u8]) -> Option<usize> {

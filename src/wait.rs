@@ -8,7 +8,7 @@ use std::{
 
 use mio::{Events, Poll};
 
-use crate::{Stats, sys::time::monotonic_ns};
+use crate::{Stats, sys, sys::time::monotonic_ns};
 
 /// Sleeps until an event comes, or the timeout is over.
 #[inline]
@@ -48,11 +48,11 @@ pub(crate) struct Spin {
 }
 
 impl Spin {
-    /// `None` where nothing is to be won: on a single processor a loop that spins keeps off whoever it waits for.
+    /// `None` where nothing is to be won: on a single processor a loop that spins keeps off whoever it waits for. (A process
+    /// that is bound to one of several processors may well spin there.)
     pub(crate) fn new(limit: Duration) -> Option<Spin> {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        (limit_ns > 0 && processors > 1).then_some(Spin { limit_ns, recent: 0 })
+        (limit_ns > 0 && sys::processors() > 1).then_some(Spin { limit_ns, recent: 0 })
     }
 
     /// Half of the latest waits were short, so this one may be.

@@ -44,10 +44,20 @@ def ours(name, about, **variant):
     return Server(name, EXAMPLES / "echo", about, "unix:{path}", **variant)
 
 
+SPIN = ("--spin", "200")
+
 SERVERS = [
     Server(REFERENCE, C / "epoll", "C on bare epoll, edge-triggered: the limit"),
     ours(OURS, "examples/echo.rs"),
     ours(OURS_FRAMED, "the same, whole frames of 64 bytes", options=("--frame", "64"), only=("pipelined",)),
+    ours(f"{OURS} +spin", "the same, spinning for 200 µs at most", options=SPIN, only=("pingpong",)),
+    ours(
+        f"{OURS} +spin, client too",
+        "the same, and the client does not sleep either",
+        options=SPIN,
+        client=("--spin",),
+        only=("pingpong",),
+    ),
     Server("mio", RUST / "mio", "Rust, read until WouldBlock"),
     Server("calloop", RUST / "calloop", "Rust, level-triggered"),
     Server("tokio", RUST / "tokio", "Rust, current-thread, 8 KiB a task"),
