@@ -4,6 +4,7 @@
 #[path = "../turns/mod.rs"]
 mod turns;
 
+mod crowd;
 mod either_way;
 
 use std::{
