@@ -20,10 +20,11 @@ impl Session<usize> for Echo {
     fn on_request(&mut self, request: &[u8], cx: &mut Context<'_, usize>, _: &mut usize) -> io::Result<()> {
         self.0 += 1;
         let (first, second) = request.split_at(request.len() / 2);
+        let copied = request.to_vec();
         match self.0 % 4 {
-            0 => cx.reply(&request.to_vec()),
+            0 => cx.reply(&copied),
             1 => cx.reply(first).and_then(|()| cx.reply(second)),
-            2 => cx.reply(first).and_then(|()| cx.reply(&second.to_vec())),
+            2 => cx.reply(first).and_then(|()| cx.reply(&copied[first.len()..])),
             _ => cx.reply(request),
         }
     }
@@ -41,16 +42,15 @@ fn byte(at: usize, seed: usize) -> u8 {
 }
 
 /// Sends in pieces of many sizes, and reads what comes back, until all of it has.
-fn talk<T: Send>(stream: &T, seed: usize)
+fn talk<T: Sync>(stream: &T, seed: usize)
 where
-    for<'a> &'a T: Read + Write + Send,
-    T: Sync,
+    for<'a> &'a T: Read + Write,
 {
     thread::scope(|scope| {
         scope.spawn(move || {
             let mut at = 0;
             for n in seed.. {
-                let size = [1, 7, 64, 63, 500, 64 * 3, 3_000, 16][n * n % 8 ^ n % 3].min(BYTES - at);
+                let size = [1, 7, 64, 63, 500, 64 * 3, 3_000, 16][(n * n + n / 3) % 8].min(BYTES - at);
                 let piece: Vec<u8> = (at..at + size).map(|at| byte(at, seed)).collect();
                 (&mut &*stream).write_all(&piece).unwrap();
                 at += size;
