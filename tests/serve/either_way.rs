@@ -111,10 +111,9 @@ impl Scripted {
                 }
             }
             Do::Adopt => {}
-            Do::AbortAdopted => {
-                let aborted = world.adopted.drain(..).filter(|&key| cx.abort(key)).count();
-                return Ok(aborted.to_string());
-            }
+            Do::AbortAdopted => world.adopted.drain(..).for_each(|key| {
+                cx.abort(key);
+            }),
             Do::HighWater(bytes) => set(cx, &|limits| limits.output_high_water = bytes),
             Do::OutputMax(bytes) => set(cx, &|limits| limits.output_max = bytes),
             Do::MessagesPerVisit(count) => set(cx, &|limits| limits.messages_per_visit = count),
