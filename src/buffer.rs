@@ -334,6 +334,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_put_before_all_else_has_the_descriptors_keep_their_byte() {
+        let file = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let mut buffer = Buffer::default();
+        buffer.extend(b"gone").unwrap();
+        buffer.consume(2);
+        buffer.extend(b"ab").unwrap();
+        buffer.attach(vec![file]);
+        buffer.extend(b"cd").unwrap();
+        buffer.prepend(b"first").unwrap();
+        let (piece, attached) = buffer.next_piece();
+        assert_eq!((piece, attached.len()), (&b"firstneab"[..], 0));
+        buffer.consume(9);
+        let (piece, attached) = buffer.next_piece();
+        assert_eq!((piece, attached.len()), (&b"cd"[..], 1));
+    }
+
+    #[test]
     fn the_pool_is_bounded() {
         let mut pool = Pool::default();
         let buffers: Vec<_> = (0..1000)

@@ -73,8 +73,10 @@ impl<S> PollSet<S> {
     fn reply_copied(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.echo.end();
         // One question to answer most replies: is there a stream, and room?
-        let room = self.reply_room.saturating_sub(self.echo.len());
-        if self.answering == Answering::Stream && self.out.extend_within(bytes, room) {
+        if self.answering == Answering::Stream
+            && let Some(room) = self.reply_room.checked_sub(self.echo.len())
+            && self.out.extend_within(bytes, room)
+        {
             return Ok(());
         }
         self.put_current(&[bytes])

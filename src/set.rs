@@ -257,6 +257,11 @@ impl<S> PollSet<S> {
         Some(!queued)
     }
 
+    /// Whether a source is in the ready list.
+    pub(crate) fn is_queued(&self, key: Key) -> bool {
+        self.slots.get(key.index as usize).is_some_and(|slot| slot.serial == key.serial && slot.queued)
+    }
+
     /// Takes a source out of its slot, to be visited, with the edges that it has not used up.
     pub(crate) fn take_out(&mut self, key: Key) -> Option<(Source<S>, Ready)> {
         let slot = self.slot(key)?;

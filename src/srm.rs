@@ -84,11 +84,7 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
 
 /// Whether [`serve`] would serve this client.
 pub(crate) fn is_plain<S>(set: &PollSet<S>, key: Key) -> bool {
-    set.slots.get(key.index as usize).is_some_and(|slot| {
-        slot.serial == key.serial
-            && !slot.queued
-            && matches!(&slot.source, Source::Client(client) if client.is_plain())
-    })
+    !set.is_queued(key) && matches!(set.source(key), Some(Source::Client(client)) if client.is_plain())
 }
 
 /// [`serve`], where what was read is any number of frames, or a part of one.
@@ -371,7 +367,8 @@ fn attend<S>(
         if !client.is_open() || set.out.len() > set.limits.output_high_water {
             continue;
         }
-        if set.phase == Phase::Draining && !client.asked && set.out.is_empty() {
+        // In the ready list it is if it began the drain itself: what has come before that is still to be read.
+        if set.phase == Phase::Draining && !client.asked && set.out.is_empty() && !set.is_queued(key) {
             client.asked = true;
             if guarded(set, key, |cx| client.session().on_drain(cx, state))? == Drain::Close {
                 client.end(Ending::Drain, set.now_ns());

@@ -4,17 +4,21 @@
 #[path = "../turns/mod.rs"]
 mod turns;
 
+mod crowd;
 mod either_way;
 
 use std::{
     cell::Cell,
     io::{self, Write},
-    os::unix::net::UnixStream,
+    os::{
+        fd::{FromRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     rc::Rc,
     time::{Duration, Instant},
 };
 
-use ipc_reactor::{Cause, Context, Framing, Key, Limits, Reactor, Session, TimerKey};
+use ipc_reactor::{Cause, Context, Framing, Key, Limits, Observer, Reactor, Seen, Session, TimerKey, What};
 use turns::{available, settle};
 
 #[derive(Debug, Default)]
@@ -104,6 +108,17 @@ fn until(scene: &mut Scene, done: impl Fn(&Scene) -> bool) {
 #[track_caller]
 fn ask(mut peer: &UnixStream, request: impl AsRef<[u8]>) {
     peer.write_all(request.as_ref()).unwrap();
+}
+
+/// Two ends of a connection that keeps records.
+#[allow(unsafe_code, reason = "std has no seqpacket sockets")]
+fn seqpacket_pair() -> (OwnedFd, OwnedFd) {
+    let mut fds = [-1; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: there is room for two descriptors.
+    assert_eq!(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) }, 0);
+    // SAFETY: both are new, and nobody else's.
+    fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).into()
 }
 
 fn received(peer: &UnixStream) -> String {
@@ -253,5 +268,73 @@ fn an_idle_deadline_that_is_set_later_holds_for_those_who_are_there() {
         scene.reactor.set_limits(limits(Some(Duration::from_millis(10))));
         until(&mut scene, |scene| !scene.log.closed.is_empty());
         assert_eq!(scene.log.closed(), [(0, "Limit(Idle)")]);
+    }
+}
+
+// ---- What else a handler may do ----
+
+/// Counts the visits that it is told of.
+struct Visits(Rc<Cell<usize>>);
+
+impl Observer for Visits {
+    fn observe(&mut self, seen: &Seen<'_>) {
+        self.0.set(self.0.get() + usize::from(matches!(seen.what, What::Visit { .. })));
+    }
+}
+
+#[test]
+fn an_observer_that_a_handler_puts_in_is_told_of_the_rest_of_the_turn() {
+    let mut scene = Scene::new(Limits::default());
+    let visits = Rc::new(Cell::new(0));
+    let counted = visits.clone();
+    let (first, _) = scene.enter(0, Framing::raw(), move |_, cx| {
+        cx.observe(Visits(counted.clone()));
+        Ok(())
+    });
+    let (second, _) = scene.enter(1, Framing::raw(), echo);
+    ask(&first, "watch");
+    ask(&second, "hello");
+    scene.turn();
+    assert_eq!((scene.log.asked.len(), visits.get()), (2, 1));
+}
+
+#[test]
+fn a_record_is_read_whole_by_one_that_was_taken_in_by_a_served_handler() {
+    let reactor = Reactor::<Log>::builder().read_buffer(64).build().unwrap();
+    let mut scene = Scene { reactor, log: Log::default() };
+    let (records, ours) = seqpacket_pair();
+    let mut ours = Some(ours);
+    let (peer, _) = scene.enter(0, Framing::raw(), move |_, cx| {
+        let session = By { id: 1, act: echo };
+        cx.adopt(ours.take().unwrap(), Framing::raw().max(100_000), session).map(drop)
+    });
+    let records = UnixStream::from(records);
+    ask(&records, [b'.'; 100_000]);
+    ask(&peer, "adopt");
+    scene.settle();
+    assert_eq!(scene.log.asked[1].1.len(), 100_000);
+    assert_eq!(scene.log.closed(), []);
+}
+
+#[test]
+fn a_request_that_comes_while_its_client_begins_a_drain_is_handled() {
+    let cases = [(Framing::raw(), "drain", "later"), (Framing::fixed(5), "drainhal", "f!")];
+    for (framing, request, behind) in cases {
+        let mut scene = Scene::new(Limits::default());
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        let late = theirs.try_clone().unwrap();
+        let act = move |request: &[u8], cx: &mut Cx<'_>| {
+            if request != b"drain" {
+                return cx.reply(request);
+            }
+            ask(&late, behind);
+            cx.drain(Duration::from_secs(60))
+        };
+        scene.reactor.adopt(ours, framing, By { id: 0, act }).unwrap();
+        scene.settle();
+        ask(&theirs, request);
+        scene.settle();
+        assert_eq!(received(&theirs), format!("{}{behind}", &request["drain".len()..]));
+        assert_eq!(scene.log.closed(), [(0, "Drain")]);
     }
 }
