@@ -221,8 +221,9 @@ impl<S> Reactor<S> {
             let key = Key::from_token(event.token());
             let served = Ready::is_just_readable(event)
                 && match set.serves {
-                    Serves::Plain => srm::serve(set, key, scratch, state),
+                    Serves::Plain => srm::serve::<S, false>(set, key, scratch, state).is_some(),
                     Serves::Watched => serve_watched(set, key, scratch, state),
+                    Serves::Told => serve_told(set, key, scratch, state),
                     Serves::Nobody => false,
                 };
             if !served {
@@ -314,31 +315,23 @@ fn note_edge<S>(set: &mut PollSet<S>, round: &mut Vec<Key>, key: Key, ready: Rea
 /// A client's service on the spot that observers are told of.
 #[cold]
 fn serve_watched<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state: &mut S) -> bool {
-    if !srm::is_plain(set, key) {
-        return false;
-    }
-    let who = set.observe_service(key);
-    srm::serve(set, key, scratch, state);
-    if let Some(who) = who {
-        let end = match set.slot(key) {
-            None => VisitEnd::Closed,
-            Some(slot) if slot.queued => VisitEnd::Again,
-            Some(slot) if slot.ready != Ready::NONE => VisitEnd::Parked,
-            Some(_) => VisitEnd::Drained,
-        };
-        set.observe_visited(who, end);
-    }
-    true
+    let served = srm::serve::<S, true>(set, key, scratch, state);
+    served.map(|end| set.observe_visited(end)).is_some()
+}
+
+/// The same where each message is told.
+#[cold]
+fn serve_told<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state: &mut S) -> bool {
+    let served = srm::serve_told(set, key, scratch, state);
+    served.map(|end| set.observe_visited(end)).is_some()
 }
 
 /// A visit that observers are told of.
 #[cold]
 fn visit_watched<S>(set: &mut PollSet<S>, scratch: &mut [u8], key: Key, state: &mut S) {
-    let who = set.observe_visit(key);
+    set.observe_visit(key);
     let end = visit(set, scratch, key, state);
-    if let Some(who) = who {
-        set.observe_visited(who, end);
-    }
+    set.observe_visited(end);
 }
 
 /// **Everything that can happen.** The source is taken out of its slot, and what became of it decides whether it is put

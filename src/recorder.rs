@@ -3,6 +3,7 @@
 use std::{
     fmt,
     io::{self, Write},
+    mem,
     time::Duration,
 };
 
@@ -17,7 +18,8 @@ mod text;
 ///
 /// The ring is allocated once. Recording formats nothing, allocates nothing and makes no system call, so it can be left
 /// on in service; `docs/explain.md` says what it costs. A visit and its end are one record, and so are a turn and its
-/// end; an event has none of its own, because the visit that it leads to tells the same.
+/// end; an event has none of its own, because the visit that it leads to tells the same. A timer has one, which names the
+/// client whose session it belongs to.
 ///
 /// # When it writes by itself
 /// Only if it was told where to ([`dump_to`](FlightRecorder::dump_to)): when a handler has panicked, and when a visit took
@@ -47,9 +49,11 @@ pub struct FlightRecorder {
     ring: Box<[Record]>,
     /// How many were ever written. The ring's length is a power of two, so the place of the next is this, masked.
     written: usize,
-    /// Where the last turn and the last visit were written, to be completed at their ends.
+    /// Where the last turn was written, and the visit under way if it was: to be completed at their ends.
     turn: usize,
-    visit: usize,
+    visit: Option<usize>,
+    /// A timer's handler has been blamed for all the time that its visit will have taken.
+    blamed: bool,
     /// When the last thing ended that has an account of its own.
     accounted_ns: u64,
     detail: Detail,
@@ -118,6 +122,8 @@ enum Event {
     },
     Timer {
         timer: TimerKey,
+        /// The timers, or a client.
+        of: Key,
         late_ns: u64,
         handler_ns: u64,
     },
@@ -165,7 +171,8 @@ impl FlightRecorder {
             ring: blank(4096),
             written: 0,
             turn: 0,
-            visit: 0,
+            visit: None,
+            blamed: false,
             accounted_ns: u64::MAX,
             detail: Detail::Visits,
             slow_ns: u64::MAX,
@@ -180,7 +187,7 @@ impl FlightRecorder {
     #[must_use]
     pub fn capacity(self, events: usize) -> FlightRecorder {
         let ring = blank(events.clamp(2, 1 << 30).next_power_of_two());
-        FlightRecorder { ring, written: 0, turn: 0, visit: 0, ..self }
+        FlightRecorder { ring, written: 0, turn: 0, visit: None, ..self }
     }
 
     /// Records each message too: which request it was that took so long. It costs about twice as much.
@@ -189,7 +196,7 @@ impl FlightRecorder {
         FlightRecorder { detail: Detail::Messages, ..self }
     }
 
-    /// Dumps when a visit took as long as this or longer, and when that long went by between two visits, where
+    /// Dumps when a visit, or a timer's handler, took as long as this or longer, and when that long went by between two visits, where
     /// `on_close` is called.
     #[must_use]
     pub fn slow(self, threshold: Duration) -> FlightRecorder {
@@ -244,6 +251,27 @@ impl FlightRecorder {
             );
         }
         self.accounted_ns = to_ns;
+    }
+
+    /// A visit is over.
+    #[inline]
+    fn visited(&mut self, at_ns: u64, took_ns: u64, who: Who, visit: Event) {
+        match self.visit.take() {
+            Some(begun) => {
+                // If the ring has gone round since, something else is there, and no other visit.
+                if let event @ Event::Visit { .. } = &mut self.ring[begun].event {
+                    *event = visit;
+                }
+            }
+            None => {
+                self.account(at_ns - took_ns, at_ns);
+                self.write(at_ns - took_ns, visit);
+            }
+        }
+        self.accounted_ns = at_ns;
+        if took_ns >= self.slow_ns && !mem::take(&mut self.blamed) {
+            self.slow_visit(at_ns, who, took_ns);
+        }
     }
 
     #[cold]
@@ -314,21 +342,14 @@ impl Observer for FlightRecorder {
                 );
                 return;
             }
-            What::Visit { who, ready, queued_ns } => {
-                self.account(at_ns, at_ns);
-                let visit = Event::Visit { who, ready, end: None, queued_ns, took_ns: 0 };
-                self.visit = self.write(at_ns, visit);
-                return;
+            What::Visited { who, ready, queued_ns, took_ns, end } => {
+                let visit = Event::Visit { who, ready, end: Some(end), queued_ns, took_ns };
+                return self.visited(at_ns, took_ns, who, visit);
             }
-            What::Visited { who, took_ns: time_ns, end: how } => {
-                // If the ring has gone round since, something else is there, and no other visit.
-                if let Event::Visit { end, took_ns, .. } = &mut self.ring[self.visit].event {
-                    (*took_ns, *end) = (time_ns, Some(how));
-                }
-                self.accounted_ns = at_ns;
-                if time_ns >= self.slow_ns {
-                    self.slow_visit(at_ns, who, time_ns);
-                }
+            What::Visit { who, ready, queued_ns } => {
+                let visit = Event::Visit { who, ready, end: None, queued_ns, took_ns: 0 };
+                self.account(at_ns, at_ns);
+                self.visit = Some(self.write(at_ns, visit));
                 return;
             }
             What::Turned { took_ns: time_ns, ready: left } => {
@@ -353,7 +374,14 @@ impl Observer for FlightRecorder {
             What::Signal { info, handler_ns, .. } => {
                 Event::Signal { signal: info.signal(), pid: info.pid(), handler_ns }
             }
-            What::Timer { timer, late_ns, handler_ns } => Event::Timer { timer, late_ns, handler_ns },
+            What::Timer { who, timer, late_ns, handler_ns } => {
+                self.write(at_ns, Event::Timer { timer, of: who.key, late_ns, handler_ns });
+                if handler_ns >= self.slow_ns {
+                    self.blamed = true;
+                    self.slow_visit(at_ns, who, handler_ns);
+                }
+                return;
+            }
             What::Limit { limit } => Event::Limit { limit },
             What::Closed { who, cause } => Event::Closed { who, cause: Why::of(cause) },
         };

@@ -174,7 +174,7 @@ impl Observer for Times {
         self.last_ns = seen.at_ns;
         match seen.what {
             What::Srm { handler_ns, .. } => self.handlers_ns += handler_ns,
-            What::Visited { took_ns, end, who } if who.kind == SourceKind::Client => {
+            What::Visited { took_ns, end, who, .. } if who.kind == SourceKind::Client => {
                 assert_eq!(end, VisitEnd::Drained);
                 assert!(
                     took_ns >= self.handlers_ns,

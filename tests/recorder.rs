@@ -202,8 +202,7 @@ impl Visits {
         let at_ns = second * 1_000_000_000;
         let mut see = |at_ns, what| self.recorder.observe(&Seen { at_ns, turn: second, what });
         see(at_ns - took_ns, What::Woke { events: 1, waited_ns: 0 });
-        see(at_ns - took_ns, What::Visit { who, ready, queued_ns: 0 });
-        see(at_ns, What::Visited { who, took_ns, end: VisitEnd::Drained });
+        see(at_ns, What::Visited { who, ready, queued_ns: 0, took_ns, end: VisitEnd::Drained });
         see(at_ns, What::Turned { took_ns, ready: 0 });
     }
 }
