@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use log::{Level, log_enabled};
 use mio::{Events, Interest, Waker, unix::SourceFd};
 
 use crate::{
@@ -221,9 +222,8 @@ impl<S> Reactor<S> {
             let key = Key::from_token(event.token());
             let served = Ready::is_just_readable(event)
                 && match set.serves {
-                    Serves::Plain => srm::serve::<S, false>(set, key, scratch, state).is_some(),
+                    Serves::Plain => srm::serve::<S, false>(set, key, scratch, state),
                     Serves::Watched => serve_watched(set, key, scratch, state),
-                    Serves::Told => serve_told(set, key, scratch, state),
                     Serves::Nobody => false,
                 };
             if !served {
@@ -315,15 +315,15 @@ fn note_edge<S>(set: &mut PollSet<S>, round: &mut Vec<Key>, key: Key, ready: Rea
 /// A client's service on the spot that observers are told of.
 #[cold]
 fn serve_watched<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state: &mut S) -> bool {
-    let served = srm::serve::<S, true>(set, key, scratch, state);
-    served.map(|end| set.observe_visited(end)).is_some()
-}
-
-/// The same where each message is told.
-#[cold]
-fn serve_told<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state: &mut S) -> bool {
-    let served = srm::serve_told(set, key, scratch, state);
-    served.map(|end| set.observe_visited(end)).is_some()
+    let served = match set.tells_messages() || log_enabled!(target: "ipc_reactor", Level::Trace) {
+        true => srm::serve_told(set, key, scratch, state),
+        false => srm::serve::<S, true>(set, key, scratch, state),
+    };
+    if served {
+        // If it went otherwise, that was told.
+        set.observe_visited(VisitEnd::Drained);
+    }
+    served
 }
 
 /// A visit that observers are told of.

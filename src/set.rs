@@ -55,10 +55,8 @@ pub(crate) enum Serves {
     /// A drain is going on, of which the general visit knows.
     Nobody,
     Plain,
-    /// And observers are told of each visit.
+    /// And observers, or the log, are told.
     Watched,
-    /// And they, or the log, of each message.
-    Told,
 }
 
 /// Whose session runs, and so what a reply is.
@@ -290,9 +288,7 @@ impl<S> PollSet<S> {
     pub(crate) fn serves_now(&self) -> Serves {
         if self.phase != Phase::Running {
             Serves::Nobody
-        } else if self.tells_messages() || log_enabled!(target: "ipc_reactor", Level::Trace) {
-            Serves::Told
-        } else if self.watch.is_some() {
+        } else if self.watch.is_some() || log_enabled!(target: "ipc_reactor", Level::Trace) {
             Serves::Watched
         } else {
             Serves::Plain

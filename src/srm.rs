@@ -8,7 +8,7 @@ use std::mem;
 use slab::Slab;
 
 use crate::{
-    Cause, Drain, HalfClose, Key, PollSet, Session, Stats, TimerKey, VisitEnd,
+    Cause, Drain, HalfClose, Key, PollSet, Session, Stats, TimerKey,
     buffer::Buffer,
     cause::Outcome,
     client::{Client, Ending, account, arm_deadline},
@@ -39,31 +39,31 @@ pub(crate) enum Served {
 /// one send. That is most of what ever happens, and leaves nothing to be remembered: such a client goes past the ready list,
 /// and stays in its slot. Only its session is taken out while it runs. Whatever turns out otherwise is left to [`visit`].
 ///
-/// `WATCHED`: observers are told of its visit. `None` if nothing was done.
+/// `WATCHED`: observers are told of its visit. False if nothing was done.
 #[inline(always)]
 pub(crate) fn serve<S, const WATCHED: bool>(
     set: &mut PollSet<S>,
     key: Key,
     scratch: &mut [u8],
     state: &mut S,
-) -> Option<VisitEnd> {
+) -> bool {
     let Some(Slot { source: Source::Client(client), serial, .. }) = set.slots.get_mut(key.index as usize)
     else {
-        return None;
+        return false;
     };
     if *serial != key.serial || !client.is_plain() {
-        return None;
+        return false;
     }
     if WATCHED && let Some(watch) = &mut set.watch {
         watch.service(client.who(key));
     }
     let count = match socket::recv(client.fd(), scratch) {
         Ok(count) if (1..scratch.len()).contains(&count) => count,
-        unusual => return Some(go_on(set, key, Served::Read(unusual.into()), scratch, state)),
+        unusual => return go_on(set, key, Served::Read(unusual.into()), scratch, state),
     };
     set.stats.bytes_in += count as u64;
     if client.plan.framing.known_size(count) != Some(count) {
-        return Some(serve_frames::<S, false>(set, key, count, scratch, state));
+        return serve_frames::<S, false>(set, key, count, scratch, state);
     }
     let Some(mut session) = client.session.take() else { unreachable!("only while it runs it is not there") };
     set.stats.srms += 1;
@@ -77,37 +77,32 @@ pub(crate) fn serve<S, const WATCHED: bool>(
     }
     let sent = if handled.is_ok() && set.halt == Halt::No {
         match answer(client, echoed, &set.out, &mut set.stats) {
-            Ok(()) => return Some(VisitEnd::Drained),
+            Ok(()) => return true,
             Err(sent) => sent,
         }
     } else {
         0
     };
     let served = leave_rest(client, handled, set.halt, &echoed[sent..], &mut set.out, &mut set.stats);
-    Some(served.map_or(VisitEnd::Drained, |served| go_on(set, key, served, scratch, state)))
+    served.is_none_or(|served| go_on(set, key, served, scratch, state))
 }
 
 /// [`serve`], where the log or observers are told of each message.
 #[cold]
-pub(crate) fn serve_told<S>(
-    set: &mut PollSet<S>,
-    key: Key,
-    scratch: &mut [u8],
-    state: &mut S,
-) -> Option<VisitEnd> {
+pub(crate) fn serve_told<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state: &mut S) -> bool {
     let who = match set.source(key) {
         Some(Source::Client(client)) if client.is_plain() => client.who(key),
-        _ => return None,
+        _ => return false,
     };
     set.observe_service(who);
     let Some(Source::Client(client)) = set.source(key) else { unreachable!("it was there just now") };
     let count = match socket::recv(client.fd(), scratch) {
         Ok(count) if (1..scratch.len()).contains(&count) => count,
-        unusual => return Some(go_on(set, key, Served::Read(unusual.into()), scratch, state)),
+        unusual => return go_on(set, key, Served::Read(unusual.into()), scratch, state),
     };
     set.stats.bytes_in += count as u64;
     set.tell_lap(|_, who| What::Read { who, bytes: count });
-    Some(serve_frames::<S, true>(set, key, count, scratch, state))
+    serve_frames::<S, true>(set, key, count, scratch, state)
 }
 
 /// [`serve`], where what was read is any number of frames, or a part of one.
@@ -118,10 +113,8 @@ fn serve_frames<S, const TOLD: bool>(
     count: usize,
     scratch: &mut [u8],
     state: &mut S,
-) -> VisitEnd {
-    let Some(Source::Client(client)) = set.slot(key).map(|slot| &mut slot.source) else {
-        return VisitEnd::Closed;
-    };
+) -> bool {
+    let Some(Source::Client(client)) = set.slot(key).map(|slot| &mut slot.source) else { return true };
     let Some(mut session) = client.session.take() else { unreachable!("only while it runs it is not there") };
     let plan = client.plan.clone();
     let read = &scratch[..count];
@@ -141,7 +134,7 @@ fn serve_frames<S, const TOLD: bool>(
         match answer(client, echoed, &set.out, &mut set.stats) {
             Ok(()) => {
                 tell_sent::<S, TOLD>(set, bytes_out);
-                return VisitEnd::Drained;
+                return true;
             }
             Err(sent) => sent,
         }
@@ -153,7 +146,7 @@ fn serve_frames<S, const TOLD: bool>(
     let served = leave_rest(client, handled, set.halt, &echoed[sent..], &mut set.out, &mut set.stats);
     tell_sent::<S, TOLD>(set, bytes_out);
     match served {
-        None if !frames.is_unusual() => VisitEnd::Drained,
+        None if !frames.is_unusual() => true,
         None | Some(Served::Handled) if frames.pass == Some(Pass::Budget) => {
             go_on(set, key, Served::Spent, scratch, state)
         }
@@ -226,11 +219,14 @@ fn leave_rest<S>(
 
 /// Visits a client that was served in part.
 #[cold]
-fn go_on<S>(set: &mut PollSet<S>, key: Key, served: Served, scratch: &mut [u8], state: &mut S) -> VisitEnd {
-    let Some((mut source, ready)) = set.take_out(key) else { return VisitEnd::Closed };
-    let Source::Client(client) = &mut source else { unreachable!("its slot has no new tenant yet") };
-    let visited = visit(set, key, client, ready | Ready::READABLE, served, scratch, state);
-    set.put_back(key, source, visited)
+fn go_on<S>(set: &mut PollSet<S>, key: Key, served: Served, scratch: &mut [u8], state: &mut S) -> bool {
+    let Some((mut source, ready)) = set.take_out(key) else { return true };
+    if let Source::Client(client) = &mut source {
+        let visited = visit(set, key, client, ready | Ready::READABLE, served, scratch, state);
+        let end = set.put_back(key, source, visited);
+        set.observe_visited(end);
+    }
+    true
 }
 
 /// One visit. The client has been taken out of its slot, and may have been served in part.
