@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use log::{Level, log_enabled};
 use mio::{Events, Interest, Waker, unix::SourceFd};
 
 use crate::{
@@ -223,8 +222,8 @@ impl<S> Reactor<S> {
             let served = Ready::is_just_readable(event)
                 && match set.serves {
                     Serves::Plain => srm::serve::<S, false>(set, key, scratch, state),
-                    Serves::Watched => serve_watched(set, key, scratch, state),
                     Serves::Nobody => false,
+                    Serves::Watched | Serves::Told => serve_watched(set, key, scratch, state),
                 };
             if !served {
                 note_edge(set, round, key, Ready::of(event));
@@ -315,13 +314,13 @@ fn note_edge<S>(set: &mut PollSet<S>, round: &mut Vec<Key>, key: Key, ready: Rea
 /// A client's service on the spot that observers are told of.
 #[cold]
 fn serve_watched<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state: &mut S) -> bool {
-    let served = match set.tells_messages() || log_enabled!(target: "ipc_reactor", Level::Trace) {
-        true => srm::serve_told(set, key, scratch, state),
-        false => srm::serve::<S, true>(set, key, scratch, state),
+    let served = match set.serves {
+        Serves::Told => srm::serve_told(set, key, scratch, state),
+        _ => srm::serve::<S, true>(set, key, scratch, state),
     };
     if served {
         // If it went otherwise, that was told.
-        set.observe_visited(VisitEnd::Drained);
+        set.end_visit(VisitEnd::Drained);
     }
     served
 }

@@ -225,12 +225,22 @@ impl FlightRecorder {
         out.flush()
     }
 
-    #[inline]
+    #[inline(always)]
     fn write(&mut self, at_ns: u64, event: Event) -> usize {
         let at = self.written & (self.ring.len() - 1);
         self.ring[at] = Record { at_ns, event };
         self.written += 1;
         at
+    }
+
+    /// Replaces a visit that was written while it lasted.
+    #[cold]
+    fn complete(&mut self, begun: usize, visit: Event) {
+        // If the ring has gone round since, something else is there, and no other visit.
+        if let event @ Event::Visit { .. } = &mut self.ring[begun].event {
+            *event = visit;
+        }
+        self.visit = None;
     }
 
     /// The records that there are, the oldest first.
@@ -240,47 +250,34 @@ impl FlightRecorder {
         older.iter().chain(newer)
     }
 
-    /// Time that has an account of its own is over; complains if there was much that had none before it.
+    /// Time that has an account of its own is over. Answers how much went by before it that had none.
     #[inline]
-    fn account(&mut self, from_ns: u64, to_ns: u64) {
-        if from_ns.saturating_sub(self.accounted_ns) >= self.slow_ns {
-            let took = Duration::from_nanos(from_ns - self.accounted_ns);
-            self.dump_by_itself(
-                from_ns,
-                format_args!("{took:.1?} between two visits, where on_close is called"),
-            );
-        }
-        self.accounted_ns = to_ns;
-    }
-
-    /// A visit is over.
-    #[inline]
-    fn visited(&mut self, at_ns: u64, took_ns: u64, who: Who, visit: Event) {
-        match self.visit.take() {
-            Some(begun) => {
-                // If the ring has gone round since, something else is there, and no other visit.
-                if let event @ Event::Visit { .. } = &mut self.ring[begun].event {
-                    *event = visit;
-                }
-            }
-            None => {
-                self.account(at_ns - took_ns, at_ns);
-                self.write(at_ns - took_ns, visit);
-            }
-        }
-        self.accounted_ns = at_ns;
-        if took_ns >= self.slow_ns && !mem::take(&mut self.blamed) {
-            self.slow_visit(at_ns, who, took_ns);
-        }
+    fn account(&mut self, from_ns: u64, to_ns: u64) -> u64 {
+        from_ns.saturating_sub(mem::replace(&mut self.accounted_ns, to_ns))
     }
 
     #[cold]
     fn slow_visit(&mut self, at_ns: u64, who: Who, took_ns: u64) {
-        let (took, limit) = (Duration::from_nanos(took_ns), Duration::from_nanos(self.slow_ns));
-        self.dump_by_itself(
-            at_ns,
-            format_args!("{} held up the loop for {took:.1?}; slow is {limit:.1?}", Shown(who)),
-        );
+        // Whose timer it was in the timers' visit has been said.
+        if took_ns >= self.slow_ns && !mem::take(&mut self.blamed) {
+            let (took, limit) = (Duration::from_nanos(took_ns), Duration::from_nanos(self.slow_ns));
+            let who = Shown(who);
+            self.dump_by_itself(
+                at_ns,
+                format_args!("{who} held up the loop for {took:.1?}; slow is {limit:.1?}"),
+            );
+        }
+    }
+
+    #[inline]
+    fn between_visits(&mut self, at_ns: u64, took_ns: u64) {
+        if took_ns >= self.slow_ns {
+            let took = Duration::from_nanos(took_ns);
+            self.dump_by_itself(
+                at_ns,
+                format_args!("{took:.1?} between two visits, where on_close is called"),
+            );
+        }
     }
 
     #[cold]
@@ -328,11 +325,35 @@ impl Default for FlightRecorder {
 }
 
 impl Observer for FlightRecorder {
+    #[inline]
     fn observe(&mut self, seen: &Seen<'_>) {
+        // Most of what is told, by far.
+        let What::Visited { who, ready, queued_ns, took_ns, end } = seen.what else { return self.note(seen) };
+        let visit = Event::Visit { who, ready, end: Some(end), queued_ns, took_ns };
+        let begun_ns = seen.at_ns - took_ns;
+        match self.visit {
+            None => _ = self.write(begun_ns, visit),
+            Some(written) => self.complete(written, visit),
+        }
+        let before_ns = self.account(begun_ns, seen.at_ns);
+        if took_ns.max(before_ns) >= self.slow_ns {
+            self.between_visits(begun_ns, before_ns);
+            self.slow_visit(seen.at_ns, who, took_ns);
+        }
+    }
+
+    fn detail(&self) -> Detail {
+        self.detail
+    }
+}
+
+impl FlightRecorder {
+    /// Anything but the end of a visit.
+    fn note(&mut self, seen: &Seen<'_>) {
         let at_ns = seen.at_ns;
         let event = match seen.what {
             // Its visit tells the same.
-            What::Edge { .. } => return,
+            What::Edge { .. } | What::Visited { .. } => return,
             What::Woke { events, waited_ns } => {
                 self.accounted_ns = at_ns;
                 let events = events as u32;
@@ -342,18 +363,16 @@ impl Observer for FlightRecorder {
                 );
                 return;
             }
-            What::Visited { who, ready, queued_ns, took_ns, end } => {
-                let visit = Event::Visit { who, ready, end: Some(end), queued_ns, took_ns };
-                return self.visited(at_ns, took_ns, who, visit);
-            }
             What::Visit { who, ready, queued_ns } => {
                 let visit = Event::Visit { who, ready, end: None, queued_ns, took_ns: 0 };
-                self.account(at_ns, at_ns);
                 self.visit = Some(self.write(at_ns, visit));
+                let before_ns = self.account(at_ns, at_ns);
+                self.between_visits(at_ns, before_ns);
                 return;
             }
             What::Turned { took_ns: time_ns, ready: left } => {
-                self.account(at_ns, at_ns);
+                let before_ns = self.account(at_ns, at_ns);
+                self.between_visits(at_ns, before_ns);
                 if let Event::Turn { took_ns, ready, .. } = &mut self.ring[self.turn].event {
                     (*took_ns, *ready) = (time_ns, Some(left as u32));
                 }
@@ -377,8 +396,8 @@ impl Observer for FlightRecorder {
             What::Timer { who, timer, late_ns, handler_ns } => {
                 self.write(at_ns, Event::Timer { timer, of: who.key, late_ns, handler_ns });
                 if handler_ns >= self.slow_ns {
-                    self.blamed = true;
                     self.slow_visit(at_ns, who, handler_ns);
+                    self.blamed = true;
                 }
                 return;
             }
@@ -386,10 +405,6 @@ impl Observer for FlightRecorder {
             What::Closed { who, cause } => Event::Closed { who, cause: Why::of(cause) },
         };
         self.write(at_ns, event);
-    }
-
-    fn detail(&self) -> Detail {
-        self.detail
     }
 }
 

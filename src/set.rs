@@ -55,8 +55,10 @@ pub(crate) enum Serves {
     /// A drain is going on, of which the general visit knows.
     Nobody,
     Plain,
-    /// And observers, or the log, are told.
+    /// And observers are told of each visit.
     Watched,
+    /// And they, or the log, of each message.
+    Told,
 }
 
 /// Whose session runs, and so what a reply is.
@@ -288,7 +290,9 @@ impl<S> PollSet<S> {
     pub(crate) fn serves_now(&self) -> Serves {
         if self.phase != Phase::Running {
             Serves::Nobody
-        } else if self.watch.is_some() || log_enabled!(target: "ipc_reactor", Level::Trace) {
+        } else if self.tells_messages() || log_enabled!(target: "ipc_reactor", Level::Trace) {
+            Serves::Told
+        } else if self.watch.is_some() {
             Serves::Watched
         } else {
             Serves::Plain

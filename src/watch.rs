@@ -217,11 +217,14 @@ impl<S> PollSet<S> {
     }
 
     /// `epoll_wait` has returned.
-    #[cold]
+    #[inline(never)]
     pub(crate) fn observe_woke(&mut self, events: usize) {
-        self.tell_lap(|waited_ns, _| What::Woke { events, waited_ns });
         if let Some(watch) = &mut self.watch {
+            let waited_ns = watch.lap();
             watch.turn_ns = watch.now_ns;
+            if !watch.tell(watch.now_ns, self.stats.turns, What::Woke { events, waited_ns }) {
+                self.drop_panicked();
+            }
         }
     }
 
@@ -259,9 +262,14 @@ impl<S> PollSet<S> {
         }
     }
 
-    /// The visit under way, if there is one, is over.
-    #[inline]
+    #[cold]
     pub(crate) fn observe_visited(&mut self, end: VisitEnd) {
+        self.end_visit(end);
+    }
+
+    /// The visit under way, if there is one, is over.
+    #[inline(always)]
+    pub(crate) fn end_visit(&mut self, end: VisitEnd) {
         if let Some(watch) = &mut self.watch
             && let Some(Visit { who, ready, since_ns, begun_ns, .. }) = watch.visit.take()
         {
@@ -280,7 +288,7 @@ impl<S> PollSet<S> {
         self.watch.as_ref()?.visit.map(|visit| visit.who)
     }
 
-    #[cold]
+    #[inline(never)]
     pub(crate) fn observe_turned(&mut self) {
         let ready = self.ready.len();
         if let Some(watch) = &mut self.watch {
@@ -289,7 +297,9 @@ impl<S> PollSet<S> {
                 watch.lap();
             }
             let took_ns = watch.now_ns - watch.turn_ns;
-            self.tell(What::Turned { took_ns, ready });
+            if !watch.tell(watch.now_ns, self.stats.turns, What::Turned { took_ns, ready }) {
+                self.drop_panicked();
+            }
         }
     }
 
