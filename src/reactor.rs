@@ -216,21 +216,9 @@ impl<S> Reactor<S> {
             mem::swap(round, &mut set.ready);
         }
         set.serves = set.serves_now();
-        for event in &*events {
-            set.stats.events += 1;
-            let key = Key::from_token(event.token());
-            let served = Ready::is_just_readable(event)
-                && match set.serves {
-                    Serves::Plain => srm::serve::<S, false>(set, key, scratch, state),
-                    Serves::Nobody => false,
-                    Serves::Watched | Serves::Told => serve_watched(set, key, scratch, state),
-                };
-            if !served {
-                note_edge(set, round, key, Ready::of(event));
-            }
-            if !set.dead.is_empty() {
-                bury(set, state);
-            }
+        match set.serves {
+            Serves::Plain | Serves::Nobody => note_each::<S, false>(set, events, round, scratch, state),
+            Serves::Watched | Serves::Told => note_watched(set, events, round, scratch, state),
         }
     }
 
@@ -311,18 +299,45 @@ fn note_edge<S>(set: &mut PollSet<S>, round: &mut Vec<Key>, key: Key, ready: Rea
     }
 }
 
-/// A client's service on the spot that observers are told of.
-#[cold]
-fn serve_watched<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state: &mut S) -> bool {
-    let served = match set.serves {
-        Serves::Told => srm::serve_told(set, key, scratch, state),
-        _ => srm::serve::<S, true>(set, key, scratch, state),
-    };
-    if served {
-        // If it went otherwise, that was told.
-        set.end_visit(VisitEnd::Drained);
+#[inline(never)]
+fn note_watched<S>(
+    set: &mut PollSet<S>,
+    events: &Events,
+    round: &mut Vec<Key>,
+    scratch: &mut [u8],
+    state: &mut S,
+) {
+    note_each::<S, true>(set, events, round, scratch, state);
+}
+
+#[inline(always)]
+fn note_each<S, const WATCHED: bool>(
+    set: &mut PollSet<S>,
+    events: &Events,
+    round: &mut Vec<Key>,
+    scratch: &mut [u8],
+    state: &mut S,
+) {
+    for event in events {
+        set.stats.events += 1;
+        let key = Key::from_token(event.token());
+        let served = Ready::is_just_readable(event)
+            && match set.serves {
+                Serves::Plain if !WATCHED => srm::serve::<S, false>(set, key, scratch, state),
+                Serves::Watched if WATCHED => srm::serve::<S, true>(set, key, scratch, state),
+                Serves::Told if WATCHED => srm::serve_told(set, key, scratch, state),
+                _ => false,
+            };
+        if !served {
+            note_edge(set, round, key, Ready::of(event));
+        } else if WATCHED {
+            // If it went otherwise, that was told.
+            set.end_visit(VisitEnd::Drained);
+        }
+        if !set.dead.is_empty() {
+            bury(set, state);
+        }
     }
-    served
 }
 
 /// A visit that observers are told of.
