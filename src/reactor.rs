@@ -215,10 +215,10 @@ impl<S> Reactor<S> {
         if !set.ready.is_empty() {
             mem::swap(round, &mut set.ready);
         }
-        set.serves = set.serves_now();
-        match set.serves {
-            Serves::Plain | Serves::Nobody => note_each::<S, false>(set, events, round, scratch, state),
-            Serves::Watched | Serves::Told => note_watched(set, events, round, scratch, state),
+        if set.watch.is_some() {
+            note_watched(set, events, round, scratch, state);
+        } else {
+            note_each::<S, false>(set, events, round, scratch, state);
         }
     }
 
@@ -318,15 +318,15 @@ fn note_each<S, const WATCHED: bool>(
     scratch: &mut [u8],
     state: &mut S,
 ) {
+    set.serves = set.serves_now();
     for event in events {
         set.stats.events += 1;
         let key = Key::from_token(event.token());
         let served = Ready::is_just_readable(event)
             && match set.serves {
-                Serves::Plain if !WATCHED => srm::serve::<S, false>(set, key, scratch, state),
-                Serves::Watched if WATCHED => srm::serve::<S, true>(set, key, scratch, state),
-                Serves::Told if WATCHED => srm::serve_told(set, key, scratch, state),
-                _ => false,
+                Serves::Plain => srm::serve::<S, WATCHED>(set, key, scratch, state),
+                Serves::Told => srm::serve_told(set, key, scratch, state),
+                Serves::Nobody => false,
             };
         if !served {
             note_edge(set, round, key, Ready::of(event));

@@ -55,9 +55,7 @@ pub(crate) enum Serves {
     /// A drain is going on, of which the general visit knows.
     Nobody,
     Plain,
-    /// And observers are told of each visit.
-    Watched,
-    /// And they, or the log, of each message.
+    /// And observers, or the log, are told of each message.
     Told,
 }
 
@@ -292,8 +290,6 @@ impl<S> PollSet<S> {
             Serves::Nobody
         } else if self.tells_messages() || log_enabled!(target: "ipc_reactor", Level::Trace) {
             Serves::Told
-        } else if self.watch.is_some() {
-            Serves::Watched
         } else {
             Serves::Plain
         }

@@ -93,18 +93,29 @@ impl Watch {
         self.visit = Some(Visit { who, ready, since_ns, begun_ns: self.now_ns, told: false });
     }
 
+    /// Tells what has just happened, and before it of the visit under way. False as below.
+    #[inline(always)]
+    fn tell(&mut self, turn: u64, what: What<'_>) -> bool {
+        self.tell_visit(turn) & self.show(self.now_ns, turn, what)
+    }
+
     /// Tells the beginning of the visit under way, if that was not done.
+    #[inline]
     fn tell_visit(&mut self, turn: u64) -> bool {
-        let Some(visit) = self.visit.as_mut().filter(|visit| !visit.told) else { return true };
-        visit.told = true;
-        let Visit { who, ready, since_ns, begun_ns, .. } = *visit;
-        let queued_ns = begun_ns.saturating_sub(since_ns);
-        self.tell(begun_ns, turn, What::Visit { who, ready, queued_ns })
+        match &mut self.visit {
+            Some(visit) if !visit.told => {
+                visit.told = true;
+                let Visit { who, ready, since_ns, begun_ns, .. } = *visit;
+                let queued_ns = begun_ns.saturating_sub(since_ns);
+                self.show(begun_ns, turn, What::Visit { who, ready, queued_ns })
+            }
+            _ => true,
+        }
     }
 
     /// Tells everybody who wants to know. False if one of them panicked; it is to be dropped.
     #[inline(always)]
-    fn tell(&mut self, at_ns: u64, turn: u64, what: What<'_>) -> bool {
+    fn show(&mut self, at_ns: u64, turn: u64, what: What<'_>) -> bool {
         let detail = what.detail();
         let seen = Seen { at_ns, turn, what };
         let mut well = true;
@@ -169,7 +180,7 @@ impl<S> PollSet<S> {
         if let Some(watch) = &mut self.watch {
             watch.buried |= matches!(what, What::Closed { .. });
             let turn = self.stats.turns;
-            if !(watch.tell_visit(turn) & watch.tell(watch.now_ns, turn, what)) {
+            if !watch.tell(turn, what) {
                 self.drop_panicked();
             }
         }
@@ -181,7 +192,9 @@ impl<S> PollSet<S> {
         if let Some(watch) = &mut self.watch {
             let took_ns = watch.lap();
             let who = watch.visit.map_or(NOBODY, |visit| visit.who);
-            self.tell(what(took_ns, who));
+            if !watch.tell(self.stats.turns, what(took_ns, who)) {
+                self.drop_panicked();
+            }
         }
     }
 
@@ -222,7 +235,7 @@ impl<S> PollSet<S> {
         if let Some(watch) = &mut self.watch {
             let waited_ns = watch.lap();
             watch.turn_ns = watch.now_ns;
-            if !watch.tell(watch.now_ns, self.stats.turns, What::Woke { events, waited_ns }) {
+            if !watch.show(watch.now_ns, self.stats.turns, What::Woke { events, waited_ns }) {
                 self.drop_panicked();
             }
         }
@@ -276,7 +289,7 @@ impl<S> PollSet<S> {
             watch.lap();
             let (queued_ns, took_ns) = (begun_ns.saturating_sub(since_ns), watch.now_ns - begun_ns);
             let what = What::Visited { who, ready, queued_ns, took_ns, end };
-            if !watch.tell(watch.now_ns, self.stats.turns, what) {
+            if !watch.show(watch.now_ns, self.stats.turns, what) {
                 self.drop_panicked();
             }
         }
@@ -297,7 +310,7 @@ impl<S> PollSet<S> {
                 watch.lap();
             }
             let took_ns = watch.now_ns - watch.turn_ns;
-            if !watch.tell(watch.now_ns, self.stats.turns, What::Turned { took_ns, ready }) {
+            if !watch.show(watch.now_ns, self.stats.turns, What::Turned { took_ns, ready }) {
                 self.drop_panicked();
             }
         }
@@ -324,7 +337,7 @@ impl<S> PollSet<S> {
                 clients: self.stats.clients,
             };
             let turn = self.stats.turns;
-            well = watch.tell_visit(turn) & watch.tell(watch.now_ns, turn, what);
+            well = watch.tell(turn, what);
         }
         self.watch = Some(watch);
         if !well {
