@@ -216,9 +216,9 @@ impl<S> Reactor<S> {
             mem::swap(round, &mut set.ready);
         }
         if set.watch.is_some() {
-            note_watched(set, events, round, scratch, state);
+            take_watched(set, events, round, scratch, state);
         } else {
-            note_each::<S, false>(set, events, round, scratch, state);
+            take_events::<S, false>(set, events, round, scratch, state);
         }
     }
 
@@ -287,31 +287,10 @@ impl<S> Reactor<S> {
     }
 }
 
-#[cold]
-fn note_edge<S>(set: &mut PollSet<S>, round: &mut Vec<Key>, key: Key, ready: Ready) {
-    match set.note(key, ready) {
-        Some(true) => round.push(key),
-        Some(false) => {}
-        None => set.stats.stale_events += 1,
-    }
-    if set.watch.is_some() {
-        set.observe_edge(key, ready);
-    }
-}
-
-#[inline(never)]
-fn note_watched<S>(
-    set: &mut PollSet<S>,
-    events: &Events,
-    round: &mut Vec<Key>,
-    scratch: &mut [u8],
-    state: &mut S,
-) {
-    note_each::<S, true>(set, events, round, scratch, state);
-}
-
+/// Serves clients on the spot, and notes all other edges. `WATCHED`: observers are told of each visit. It is a loop of its own,
+/// so that the other has nothing to ask.
 #[inline(always)]
-fn note_each<S, const WATCHED: bool>(
+fn take_events<S, const WATCHED: bool>(
     set: &mut PollSet<S>,
     events: &Events,
     round: &mut Vec<Key>,
@@ -337,6 +316,29 @@ fn note_each<S, const WATCHED: bool>(
         if !set.dead.is_empty() {
             bury(set, state);
         }
+    }
+}
+
+#[inline(never)]
+fn take_watched<S>(
+    set: &mut PollSet<S>,
+    events: &Events,
+    round: &mut Vec<Key>,
+    scratch: &mut [u8],
+    state: &mut S,
+) {
+    take_events::<S, true>(set, events, round, scratch, state);
+}
+
+#[cold]
+fn note_edge<S>(set: &mut PollSet<S>, round: &mut Vec<Key>, key: Key, ready: Ready) {
+    match set.note(key, ready) {
+        Some(true) => round.push(key),
+        Some(false) => {}
+        None => set.stats.stale_events += 1,
+    }
+    if set.watch.is_some() {
+        set.observe_edge(key, ready);
     }
 }
 

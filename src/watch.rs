@@ -13,7 +13,7 @@ use log::Level;
 
 use crate::{
     Detail, Key, ListenerKind, Observer, Peer, PollSet, Ready, Seen, SourceKind, VisitEnd, What, Who,
-    source::Source, sys, throttle::Kind,
+    set::Serves, source::Source, sys, throttle::Kind,
 };
 
 struct Watcher {
@@ -140,6 +140,8 @@ impl<S> PollSet<S> {
         let watch = self.watch.get_or_insert_with(|| Box::new(Watch::new()));
         watch.watchers.push(Watcher { observer: Box::new(observer), wants });
         watch.settle();
+        // Whose events have come in this turn already goes through the ready list, and is told from there.
+        self.serves = Serves::Nobody;
     }
 
     /// The first observer of this type. `None` if there is none: it was never put in, was taken out, or has panicked.
