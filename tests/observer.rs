@@ -260,8 +260,10 @@ fn a_visit_is_told_in_one_event_unless_something_happens_in_it() {
 struct Curious(VisitDiary);
 
 impl Session<()> for Curious {
-    fn on_request(&mut self, _: &[u8], cx: &mut Context<'_, ()>, (): &mut ()) -> io::Result<()> {
-        cx.observe(self.0.clone());
+    fn on_request(&mut self, request: &[u8], cx: &mut Context<'_, ()>, (): &mut ()) -> io::Result<()> {
+        if request == b"look" {
+            cx.observe(self.0.clone());
+        }
         Ok(())
     }
 }
@@ -276,7 +278,8 @@ fn an_observer_that_is_put_in_by_a_handler_is_told_of_the_rest_of_the_turn() {
         theirs
     });
     while reactor.turn(Some(Duration::ZERO), &mut ()).unwrap() == Turn::Pending {}
-    peers.iter_mut().for_each(|peer| peer.write_all(b"look\n").unwrap());
+    peers[0].write_all(b"look\n").unwrap();
+    peers[1].write_all(b"and be seen\n").unwrap();
     let _ = reactor.turn(None, &mut ()).unwrap();
     let told = diary.0.take();
     assert_eq!(told.iter().filter(|line| *line == "visited Drained").count(), 1, "{told:?}");
