@@ -7,10 +7,12 @@ use std::{
     time::Duration,
 };
 
+use event::{Event, Record, Why};
 use text::Shown;
 
-use crate::{Cause, Detail, Key, Limit, Observer, Ready, Seen, Signal, TimerKey, VisitEnd, What, Who};
+use crate::{Cause, Detail, Key, Observer, Seen, What, Who};
 
+mod event;
 mod text;
 
 /// An [`Observer`] that keeps the latest few thousand events in a ring, and says what they were when somebody asks, when a
@@ -63,105 +65,6 @@ pub struct FlightRecorder {
     dumped_ns: Option<u64>,
     /// Dumps that were left out since the last one.
     left_out: u64,
-}
-
-#[derive(Clone, Copy)]
-struct Record {
-    at_ns: u64,
-    event: Event,
-}
-
-/// [`What`], without what it borrows.
-#[derive(Clone, Copy)]
-enum Event {
-    /// What is ready for the next is not known while it lasts.
-    Turn {
-        turn: u64,
-        events: u32,
-        ready: Option<u32>,
-        waited_ns: u64,
-        took_ns: u64,
-    },
-    /// Without an end while it lasts.
-    Visit {
-        who: Who,
-        ready: Ready,
-        end: Option<VisitEnd>,
-        queued_ns: u64,
-        took_ns: u64,
-    },
-    Stale {
-        key: Key,
-    },
-    Cir {
-        client: Who,
-        clients: u32,
-        handler_ns: u64,
-    },
-    CirRefused,
-    Read {
-        bytes: usize,
-    },
-    Srm {
-        bytes: u32,
-        reply_bytes: u32,
-        handler_ns: u64,
-    },
-    Sent {
-        bytes: usize,
-        left: usize,
-    },
-    Message {
-        bytes: usize,
-        handler_ns: u64,
-    },
-    Signal {
-        signal: Signal,
-        pid: u32,
-        handler_ns: u64,
-    },
-    Timer {
-        timer: TimerKey,
-        /// The timers, or a client.
-        of: Key,
-        late_ns: u64,
-        handler_ns: u64,
-    },
-    Fault {
-        key: Key,
-        panic: bool,
-    },
-    Limit {
-        limit: Limit,
-    },
-    Closed {
-        who: Who,
-        cause: Why,
-    },
-}
-
-/// A [`Cause`], without its words.
-#[derive(Clone, Copy)]
-struct Why(&'static str);
-
-impl Why {
-    fn of(cause: &Cause) -> Why {
-        Why(match cause {
-            Cause::Peer => "by the peer",
-            Cause::HalfFrame => "by the peer in the middle of a frame",
-            Cause::Reset => "the peer left with bytes unread",
-            Cause::Closed => "by a handler",
-            Cause::Connect(_) => "connecting failed",
-            Cause::Io(_) => "input or output failed",
-            Cause::Handler(_) => "the handler failed",
-            Cause::Malformed(_) => "malformed frame",
-            Cause::Panic(_) => "the handler panicked",
-            Cause::Limit(_) => "limit reached",
-            Cause::Drain => "drained",
-            Cause::DrainDeadline => "the drain's deadline passed",
-            Cause::Stop => "the reactor stopped",
-        })
-    }
 }
 
 impl FlightRecorder {
@@ -426,5 +329,3 @@ fn blank(events: usize) -> Box<[Record]> {
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
-
-const _: () = assert!(size_of::<Record>() <= 48, "a record fits in a cache line");

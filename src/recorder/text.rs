@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Event, FlightRecorder, Record, Why};
+use super::{
+    FlightRecorder,
+    event::{Event, Record, Why},
+};
 use crate::{Ready, SourceKind, Who};
 
 impl fmt::Display for FlightRecorder {
