@@ -296,6 +296,9 @@ pub struct Frames<'a> {
     pub(crate) pass: Option<Pass>,
 }
 
+/// The first frame of some bytes, and those behind it.
+type Split<'a> = (&'a [u8], &'a [u8]);
+
 impl<'a> Frames<'a> {
     #[inline]
     pub(crate) fn new(framing: &'a Framing, bytes: &'a [u8], messages: usize) -> Frames<'a> {
@@ -309,7 +312,7 @@ impl<'a> Frames<'a> {
     }
 
     /// The first frame, where only a look at the bytes tells how long it is, and the rest.
-    fn decode(&mut self, rest: &'a [u8], frame_max: usize) -> Result<Option<(&'a [u8], &'a [u8])>, Refusal> {
+    fn decode(&mut self, rest: &'a [u8], frame_max: usize) -> Result<Option<Split<'a>>, Refusal> {
         let max = self.framing.frame_max(frame_max);
         Ok(match self.framing.decode(rest, &mut self.scanned, max)? {
             Decoded::Frame { payload, consumed } => Some((&rest[payload], &rest[consumed..])),

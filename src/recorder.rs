@@ -93,7 +93,7 @@ impl FlightRecorder {
         FlightRecorder { ring, written: 0, turn: 0, visit: None, ..self }
     }
 
-    /// Records each message too: which request it was that took so long. It costs about twice as much.
+    /// Records each message too: which request it was that took so long. It costs several times as much.
     #[must_use]
     pub fn messages(self) -> FlightRecorder {
         FlightRecorder { detail: Detail::Messages, ..self }
