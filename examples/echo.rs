@@ -41,7 +41,9 @@ fn serve(arguments: Arguments) -> io::Result<()> {
     let framing = arguments.frame.map_or_else(Framing::raw, |bytes| Framing::fixed(bytes.get()));
     for address in &arguments.addresses {
         let listener = Listener::bind(address)?;
-        eprintln!("echo: listening on {}", listener.local_address()?);
+        let line = format!("echo: listening on {}\n", listener.local_address()?);
+        // In one piece: standard error has no buffer.
+        eprint!("{line}");
         reactor.listen(listener, framing.clone(), |_peer, ()| Ok(Echo))?;
     }
     println!("ready");

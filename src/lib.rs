@@ -54,6 +54,7 @@ mod sys;
 mod throttle;
 mod timers;
 mod wait;
+mod watch;
 
 pub use address::Address;
 pub use allow::Allow;
