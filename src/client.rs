@@ -293,7 +293,9 @@ pub(crate) fn admit<S>(
 pub(crate) fn watch<S>(set: &mut PollSet<S>, key: Key) {
     let Some(Source::Client(client)) = set.source(key) else { return };
     let (fd, interest) = (client.socket.as_raw_fd(), interest(&client.plan, client.watches_write));
-    let watched = set.poll.registry().register(&mut SourceFd(&fd), key.token(), interest);
+    let watched = set
+        .check_not_forked()
+        .and_then(|()| set.poll.registry().register(&mut SourceFd(&fd), key.token(), interest));
     let Some(slot) = set.slot(key) else { return };
     match (watched, &mut slot.source) {
         (Ok(()), Source::Client(client)) => client.unwatched = false,

@@ -94,8 +94,8 @@ impl<S> ClientHandle<'_, S> {
         self.key
     }
 
-    /// Sends `bytes` to this client, as they are; they leave before the round ends, with all else that this round
-    /// sends to it.
+    /// Sends `bytes` to this client, as they are; they leave in the next round at the latest, with all else that is sent
+    /// to it by then.
     ///
     /// # Errors
     /// As for [`Context::reply`].

@@ -219,7 +219,10 @@ fn cir<S>(
             return report(set, key, "CIR refused by the factory of master socket", &cause);
         }
     };
-    let hurried = master.plan.expects_request() && set.phase == Phase::Running && set.watch.is_none();
+    let hurried = master.plan.expects_request()
+        && !master.plan.records
+        && set.phase == Phase::Running
+        && set.watch.is_none();
     let watched = if hurried { Watched::AfterFirstVisit } else { Watched::AtOnce };
     match client::admit(set, socket, master.plan.clone(), session, None, watched) {
         Ok(client) => {

@@ -387,13 +387,16 @@ fn visit_watched<S>(set: &mut PollSet<S>, scratch: &mut [u8], key: Key, state: &
 fn visit_newcomers<S>(set: &mut PollSet<S>, scratch: &mut [u8], state: &mut S) {
     let mut newcomers = mem::take(&mut set.newcomers);
     for key in newcomers.drain(..) {
-        let plan = set.plan_of(key).cloned();
-        let heard = set.stats.bytes_in;
-        visit(set, scratch, key, state);
-        client::watch(set, key);
-        if let Some(plan) = plan {
-            plan.note_newcomer(set.stats.bytes_in > heard);
+        // One whom another has put into the ready list has its share of a round when its turn comes.
+        if set.phase != Phase::Stopped && !set.is_queued(key) {
+            let plan = set.plan_of(key).cloned();
+            let heard = set.stats.bytes_in;
+            visit(set, scratch, key, state);
+            if let Some(plan) = plan {
+                plan.note_newcomer(set.stats.bytes_in > heard);
+            }
         }
+        client::watch(set, key);
     }
     set.newcomers = newcomers;
 }

@@ -40,6 +40,14 @@ impl Session<Seen> for Obedient {
                 cx.close(seen.master.expect("there is one"));
                 cx.reply(b"shut!")
             }
+            b"rally" => {
+                cx.broadcast(b"rally");
+                Ok(())
+            }
+            b"stop!" => {
+                cx.stop();
+                cx.reply(word)
+            }
             b"alone" => {
                 let own = cx.key();
                 let others: Vec<Key> = cx.clients().filter(|&key| key != own).collect();
@@ -220,6 +228,32 @@ fn a_newcomer_can_close_its_master_socket_and_other_newcomers() {
     server.settle();
     expect(&mut third, b"shut!");
     assert!(UnixStream::connect(&server.path).is_err(), "nobody listens any more");
+    assert_eq!(server.reactor.stats().errors().count(), 0, "{}", server.reactor.stats());
+}
+
+#[test]
+fn a_newcomer_that_another_has_put_into_the_ready_list_is_visited_once() {
+    let mut server = Server::taught();
+    let mut first = server.ask(b"rally");
+    let mut second = server.ask(b"hello");
+    server.settle();
+    expect(&mut first, b"rally");
+    expect(&mut second, b"rallyhello");
+    assert_eq!(server.seen.opened.len(), 2);
+    second.write_all(b"again").unwrap();
+    server.settle();
+    expect(&mut second, b"again");
+}
+
+#[test]
+fn a_stop_from_a_newcomers_first_request_leaves_the_others_unheard() {
+    let mut server = Server::taught();
+    let mut first = server.ask(b"stop!");
+    let second = server.ask(b"hello");
+    while server.turn() != Turn::Stopped {}
+    expect(&mut first, b"stop!");
+    assert_eq!(server.reactor.stats().srms, 4 + 1, "four have taught it");
+    drop(second);
     assert_eq!(server.reactor.stats().errors().count(), 0, "{}", server.reactor.stats());
 }
 
