@@ -2,21 +2,21 @@
 
 use std::{
     cell::Cell,
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     io, mem,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     rc::Rc,
-    time::Duration,
 };
 
 use mio::{Interest, unix::SourceFd};
 
 use crate::{
-    Cause, Framing, Key, Limit, ListenerKind, PollSet, Session, SourceKind, Who,
+    Cause, Framing, Key, ListenerKind, PollSet, Session, SourceKind, Who,
+    accounts::{UID_UNKNOWN, account, uid_of},
     buffer::{Buffer, Pool},
     connect::Connecting,
-    set::{Phase, Usage},
-    source::{Ready, Slot, Source},
+    set::Phase,
+    source::{Ready, Source},
     sys::socket,
 };
 
@@ -80,11 +80,6 @@ impl From<Ending> for Cause {
     }
 }
 
-/// The uid of a client that nobody has asked the kernel about yet; no user has it (`chown(2)` takes -1 for "leave it").
-const UID_UNKNOWN: u32 = u32::MAX;
-/// Stands for all the peers of whom the kernel knows no uid (the overflow uid minus one is nobody's either).
-const NO_UID: u32 = u32::MAX - 1;
-
 pub(crate) struct Client<S> {
     pub(crate) socket: OwnedFd,
     pub(crate) plan: Rc<Plan>,
@@ -100,7 +95,7 @@ pub(crate) struct Client<S> {
     pub(crate) active_ns: u64,
     /// How much of the reactor's memory it holds, as accounted.
     pub(crate) held: u32,
-    uid: u32,
+    pub(crate) uid: u32,
     pub(crate) ending: Option<Ending>,
     /// There is nothing unusual about it: as seen at the end of its last general visit. Between visits only `output` and
     /// `ending` change, by [`Client::output`] and [`Client::end`].
@@ -343,158 +338,4 @@ pub(crate) fn interest(plan: &Plan, write: bool) -> Interest {
     // PRIORITY tells of an out-of-band byte, at which a read stops short.
     let read = if plan.records { Interest::READABLE } else { Interest::READABLE | Interest::PRIORITY };
     if write { read | Interest::WRITABLE } else { read }
-}
-
-/// Accounts what a client holds of the reactor's memory now; names the limit that this exceeds.
-pub(crate) fn account<S>(set: &mut PollSet<S>, client: &mut Client<S>, held: usize) -> Option<Limit> {
-    let before = client.held as usize;
-    set.held = set.held - before + held;
-    client.held = u32::try_from(held).unwrap_or(u32::MAX);
-    if set.held > set.limits.held_max && held > before {
-        return Some(Limit::Held);
-    }
-    // No user can hold more than all together.
-    if client.plan.unix && set.users.is_none() && set.held > set.limits.held_per_uid {
-        count_users(set);
-    }
-    if set.users.is_some() && client.uid == UID_UNKNOWN {
-        // It was out of its slot when the users were counted.
-        let uid = uid_of(client);
-        client.uid = uid;
-        if let Some(users) = &mut set.users {
-            let usage = users.entry(uid).or_default();
-            usage.clients += 1;
-            usage.held += before;
-        }
-    }
-    let limit = set.limits.held_per_uid;
-    let usage = set.users.as_mut()?.get_mut(&client.uid)?;
-    usage.held = usage.held - before + held;
-    (client.plan.unix && usage.held > limit && held > before).then_some(Limit::HeldPerUid)
-}
-
-/// Whether another client of the same user as this new one would be too many.
-pub(crate) fn too_many_of_user<S>(set: &mut PollSet<S>, socket: &OwnedFd) -> bool {
-    // While all clients together are fewer than one user may have, nobody need be asked.
-    if set.stats.clients < set.limits.clients_per_uid {
-        return false;
-    }
-    if set.users.is_none() {
-        count_users(set);
-    }
-    let uid = socket::peer_credentials(socket.as_fd()).map_or(NO_UID, |credentials| credentials.uid);
-    let clients = set.users.as_ref().and_then(|users| users.get(&uid)).map_or(0, |usage| usage.clients);
-    clients >= set.limits.clients_per_uid
-}
-
-/// Asks the kernel whose each client is. Done once, and only where one user could be over a limit at all; from then
-/// on the count is kept.
-fn count_users<S>(set: &mut PollSet<S>) {
-    let mut users: HashMap<u32, Usage> = HashMap::new();
-    for (_, slot) in &mut set.slots {
-        if let Slot { source: Source::Client(client), .. } = slot {
-            client.uid = uid_of(client);
-            let usage = users.entry(client.uid).or_default();
-            usage.clients += 1;
-            usage.held += client.held as usize;
-        }
-    }
-    set.users = Some(users);
-}
-
-fn uid_of<S>(client: &Client<S>) -> u32 {
-    if !client.plan.unix {
-        return NO_UID;
-    }
-    match socket::peer_credentials(client.socket.as_fd()) {
-        // A connection of ours that does not stand yet has no peer, and the uid -1.
-        Ok(credentials) if credentials.uid != UID_UNKNOWN => credentials.uid,
-        _ => NO_UID,
-    }
-}
-
-/// When this client's time is up next, and why.
-fn deadline<S>(set: &PollSet<S>, client: &Client<S>) -> Option<(u64, Limit)> {
-    let after = |since_ns: u64, duration: Duration| since_ns.saturating_add(duration.as_nanos() as u64);
-    if !client.is_open() {
-        return Some((after(client.active_ns, set.limits.flush), Limit::Flush));
-    }
-    if client.is_connecting() {
-        return Some((after(client.active_ns, set.limits.connect), Limit::Connect));
-    }
-    let active_ns = client.active_ns.max(set.idle_since_ns);
-    let idle = set.limits.idle.map(|idle| (after(active_ns, idle), Limit::Idle));
-    let half_frame = match (set.limits.half_frame, client.has_half_frame()) {
-        (Some(limit), Some(since_ns)) if !client.slow => Some((after(since_ns, limit), Limit::HalfFrame)),
-        _ => None,
-    };
-    [idle, half_frame].into_iter().flatten().min_by_key(|&(due_ns, _)| due_ns)
-}
-
-/// Sees to it that this client's deadline will be noticed. One that moves away needs nothing: it is looked at when
-/// the earlier one has come.
-pub(crate) fn arm_deadline<S>(set: &mut PollSet<S>, key: Key, client: &Client<S>) {
-    if let Some((due_ns, _)) = deadline(set, client) {
-        set.timers.client_deadline(&mut set.slots, key.index, due_ns);
-    }
-}
-
-/// There is an idle deadline from now on. Without one nobody has looked at the clock when a client was active: all of them
-/// begin to idle now.
-pub(crate) fn begin_idling<S>(set: &mut PollSet<S>, idle: Duration) {
-    set.idle_since_ns = set.now_ns();
-    let due_ns = set.idle_since_ns.saturating_add(idle.as_nanos() as u64);
-    let keys: Vec<Key> = set.clients().collect();
-    for key in keys {
-        set.timers.client_deadline(&mut set.slots, key.index, due_ns);
-    }
-}
-
-/// A deadline in the heap has come: the client's time is up, or it is put off.
-pub(crate) fn deadline_due<S>(set: &mut PollSet<S>, key: Key, now_ns: u64) {
-    let Some(Source::Client(client)) = set.source(key) else { return };
-    match deadline(set, client) {
-        Some((due_ns, limit)) if due_ns <= now_ns => {
-            let Some(slot) = set.slot(key) else { return };
-            let source = mem::replace(&mut slot.source, Source::Running);
-            set.trip(limit, format_args!("client {key}"));
-            set.retire(key, source, Cause::Limit(limit));
-        }
-        Some((due_ns, _)) => set.timers.client_deadline(&mut set.slots, key.index, due_ns),
-        None => {}
-    }
-}
-
-pub(crate) fn any_half_frame<S>(set: &PollSet<S>) -> bool {
-    set.slots
-        .iter()
-        .any(|(_, slot)| matches!(&slot.source, Source::Client(client) if client.has_half_frame().is_some()))
-}
-
-/// Closes the clients that have been holding a half frame for longest, to make room for newcomers: of those that
-/// connected and never finish a request, none keeps a place that somebody else could use.
-pub(crate) fn evict_half_frames<S>(set: &mut PollSet<S>) -> bool {
-    const AT_ONCE: usize = 64;
-    let mut found: Vec<(u64, Key)> = set
-        .slots
-        .iter()
-        .filter_map(|(index, slot)| match &slot.source {
-            Source::Client(client) => {
-                Some((client.has_half_frame()?, Key { index: index as u32, serial: slot.serial }))
-            }
-            _ => None,
-        })
-        .collect();
-    if found.len() > AT_ONCE {
-        found.select_nth_unstable(AT_ONCE);
-        found.truncate(AT_ONCE);
-    }
-    for &(_, key) in &found {
-        if let Some(slot) = set.slot(key) {
-            let source = mem::replace(&mut slot.source, Source::Running);
-            set.trip(Limit::Evicted, format_args!("client {key} with a half frame"));
-            set.retire(key, source, Cause::Limit(Limit::Evicted));
-        }
-    }
-    !found.is_empty()
 }

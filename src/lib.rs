@@ -6,9 +6,11 @@
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("ipc-reactor is for 64-bit Linux: its keys fill a 64-bit epoll token");
 
+mod accounts;
 mod address;
 mod allow;
 mod buffer;
+mod builder;
 mod cause;
 mod child_source;
 pub mod children;
@@ -18,7 +20,9 @@ mod connect;
 mod context;
 mod datagram;
 mod datagram_source;
+mod deadlines;
 mod descriptors;
+mod frames;
 mod framing;
 mod guard;
 pub mod guide;
@@ -40,6 +44,7 @@ mod reactor;
 mod recorder;
 mod rejected;
 mod remote;
+mod serve;
 mod session;
 mod set;
 pub mod shm;
@@ -58,6 +63,7 @@ mod watch;
 
 pub use address::Address;
 pub use allow::Allow;
+pub use builder::Builder;
 pub use cause::{Cause, Limit};
 pub use child_source::{ChildHandler, ChildProcess};
 pub use context::{ClientHandle, Context};
@@ -73,7 +79,7 @@ pub use open::{FdSource, Progress};
 pub use peer::{Credentials, Peer, PeerAddress};
 pub use queue::{Queue, QueueOptions, TrySendError};
 pub use queue_source::{Message, Posted, QueueHandler};
-pub use reactor::{Builder, Reactor, Turn};
+pub use reactor::{Reactor, Turn};
 pub use recorder::FlightRecorder;
 pub use rejected::Rejected;
 pub use remote::Remote;

@@ -11,8 +11,9 @@ use log::{Level, log_enabled};
 use mio::Interest;
 
 use crate::{
-    Cause, Framing, Key, Limit, Listener, Peer, PollSet, Rejected, Session, WhenFull,
+    Cause, Framing, Key, Limit, Listener, Peer, PollSet, Rejected, Session, WhenFull, accounts,
     client::{self, Plan, Watched},
+    deadlines,
     guard::{guarded, report},
     observe::What,
     set::Phase,
@@ -86,12 +87,12 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, master: &mut Master<S>, s
     }
     for _ in 0..set.limits.accepts_per_visit.max(1) {
         let full = set.stats.clients >= set.limits.clients;
-        if full && set.limits.when_full == WhenFull::Wait && !client::any_half_frame(set) {
+        if full && set.limits.when_full == WhenFull::Wait && !deadlines::any_half_frame(set) {
             return wait(set, key, master, Some(Limit::Clients), "every place is taken");
         }
         match master.listener.accept() {
             // Nobody loses a place before there is somebody to take it.
-            Ok((socket, _)) if full && !client::evict_half_frames(set) => {
+            Ok((socket, _)) if full && !deadlines::evict_half_frames(set) => {
                 shed(set, master, Limit::Clients, socket)
             }
             Ok((socket, address)) => {
@@ -190,7 +191,7 @@ fn cir<S>(
     address: Option<SocketAddr>,
     state: &mut S,
 ) {
-    if master.plan.unix && client::too_many_of_user(set, &socket) {
+    if master.plan.unix && accounts::too_many_of_user(set, &socket) {
         refused(set);
         set.trip(Limit::ClientsPerUid, format_args!("a CIR at master socket {key} was refused"));
         return;

@@ -2,9 +2,7 @@
 
 use std::{
     cell::Cell,
-    fmt, io,
-    marker::PhantomData,
-    mem,
+    fmt, io, mem,
     ops::{Deref, DerefMut},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     time::Duration,
@@ -13,16 +11,16 @@ use std::{
 use mio::{Events, Interest, Waker, unix::SourceFd};
 
 use crate::{
-    Cause, Key, Limits, PollSet, Remote, VisitEnd, client, datagram_source,
+    Builder, Cause, Key, Limits, PollSet, Remote, VisitEnd, client, datagram_source,
     guard::{guarded, report},
     master, open, queue_source, remote,
     remote::Inbox,
+    serve,
+    serve::Served,
     set::{Dead, DeadHandler, Phase, Serves},
     shm_source, signal_source,
     source::{Ready, Source},
-    srm,
-    srm::Served,
-    sys, timers, wait,
+    srm, sys, timers, wait,
     wait::Spin,
 };
 
@@ -57,66 +55,28 @@ pub enum Turn {
     Stopped,
 }
 
-/// How a [`Reactor`] is made: [`Reactor::builder`].
-#[derive(Debug, Clone)]
-pub struct Builder<S> {
-    limits: Limits,
-    events: usize,
-    read_buffer: usize,
-    spin: Duration,
-    state: PhantomData<fn(&mut S)>,
-}
-
-impl<S> Builder<S> {
-    /// The bounds of everything.
-    #[must_use]
-    pub fn limits(mut self, limits: Limits) -> Builder<S> {
-        self.limits = limits;
-        self
-    }
-
-    /// Events fetched from the kernel at once. Default 1,024.
-    #[must_use]
-    pub fn events(mut self, events: usize) -> Builder<S> {
-        self.events = events.max(1);
-        self
-    }
-
-    /// Bytes read from a socket at once. Default 128 KiB; there is one such buffer for all clients. Reading is
-    /// cheapest when it is larger than a client's messages.
-    #[must_use]
-    pub fn read_buffer(mut self, bytes: usize) -> Builder<S> {
-        self.read_buffer = bytes.max(64);
-        self
-    }
-
-    /// Polls for up to `limit` before sleeping, where the latest waits say that something may come within that time.
-    /// Default zero: never; then it costs nothing.
-    ///
-    /// Waking a processor from sleep takes longer than most requests do: some 25 µs on a virtual machine. A loop that is awake when the
-    /// request comes saves that, and spends the processor that it runs on. A good limit is a little more than the usual
-    /// time between an answer and the next request, the waking of the other side included: 50 to 200 µs. Spinning begins when
-    /// half of the last eight waits were no longer than the limit, and ends when they are not: an idle service
-    /// sleeps. [`Stats::spins`], [`Stats::spin_hits`] and [`Stats::spin_time`] tell what it costs and whether it pays.
-    ///
-    /// On a single processor nobody spins: it would keep off those it waits for.
-    ///
-    /// [`Stats::spins`]: crate::Stats::spins
-    /// [`Stats::spin_hits`]: crate::Stats::spin_hits
-    /// [`Stats::spin_time`]: crate::Stats::spin_time
-    #[must_use]
-    pub fn spin(mut self, limit: Duration) -> Builder<S> {
-        self.spin = limit;
-        self
-    }
-
-    /// Makes the reactor.
+impl<S> Reactor<S> {
+    /// A reactor with the default [`Limits`].
     ///
     /// # Errors
     /// No descriptors for an epoll set, a timerfd and an eventfd.
-    pub fn build(self) -> io::Result<Reactor<S>> {
+    pub fn new() -> io::Result<Reactor<S>> {
+        Reactor::<S>::builder().build()
+    }
+
+    /// A reactor with other limits or buffers.
+    pub fn builder() -> Builder<S> {
+        Builder::default()
+    }
+
+    pub(crate) fn make(
+        limits: Limits,
+        events: usize,
+        read_buffer: usize,
+        spin: Option<Spin>,
+    ) -> io::Result<Reactor<S>> {
         sys::fork::watch();
-        let mut set = PollSet::new(self.limits, self.read_buffer)?;
+        let mut set = PollSet::new(limits, read_buffer)?;
         let timers = set.next_key();
         set.poll.registry().register(
             &mut SourceFd(&set.timers.fd().as_raw_fd()),
@@ -129,34 +89,13 @@ impl<S> Builder<S> {
         set.place(inbox, Source::Remote(Inbox::new(waker)));
         Ok(Reactor {
             set,
-            events: Events::with_capacity(self.events),
+            events: Events::with_capacity(events),
             round: Vec::new(),
             scratch: Vec::new(),
-            spin: Spin::new(self.spin),
+            spin,
             inbox,
             nested: Cell::new(false),
         })
-    }
-}
-
-impl<S> Reactor<S> {
-    /// A reactor with the default [`Limits`].
-    ///
-    /// # Errors
-    /// No descriptors for an epoll set, a timerfd and an eventfd.
-    pub fn new() -> io::Result<Reactor<S>> {
-        Reactor::<S>::builder().build()
-    }
-
-    /// A reactor with other limits or buffers.
-    pub fn builder() -> Builder<S> {
-        Builder {
-            limits: Limits::default(),
-            events: 1024,
-            read_buffer: 128 << 10,
-            spin: Duration::ZERO,
-            state: PhantomData,
-        }
     }
 
     /// A handle with which other threads can reach this reactor.
@@ -333,8 +272,8 @@ fn take_events<S, const WATCHED: bool>(
         let key = Key::from_token(event.token());
         let served = Ready::is_just_readable(event)
             && match set.serves {
-                Serves::Plain => srm::serve::<S, WATCHED>(set, key, scratch, state),
-                Serves::Told => srm::serve_told(set, key, scratch, state),
+                Serves::Plain => serve::serve::<S, WATCHED>(set, key, scratch, state),
+                Serves::Told => serve::serve_told(set, key, scratch, state),
                 Serves::Nobody => false,
             };
         if !served {

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::{
     Cause, Context, TimerKey,
-    intake::{Frames, hand_over},
+    frames::{Frames, hand_over},
 };
 
 /// The server's side of one connection, with what it remembers of its client.

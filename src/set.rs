@@ -19,6 +19,7 @@ use crate::{
     client::{self, Plan},
     closing::is_drainable,
     context::ClientHandle,
+    deadlines,
     observe::What,
     source::{Ready, Slot, Source, Visited},
     sys,
@@ -420,7 +421,7 @@ impl<S> PollSet<S> {
     /// Puts other limits in force, from now on: what exceeds them already stays.
     pub fn set_limits(&mut self, limits: Limits) {
         if let (None, Some(idle)) = (self.limits.idle, limits.idle) {
-            client::begin_idling(self, idle);
+            deadlines::begin_idling(self, idle);
         }
         self.reply_room = limits.output_high_water.min(limits.output_max);
         self.limits = limits;

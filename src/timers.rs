@@ -10,7 +10,7 @@ use log::Level;
 use slab::Slab;
 
 use crate::{
-    Context, Key, PollSet, Who, client,
+    Context, Key, PollSet, Who, deadlines,
     guard::{guarded, report},
     heap::{Heap, NOWHERE, Owner, Places},
     observe::What,
@@ -319,7 +319,7 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> Visited
     let more = due.len() == budget;
     for (owner, serial, due_ns) in due.drain(..) {
         match owner {
-            Owner::Client(index) => client::deadline_due(set, Key { index, serial }, now_ns),
+            Owner::Client(index) => deadlines::deadline_due(set, Key { index, serial }, now_ns),
             Owner::Timer(index) => fire(set, key, TimerKey { index, serial }, due_ns, state),
         }
     }
