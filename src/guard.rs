@@ -22,7 +22,7 @@ pub(crate) fn guarded<S, T>(
 }
 
 /// The same for what tells its own cause.
-#[inline]
+#[inline(always)]
 pub(crate) fn caught<S, T>(
     set: &mut PollSet<S>,
     key: Key,

@@ -15,7 +15,7 @@ use crate::{
     descriptors,
     framing::Refusal,
     observe::What,
-    set::{Halt, Phase},
+    set::{Answering, Halt, Phase},
     source::Ready,
     sys::socket,
     throttle::Kind,
@@ -199,7 +199,7 @@ fn one_record<S>(
     state: &mut S,
 ) -> Outcome<Option<Pass>> {
     cx.set.stats.srms += 1;
-    let replied = cx.set.out.len();
+    let replied = cx.set.unsent();
     client.session().on_request(record, cx, state).map_err(Cause::Handler)?;
     tell_srm(record, replied, cx);
     budget.messages = budget.messages.saturating_sub(1);
@@ -296,6 +296,9 @@ pub struct Frames<'a> {
     pub(crate) pass: Option<Pass>,
 }
 
+/// The first frame of some bytes, and those behind it.
+type Split<'a> = (&'a [u8], &'a [u8]);
+
 impl<'a> Frames<'a> {
     #[inline]
     pub(crate) fn new(framing: &'a Framing, bytes: &'a [u8], messages: usize) -> Frames<'a> {
@@ -309,7 +312,7 @@ impl<'a> Frames<'a> {
     }
 
     /// The first frame, where only a look at the bytes tells how long it is, and the rest.
-    fn decode(&mut self, rest: &'a [u8], frame_max: usize) -> Result<Option<(&'a [u8], &'a [u8])>, Refusal> {
+    fn decode(&mut self, rest: &'a [u8], frame_max: usize) -> Result<Option<Split<'a>>, Refusal> {
         let max = self.framing.frame_max(frame_max);
         Ok(match self.framing.decode(rest, &mut self.scanned, max)? {
             Decoded::Frame { payload, consumed } => Some((&rest[payload], &rest[consumed..])),
@@ -341,7 +344,7 @@ pub(crate) fn hand_over<S, T: Session<S> + ?Sized, const TOLD: bool>(
         let Some((request, behind)) = next else { break };
         rest = behind;
         cx.set.stats.srms += 1;
-        let replied = cx.set.out.len();
+        let replied = cx.set.unsent();
         if let Err(error) = session.on_request(request, cx, state) {
             return Err(failed(error));
         }
@@ -408,9 +411,23 @@ fn refused<S>(refusal: Refusal, cx: &mut Context<'_, S>) -> Box<Cause> {
 fn tell_srm<S>(request: &[u8], replied: usize, cx: &mut Context<'_, S>) {
     log::trace!(target: "ipc_reactor", "SRM from client {}: {} bytes", cx.key, request.len());
     if cx.set.tells_messages() {
-        let reply_bytes = cx.set.out.len().saturating_sub(replied);
+        let reply_bytes = match cx.set.answering {
+            Answering::Records => record_bytes(&cx.set.out.bytes()[replied..]),
+            _ => cx.set.unsent() - replied,
+        };
         cx.set.tell_lap(|handler_ns, who| What::Srm { who, request, reply_bytes, handler_ns });
     }
+}
+
+/// How many bytes these records have, without the lengths that stand before them.
+fn record_bytes(mut records: &[u8]) -> usize {
+    let mut bytes = 0;
+    while let Some((length, rest)) = records.split_first_chunk() {
+        let length = u32::from_ne_bytes(*length) as usize;
+        bytes += length;
+        records = &rest[length..];
+    }
+    bytes
 }
 
 /// The peer sends no more: a last message that the framing lets an end of file close, then the end.
@@ -441,7 +458,7 @@ fn end_of_file<S>(
             Some(last) => {
                 cx.set.stats.srms += 1;
                 budget.messages = budget.messages.saturating_sub(1);
-                let (replied, request) = (cx.set.out.len(), &held.bytes()[last]);
+                let (replied, request) = (cx.set.unsent(), &held.bytes()[last]);
                 client.session().on_request(request, cx, state).map_err(Cause::Handler)?;
                 tell_srm(request, replied, cx);
             }

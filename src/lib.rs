@@ -53,6 +53,7 @@ mod stats;
 mod sys;
 mod throttle;
 mod timers;
+mod watch;
 
 pub use address::Address;
 pub use allow::Allow;

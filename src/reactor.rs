@@ -215,22 +215,10 @@ impl<S> Reactor<S> {
         if !set.ready.is_empty() {
             mem::swap(round, &mut set.ready);
         }
-        set.serves = set.serves_now();
-        for event in &*events {
-            set.stats.events += 1;
-            let key = Key::from_token(event.token());
-            let served = Ready::is_just_readable(event)
-                && match set.serves {
-                    Serves::Plain => srm::serve(set, key, scratch, state),
-                    Serves::Watched => serve_watched(set, key, scratch, state),
-                    Serves::Nobody => false,
-                };
-            if !served {
-                note_edge(set, round, key, Ready::of(event));
-            }
-            if !set.dead.is_empty() {
-                bury(set, state);
-            }
+        if set.watch.is_some() {
+            take_watched(set, events, round, scratch, state);
+        } else {
+            take_events::<S, false>(set, events, round, scratch, state);
         }
     }
 
@@ -299,6 +287,49 @@ impl<S> Reactor<S> {
     }
 }
 
+/// Serves clients on the spot, and notes all other edges. `WATCHED`: observers are told of each visit. It is a loop of its own,
+/// so that the other has nothing to ask.
+#[inline(always)]
+fn take_events<S, const WATCHED: bool>(
+    set: &mut PollSet<S>,
+    events: &Events,
+    round: &mut Vec<Key>,
+    scratch: &mut [u8],
+    state: &mut S,
+) {
+    set.serves = set.serves_now();
+    for event in events {
+        set.stats.events += 1;
+        let key = Key::from_token(event.token());
+        let served = Ready::is_just_readable(event)
+            && match set.serves {
+                Serves::Plain => srm::serve::<S, WATCHED>(set, key, scratch, state),
+                Serves::Told => srm::serve_told(set, key, scratch, state),
+                Serves::Nobody => false,
+            };
+        if !served {
+            note_edge(set, round, key, Ready::of(event));
+        } else if WATCHED {
+            // If it went otherwise, that was told.
+            set.end_visit(VisitEnd::Drained);
+        }
+        if !set.dead.is_empty() {
+            bury(set, state);
+        }
+    }
+}
+
+#[inline(never)]
+fn take_watched<S>(
+    set: &mut PollSet<S>,
+    events: &Events,
+    round: &mut Vec<Key>,
+    scratch: &mut [u8],
+    state: &mut S,
+) {
+    take_events::<S, true>(set, events, round, scratch, state);
+}
+
 #[cold]
 fn note_edge<S>(set: &mut PollSet<S>, round: &mut Vec<Key>, key: Key, ready: Ready) {
     match set.note(key, ready) {
@@ -311,34 +342,12 @@ fn note_edge<S>(set: &mut PollSet<S>, round: &mut Vec<Key>, key: Key, ready: Rea
     }
 }
 
-/// A client's service on the spot that observers are told of.
-#[cold]
-fn serve_watched<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state: &mut S) -> bool {
-    if !srm::is_plain(set, key) {
-        return false;
-    }
-    let who = set.observe_service(key);
-    srm::serve(set, key, scratch, state);
-    if let Some(who) = who {
-        let end = match set.slot(key) {
-            None => VisitEnd::Closed,
-            Some(slot) if slot.queued => VisitEnd::Again,
-            Some(slot) if slot.ready != Ready::NONE => VisitEnd::Parked,
-            Some(_) => VisitEnd::Drained,
-        };
-        set.observe_visited(who, end);
-    }
-    true
-}
-
 /// A visit that observers are told of.
 #[cold]
 fn visit_watched<S>(set: &mut PollSet<S>, scratch: &mut [u8], key: Key, state: &mut S) {
-    let who = set.observe_visit(key);
+    set.observe_visit(key);
     let end = visit(set, scratch, key, state);
-    if let Some(who) = who {
-        set.observe_visited(who, end);
-    }
+    set.observe_visited(end);
 }
 
 /// **Everything that can happen.** The source is taken out of its slot, and what became of it decides whether it is put

@@ -3,13 +3,16 @@
 use std::{
     fmt,
     io::{self, Write},
+    mem,
     time::Duration,
 };
 
+use event::{Event, Record, Why};
 use text::Shown;
 
-use crate::{Cause, Detail, Key, Limit, Observer, Ready, Seen, Signal, TimerKey, VisitEnd, What, Who};
+use crate::{Cause, Detail, Key, Observer, Seen, What, Who};
 
+mod event;
 mod text;
 
 /// An [`Observer`] that keeps the latest few thousand events in a ring, and says what they were when somebody asks, when a
@@ -17,7 +20,8 @@ mod text;
 ///
 /// The ring is allocated once. Recording formats nothing, allocates nothing and makes no system call, so it can be left
 /// on in service; `docs/explain.md` says what it costs. A visit and its end are one record, and so are a turn and its
-/// end; an event has none of its own, because the visit that it leads to tells the same.
+/// end; an event has none of its own, because the visit that it leads to tells the same. A timer has one, which names the
+/// client whose session it belongs to.
 ///
 /// # When it writes by itself
 /// Only if it was told where to ([`dump_to`](FlightRecorder::dump_to)): when a handler has panicked, and when a visit took
@@ -47,9 +51,11 @@ pub struct FlightRecorder {
     ring: Box<[Record]>,
     /// How many were ever written. The ring's length is a power of two, so the place of the next is this, masked.
     written: usize,
-    /// Where the last turn and the last visit were written, to be completed at their ends.
+    /// Where the last turn was written, and the visit under way if it was: to be completed at their ends.
     turn: usize,
-    visit: usize,
+    visit: Option<usize>,
+    /// A timer's handler has been blamed for all the time that its visit will have taken.
+    blamed: bool,
     /// When the last thing ended that has an account of its own.
     accounted_ns: u64,
     detail: Detail,
@@ -61,103 +67,6 @@ pub struct FlightRecorder {
     left_out: u64,
 }
 
-#[derive(Clone, Copy)]
-struct Record {
-    at_ns: u64,
-    event: Event,
-}
-
-/// [`What`], without what it borrows.
-#[derive(Clone, Copy)]
-enum Event {
-    /// What is ready for the next is not known while it lasts.
-    Turn {
-        turn: u64,
-        events: u32,
-        ready: Option<u32>,
-        waited_ns: u64,
-        took_ns: u64,
-    },
-    /// Without an end while it lasts.
-    Visit {
-        who: Who,
-        ready: Ready,
-        end: Option<VisitEnd>,
-        queued_ns: u64,
-        took_ns: u64,
-    },
-    Stale {
-        key: Key,
-    },
-    Cir {
-        client: Who,
-        clients: u32,
-        handler_ns: u64,
-    },
-    CirRefused,
-    Read {
-        bytes: usize,
-    },
-    Srm {
-        bytes: u32,
-        reply_bytes: u32,
-        handler_ns: u64,
-    },
-    Sent {
-        bytes: usize,
-        left: usize,
-    },
-    Message {
-        bytes: usize,
-        handler_ns: u64,
-    },
-    Signal {
-        signal: Signal,
-        pid: u32,
-        handler_ns: u64,
-    },
-    Timer {
-        timer: TimerKey,
-        late_ns: u64,
-        handler_ns: u64,
-    },
-    Fault {
-        key: Key,
-        panic: bool,
-    },
-    Limit {
-        limit: Limit,
-    },
-    Closed {
-        who: Who,
-        cause: Why,
-    },
-}
-
-/// A [`Cause`], without its words.
-#[derive(Clone, Copy)]
-struct Why(&'static str);
-
-impl Why {
-    fn of(cause: &Cause) -> Why {
-        Why(match cause {
-            Cause::Peer => "by the peer",
-            Cause::HalfFrame => "by the peer in the middle of a frame",
-            Cause::Reset => "the peer left with bytes unread",
-            Cause::Closed => "by a handler",
-            Cause::Connect(_) => "connecting failed",
-            Cause::Io(_) => "input or output failed",
-            Cause::Handler(_) => "the handler failed",
-            Cause::Malformed(_) => "malformed frame",
-            Cause::Panic(_) => "the handler panicked",
-            Cause::Limit(_) => "limit reached",
-            Cause::Drain => "drained",
-            Cause::DrainDeadline => "the drain's deadline passed",
-            Cause::Stop => "the reactor stopped",
-        })
-    }
-}
-
 impl FlightRecorder {
     /// One of 4,096 events (some 200 KiB) of [`Detail::Visits`], which dumps only when asked to.
     pub fn new() -> FlightRecorder {
@@ -165,7 +74,8 @@ impl FlightRecorder {
             ring: blank(4096),
             written: 0,
             turn: 0,
-            visit: 0,
+            visit: None,
+            blamed: false,
             accounted_ns: u64::MAX,
             detail: Detail::Visits,
             slow_ns: u64::MAX,
@@ -180,16 +90,16 @@ impl FlightRecorder {
     #[must_use]
     pub fn capacity(self, events: usize) -> FlightRecorder {
         let ring = blank(events.clamp(2, 1 << 30).next_power_of_two());
-        FlightRecorder { ring, written: 0, turn: 0, visit: 0, ..self }
+        FlightRecorder { ring, written: 0, turn: 0, visit: None, ..self }
     }
 
-    /// Records each message too: which request it was that took so long. It costs about twice as much.
+    /// Records each message too: which request it was that took so long. It costs several times as much.
     #[must_use]
     pub fn messages(self) -> FlightRecorder {
         FlightRecorder { detail: Detail::Messages, ..self }
     }
 
-    /// Dumps when a visit took as long as this or longer, and when that long went by between two visits, where
+    /// Dumps when a visit, or a timer's handler, took as long as this or longer, and when that long went by between two visits, where
     /// `on_close` is called.
     #[must_use]
     pub fn slow(self, threshold: Duration) -> FlightRecorder {
@@ -218,12 +128,22 @@ impl FlightRecorder {
         out.flush()
     }
 
-    #[inline]
+    #[inline(always)]
     fn write(&mut self, at_ns: u64, event: Event) -> usize {
         let at = self.written & (self.ring.len() - 1);
         self.ring[at] = Record { at_ns, event };
         self.written += 1;
         at
+    }
+
+    /// Replaces a visit that was written while it lasted.
+    #[cold]
+    fn complete(&mut self, begun: usize, visit: Event) {
+        // If the ring has gone round since, something else is there, and no other visit.
+        if let event @ Event::Visit { .. } = &mut self.ring[begun].event {
+            *event = visit;
+        }
+        self.visit = None;
     }
 
     /// The records that there are, the oldest first.
@@ -233,26 +153,34 @@ impl FlightRecorder {
         older.iter().chain(newer)
     }
 
-    /// Time that has an account of its own is over; complains if there was much that had none before it.
+    /// Time that has an account of its own is over. Answers how much went by before it that had none.
     #[inline]
-    fn account(&mut self, from_ns: u64, to_ns: u64) {
-        if from_ns.saturating_sub(self.accounted_ns) >= self.slow_ns {
-            let took = Duration::from_nanos(from_ns - self.accounted_ns);
-            self.dump_by_itself(
-                from_ns,
-                format_args!("{took:.1?} between two visits, where on_close is called"),
-            );
-        }
-        self.accounted_ns = to_ns;
+    fn account(&mut self, from_ns: u64, to_ns: u64) -> u64 {
+        from_ns.saturating_sub(mem::replace(&mut self.accounted_ns, to_ns))
     }
 
     #[cold]
     fn slow_visit(&mut self, at_ns: u64, who: Who, took_ns: u64) {
-        let (took, limit) = (Duration::from_nanos(took_ns), Duration::from_nanos(self.slow_ns));
-        self.dump_by_itself(
-            at_ns,
-            format_args!("{} held up the loop for {took:.1?}; slow is {limit:.1?}", Shown(who)),
-        );
+        // Whose timer it was in the timers' visit has been said.
+        if took_ns >= self.slow_ns && !mem::take(&mut self.blamed) {
+            let (took, limit) = (Duration::from_nanos(took_ns), Duration::from_nanos(self.slow_ns));
+            let who = Shown(who);
+            self.dump_by_itself(
+                at_ns,
+                format_args!("{who} held up the loop for {took:.1?}; slow is {limit:.1?}"),
+            );
+        }
+    }
+
+    #[inline]
+    fn between_visits(&mut self, at_ns: u64, took_ns: u64) {
+        if took_ns >= self.slow_ns {
+            let took = Duration::from_nanos(took_ns);
+            self.dump_by_itself(
+                at_ns,
+                format_args!("{took:.1?} between two visits, where on_close is called"),
+            );
+        }
     }
 
     #[cold]
@@ -300,11 +228,35 @@ impl Default for FlightRecorder {
 }
 
 impl Observer for FlightRecorder {
+    #[inline]
     fn observe(&mut self, seen: &Seen<'_>) {
+        // Most of what is told, by far.
+        let What::Visited { who, ready, queued_ns, took_ns, end } = seen.what else { return self.note(seen) };
+        let visit = Event::Visit { who, ready, end: Some(end), queued_ns, took_ns };
+        let begun_ns = seen.at_ns - took_ns;
+        match self.visit {
+            None => _ = self.write(begun_ns, visit),
+            Some(written) => self.complete(written, visit),
+        }
+        let before_ns = self.account(begun_ns, seen.at_ns);
+        if took_ns.max(before_ns) >= self.slow_ns {
+            self.between_visits(begun_ns, before_ns);
+            self.slow_visit(seen.at_ns, who, took_ns);
+        }
+    }
+
+    fn detail(&self) -> Detail {
+        self.detail
+    }
+}
+
+impl FlightRecorder {
+    /// Anything but the end of a visit.
+    fn note(&mut self, seen: &Seen<'_>) {
         let at_ns = seen.at_ns;
         let event = match seen.what {
             // Its visit tells the same.
-            What::Edge { .. } => return,
+            What::Edge { .. } | What::Visited { .. } => return,
             What::Woke { events, waited_ns } => {
                 self.accounted_ns = at_ns;
                 let events = events as u32;
@@ -315,24 +267,15 @@ impl Observer for FlightRecorder {
                 return;
             }
             What::Visit { who, ready, queued_ns } => {
-                self.account(at_ns, at_ns);
                 let visit = Event::Visit { who, ready, end: None, queued_ns, took_ns: 0 };
-                self.visit = self.write(at_ns, visit);
-                return;
-            }
-            What::Visited { who, took_ns: time_ns, end: how } => {
-                // If the ring has gone round since, something else is there, and no other visit.
-                if let Event::Visit { end, took_ns, .. } = &mut self.ring[self.visit].event {
-                    (*took_ns, *end) = (time_ns, Some(how));
-                }
-                self.accounted_ns = at_ns;
-                if time_ns >= self.slow_ns {
-                    self.slow_visit(at_ns, who, time_ns);
-                }
+                self.visit = Some(self.write(at_ns, visit));
+                let before_ns = self.account(at_ns, at_ns);
+                self.between_visits(at_ns, before_ns);
                 return;
             }
             What::Turned { took_ns: time_ns, ready: left } => {
-                self.account(at_ns, at_ns);
+                let before_ns = self.account(at_ns, at_ns);
+                self.between_visits(at_ns, before_ns);
                 if let Event::Turn { took_ns, ready, .. } = &mut self.ring[self.turn].event {
                     (*took_ns, *ready) = (time_ns, Some(left as u32));
                 }
@@ -353,15 +296,18 @@ impl Observer for FlightRecorder {
             What::Signal { info, handler_ns, .. } => {
                 Event::Signal { signal: info.signal(), pid: info.pid(), handler_ns }
             }
-            What::Timer { timer, late_ns, handler_ns } => Event::Timer { timer, late_ns, handler_ns },
+            What::Timer { who, timer, late_ns, handler_ns } => {
+                self.write(at_ns, Event::Timer { timer, of: who.key, late_ns, handler_ns });
+                if handler_ns >= self.slow_ns {
+                    self.slow_visit(at_ns, who, handler_ns);
+                    self.blamed = true;
+                }
+                return;
+            }
             What::Limit { limit } => Event::Limit { limit },
             What::Closed { who, cause } => Event::Closed { who, cause: Why::of(cause) },
         };
         self.write(at_ns, event);
-    }
-
-    fn detail(&self) -> Detail {
-        self.detail
     }
 }
 
@@ -383,5 +329,3 @@ fn blank(events: usize) -> Box<[Record]> {
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
-
-const _: () = assert!(size_of::<Record>() <= 48, "a record fits in a cache line");

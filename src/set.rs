@@ -19,11 +19,12 @@ use crate::{
     client::{self, Plan},
     closing::is_drainable,
     context::ClientHandle,
-    observe::{Watch, What},
+    observe::What,
     source::{Ready, Slot, Source, Visited},
     sys,
     throttle::{Kind, Throttle},
     timers::{TimerKey, Timers},
+    watch::Watch,
 };
 
 /// The timerfd and the `Remote`s' eventfd have the first slots, for good: handlers see their keys, and cannot close
@@ -51,11 +52,11 @@ pub(crate) enum Phase {
 /// Whether plain clients are served past the ready list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Serves {
-    /// Something is going on that the general visit knows of: a drain, or somebody wants to hear of each message.
+    /// A drain is going on, of which the general visit knows.
     Nobody,
     Plain,
-    /// And observers are told of each visit.
-    Watched,
+    /// And observers, or the log, are told of each message.
+    Told,
 }
 
 /// Whose session runs, and so what a reply is.
@@ -285,13 +286,10 @@ impl<S> PollSet<S> {
     }
 
     pub(crate) fn serves_now(&self) -> Serves {
-        if self.phase != Phase::Running
-            || self.tells_messages()
-            || log_enabled!(target: "ipc_reactor", Level::Trace)
-        {
+        if self.phase != Phase::Running {
             Serves::Nobody
-        } else if self.watch.is_some() {
-            Serves::Watched
+        } else if self.tells_messages() || log_enabled!(target: "ipc_reactor", Level::Trace) {
+            Serves::Told
         } else {
             Serves::Plain
         }

@@ -14,7 +14,8 @@ use crate::{
     client::{Client, Ending, account, arm_deadline},
     connect,
     guard::{caught, guarded},
-    intake::{Budget, Frames, Pass, Read, Work, failed, keep_rest, pump},
+    intake::{Budget, Frames, Pass, Read, Work, failed, hand_over, keep_rest, pump},
+    observe::What,
     output::{flush, stays_slow},
     set::{Answering, Halt, Phase},
     source::{Ready, Slot, Source, Visited},
@@ -38,9 +39,14 @@ pub(crate) enum Served {
 /// one send. That is most of what ever happens, and leaves nothing to be remembered: such a client goes past the ready list,
 /// and stays in its slot. Only its session is taken out while it runs. Whatever turns out otherwise is left to [`visit`].
 ///
-/// False if nothing was done.
+/// `WATCHED`: observers are told of its visit. False if nothing was done.
 #[inline(always)]
-pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state: &mut S) -> bool {
+pub(crate) fn serve<S, const WATCHED: bool>(
+    set: &mut PollSet<S>,
+    key: Key,
+    scratch: &mut [u8],
+    state: &mut S,
+) -> bool {
     let Some(Slot { source: Source::Client(client), serial, .. }) = set.slots.get_mut(key.index as usize)
     else {
         return false;
@@ -48,13 +54,16 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
     if *serial != key.serial || !client.is_plain() {
         return false;
     }
+    if WATCHED && let Some(watch) = &mut set.watch {
+        watch.service(client.who(key));
+    }
     let count = match socket::recv(client.fd(), scratch) {
         Ok(count) if (1..scratch.len()).contains(&count) => count,
         unusual => return go_on(set, key, Served::Read(unusual.into()), scratch, state),
     };
     set.stats.bytes_in += count as u64;
     if client.plan.framing.known_size(count) != Some(count) {
-        return serve_frames(set, key, count, scratch, state);
+        return serve_frames::<S, false>(set, key, count, scratch, state);
     }
     let Some(mut session) = client.session.take() else { unreachable!("only while it runs it is not there") };
     set.stats.srms += 1;
@@ -78,29 +87,55 @@ pub(crate) fn serve<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state
     served.is_none_or(|served| go_on(set, key, served, scratch, state))
 }
 
-/// Whether [`serve`] would serve this client.
-pub(crate) fn is_plain<S>(set: &PollSet<S>, key: Key) -> bool {
-    matches!(set.source(key), Some(Source::Client(client)) if client.is_plain())
+/// [`serve`], where the log or observers are told of each message.
+#[cold]
+pub(crate) fn serve_told<S>(set: &mut PollSet<S>, key: Key, scratch: &mut [u8], state: &mut S) -> bool {
+    let who = match set.source(key) {
+        Some(Source::Client(client)) if client.is_plain() => client.who(key),
+        _ => return false,
+    };
+    set.observe_service(who);
+    let Some(Source::Client(client)) = set.source(key) else { unreachable!("it was there just now") };
+    let count = match socket::recv(client.fd(), scratch) {
+        Ok(count) if (1..scratch.len()).contains(&count) => count,
+        unusual => return go_on(set, key, Served::Read(unusual.into()), scratch, state),
+    };
+    set.stats.bytes_in += count as u64;
+    set.tell_lap(|_, who| What::Read { who, bytes: count });
+    serve_frames::<S, true>(set, key, count, scratch, state)
 }
 
 /// [`serve`], where what was read is any number of frames, or a part of one.
 #[inline(never)]
-fn serve_frames<S>(set: &mut PollSet<S>, key: Key, count: usize, scratch: &mut [u8], state: &mut S) -> bool {
+fn serve_frames<S, const TOLD: bool>(
+    set: &mut PollSet<S>,
+    key: Key,
+    count: usize,
+    scratch: &mut [u8],
+    state: &mut S,
+) -> bool {
     let Some(Source::Client(client)) = set.slot(key).map(|slot| &mut slot.source) else { return true };
     let Some(mut session) = client.session.take() else { unreachable!("only while it runs it is not there") };
     let plan = client.plan.clone();
     let read = &scratch[..count];
     let mut frames = Frames::new(&plan.framing, read, set.limits.messages_per_visit);
     set.begin_answering(key, read);
-    let handled = caught(set, key, |cx| session.on_frames(&mut frames, cx, state));
+    let handled = caught(set, key, |cx| match TOLD {
+        true => hand_over::<_, _, true>(&mut *session, &mut frames, cx, state),
+        false => session.on_frames(&mut frames, cx, state),
+    });
     let echoed = set.end_answering(read);
     let client = return_session(&mut set.slots, key, session);
     if set.limits.idle.is_some() {
         client.active_ns = set.timers.clock.now_ns();
     }
+    let bytes_out = set.stats.bytes_out;
     let sent = if handled.is_ok() && !frames.is_unusual() {
         match answer(client, echoed, &set.out, &mut set.stats) {
-            Ok(()) => return true,
+            Ok(()) => {
+                tell_sent::<S, TOLD>(set, bytes_out);
+                return true;
+            }
             Err(sent) => sent,
         }
     } else {
@@ -109,12 +144,22 @@ fn serve_frames<S>(set: &mut PollSet<S>, key: Key, count: usize, scratch: &mut [
     let now_ns = set.timers.clock.now_ns();
     let handled = handled.and_then(|()| keep_rest(client, &frames, &mut set.pool, now_ns));
     let served = leave_rest(client, handled, set.halt, &echoed[sent..], &mut set.out, &mut set.stats);
+    tell_sent::<S, TOLD>(set, bytes_out);
     match served {
         None if !frames.is_unusual() => true,
         None | Some(Served::Handled) if frames.pass == Some(Pass::Budget) => {
             go_on(set, key, Served::Spent, scratch, state)
         }
         served => go_on(set, key, served.unwrap_or(Served::Handled), scratch, state),
+    }
+}
+
+/// Tells what has been sent since `bytes_out` had been in all.
+#[inline(always)]
+fn tell_sent<S, const TOLD: bool>(set: &mut PollSet<S>, bytes_out: u64) {
+    let (bytes, left) = ((set.stats.bytes_out - bytes_out) as usize, set.out.len());
+    if TOLD && bytes > 0 {
+        set.tell_lap(|_, who| What::Sent { who, bytes, left });
     }
 }
 
@@ -178,7 +223,8 @@ fn go_on<S>(set: &mut PollSet<S>, key: Key, served: Served, scratch: &mut [u8], 
     let Some((mut source, ready)) = set.take_out(key) else { return true };
     if let Source::Client(client) = &mut source {
         let visited = visit(set, key, client, ready | Ready::READABLE, served, scratch, state);
-        set.put_back(key, source, visited);
+        let end = set.put_back(key, source, visited);
+        set.observe_visited(end);
     }
     true
 }

@@ -10,7 +10,7 @@ use log::Level;
 use slab::Slab;
 
 use crate::{
-    Context, Key, PollSet, client,
+    Context, Key, PollSet, Who, client,
     guard::{guarded, report},
     heap::{Heap, NOWHERE, Owner, Places},
     observe::What,
@@ -339,7 +339,8 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, state: 
     if embedders {
         set.stats.timers += 1;
     }
-    if set.tells_messages() {
+    let who = if set.watch.is_some() { whose(set, &task) } else { None };
+    if who.is_some() {
         set.lap();
     }
     let outcome = match task {
@@ -374,9 +375,18 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, state: 
     if let Err(cause) = outcome {
         report(set, key, "timer", &cause);
     }
-    if embedders && set.tells_messages() {
+    if let Some(who) = who {
         let late_ns = set.now_ns().saturating_sub(due_ns);
-        set.tell_lap(|handler_ns, _| What::Timer { timer, late_ns, handler_ns });
+        set.tell_lap(|handler_ns, _| What::Timer { who, timer, late_ns, handler_ns });
+    }
+}
+
+/// Whose handler a timer of the embedder's runs, to be told.
+#[cold]
+fn whose<S>(set: &PollSet<S>, task: &Task<S>) -> Option<Who> {
+    match task {
+        Task::Session(client) => set.source(*client).map(|source| source.who(*client)),
+        task => set.watched().filter(|_| task.is_embedders()),
     }
 }
 

@@ -5,12 +5,14 @@ use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     rc::Rc,
+    time::Duration,
 };
 
 use ipc_reactor::{
     Cause, Context, Detail, Framing, Key, Limit, Limits, Listener, Observer, Reactor, Seen, Session,
     SourceKind, Turn, VisitEnd, What,
 };
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 
 /// Replies to each line with the line, twice.
 struct Twice;
@@ -174,7 +176,7 @@ impl Observer for Times {
         self.last_ns = seen.at_ns;
         match seen.what {
             What::Srm { handler_ns, .. } => self.handlers_ns += handler_ns,
-            What::Visited { took_ns, end, who } if who.kind == SourceKind::Client => {
+            What::Visited { took_ns, end, who, .. } if who.kind == SourceKind::Client => {
                 assert_eq!(end, VisitEnd::Drained);
                 assert!(
                     took_ns >= self.handlers_ns,
@@ -225,6 +227,102 @@ fn each_observer_is_told_as_much_as_it_asked_for() {
     served.send(b"x\n");
     assert!(diary.take().contains(&"SRM \"x\" replied 4".into()));
     assert!(served.reactor.observer_mut::<Visits>().unwrap().0 >= 2, "it was not dropped for a panic");
+}
+
+/// Writes down visits, and what else is told where messages are not.
+#[derive(Clone, Default)]
+struct VisitDiary(Diary);
+
+impl Observer for VisitDiary {
+    fn observe(&mut self, seen: &Seen<'_>) {
+        self.0.observe(seen);
+    }
+
+    fn detail(&self) -> Detail {
+        Detail::Visits
+    }
+}
+
+#[test]
+fn a_visit_is_told_in_one_event_unless_something_happens_in_it() {
+    let diary = VisitDiary::default();
+    let mut served = serve(Limits { messages_per_visit: 1, ..Limits::default() }, diary.clone());
+    let told = diary.0.take();
+    assert_eq!(told[..4], ["woke 1", "visit Master", "CIR, clients 1", "visited Drained"].map(String::from));
+    assert!(!served.send(b"1\n"));
+    assert_eq!(diary.0.take(), ["woke 1", "visited Drained", "turned 0"]);
+    assert!(served.send(b"1\n2\n"));
+    let limit = format!("limit {}", Limit::Messages);
+    assert_eq!(diary.0.take(), ["woke 1", "visit Client", &limit, "visited Again", "turned 1"]);
+}
+
+/// Puts in an observer when it is asked to.
+struct Curious(VisitDiary);
+
+impl Session<()> for Curious {
+    fn on_request(&mut self, request: &[u8], cx: &mut Context<'_, ()>, (): &mut ()) -> io::Result<()> {
+        if request == b"look" {
+            cx.observe(self.0.clone());
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn an_observer_that_is_put_in_by_a_handler_is_told_of_the_rest_of_the_turn() {
+    let diary = VisitDiary::default();
+    let mut reactor = Reactor::<()>::new().unwrap();
+    let mut peers = [(); 2].map(|()| {
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        reactor.adopt(ours, Framing::lines(), Curious(diary.clone())).unwrap();
+        theirs
+    });
+    while reactor.turn(Some(Duration::ZERO), &mut ()).unwrap() == Turn::Pending {}
+    peers[0].write_all(b"look\n").unwrap();
+    peers[1].write_all(b"and be seen\n").unwrap();
+    let _ = reactor.turn(None, &mut ()).unwrap();
+    let told = diary.0.take();
+    assert_eq!(told.iter().filter(|line| *line == "visited Drained").count(), 1, "{told:?}");
+}
+
+/// Sends back what it is sent, from where it was read.
+struct Echo;
+
+impl Session<()> for Echo {
+    fn on_request(&mut self, request: &[u8], cx: &mut Context<'_, ()>, (): &mut ()) -> io::Result<()> {
+        cx.reply(request)
+    }
+}
+
+#[test]
+fn a_reply_that_echoes_its_request_is_told_as_any_other() {
+    let diary = Diary::default();
+    let mut served = serve(Limits::default(), diary.clone());
+    let (mut theirs, ours) = UnixStream::pair().unwrap();
+    served.reactor.adopt(ours, Framing::fixed(2), Echo).unwrap();
+    while served.turn() == Turn::Pending {}
+    diary.take();
+    theirs.write_all(b"abcd").unwrap();
+    assert_eq!(served.turn(), Turn::Idle);
+    let told = diary.take();
+    let wanted =
+        ["read 4", "SRM \"ab\" replied 2", "SRM \"cd\" replied 2", "sent 4 left 0", "visited Drained"];
+    assert_eq!(told[3..8], wanted.map(String::from), "{told:?}");
+}
+
+/// Two replies to a record were told as 8 bytes more: the lengths that stand before them until they are sent.
+#[test]
+fn the_lengths_of_records_were_told_as_bytes_of_the_reply() {
+    let diary = Diary::default();
+    let mut served = serve(Limits::default(), diary.clone());
+    let (theirs, ours) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    served.reactor.adopt(ours, Framing::raw(), Twice).unwrap();
+    send(&theirs, b"four", SendFlags::empty()).unwrap();
+    while served.turn() == Turn::Pending {}
+    let told = diary.take();
+    assert!(told.contains(&"SRM \"four\" replied 8".into()), "{told:?}");
+    assert!(told.contains(&"sent 4 left 8".into()), "in front of the second is its length: {told:?}");
 }
 
 /// Panics at the first SRM.

@@ -11,7 +11,7 @@ use std::{
 
 use ipc_reactor::{
     Cause, Context, FlightRecorder, Framing, Limits, Listener, Observer, Reactor, Seen, Session, SourceKind,
-    Turn, VisitEnd, What, Who,
+    TimerKey, Turn, VisitEnd, What, Who,
 };
 use tempfile::TempDir;
 
@@ -35,7 +35,7 @@ impl Write for Sink {
     }
 }
 
-/// How long an `on_close` holds up the loop. Only ever a lower bound.
+/// How long an `on_close`, or a timer's handler, holds up the loop. Only ever a lower bound.
 const LONG: Duration = Duration::from_millis(20);
 
 /// Echoes lines, and does what they say.
@@ -45,13 +45,20 @@ impl Session<()> for Told {
     fn on_request(&mut self, request: &[u8], cx: &mut Context<'_, ()>, (): &mut ()) -> io::Result<()> {
         match request {
             b"panic" => panic!("asked to"),
+            b"wake" => _ = cx.wake_after(Duration::ZERO),
             b"dump" => {
                 let recorder = cx.observer_mut::<FlightRecorder>().unwrap();
                 let dump = recorder.to_string();
-                cx.reply_frame(dump.replace('\n', "|").as_bytes())
+                cx.reply_frame(dump.replace('\n', "|").as_bytes())?;
             }
-            _ => cx.reply_frame(request),
+            _ => cx.reply_frame(request)?,
         }
+        Ok(())
+    }
+
+    fn on_timer(&mut self, _: TimerKey, cx: &mut Context<'_, ()>, (): &mut ()) -> io::Result<()> {
+        thread::sleep(LONG);
+        cx.reply_frame(b"awake")
     }
 
     fn on_close(&mut self, _: &Cause, _: &mut Context<'_, ()>, (): &mut ()) {
@@ -182,6 +189,29 @@ fn an_on_close_that_holds_up_the_loop_is_not_laid_at_the_next_ones_door() {
     assert!(dump.contains(" between two visits, where on_close is called"), "{dump}");
 }
 
+/// It was laid at the door of the timers, among which nobody is named.
+#[test]
+fn a_sessions_timer_that_held_up_the_loop_was_blamed_on_the_timers() {
+    let sink = Sink::default();
+    let recorder = FlightRecorder::new().slow(LONG).dump_to(sink.clone()).apart(Duration::ZERO);
+    let mut served = serve(recorder);
+    let mut client = served.connect();
+    client.write_all(b"wake\n").unwrap();
+    while !served.dump().contains("TimerKey") {
+        let _ = served.reactor.turn(None, &mut ()).unwrap();
+    }
+    assert_eq!(client.read(&mut [0; 16]).unwrap(), b"awake\n".len());
+    let dump = sink.take();
+    assert!(dump.starts_with(&format!("flight recorder: {}", served.name())), "{dump}");
+    assert_eq!(
+        dump.matches("held up the loop").count(),
+        1,
+        "and the timers' visit is not dumped again: {dump}"
+    );
+    let key = served.reactor.clients().next().unwrap();
+    assert!(dump.contains(&format!(" of {key}, late ")), "{dump}");
+}
+
 /// Visits of times that are made up, seen by a recorder that has no reactor.
 struct Visits {
     recorder: FlightRecorder,
@@ -202,8 +232,7 @@ impl Visits {
         let at_ns = second * 1_000_000_000;
         let mut see = |at_ns, what| self.recorder.observe(&Seen { at_ns, turn: second, what });
         see(at_ns - took_ns, What::Woke { events: 1, waited_ns: 0 });
-        see(at_ns - took_ns, What::Visit { who, ready, queued_ns: 0 });
-        see(at_ns, What::Visited { who, took_ns, end: VisitEnd::Drained });
+        see(at_ns, What::Visited { who, ready, queued_ns: 0, took_ns, end: VisitEnd::Drained });
         see(at_ns, What::Turned { took_ns, ready: 0 });
     }
 }

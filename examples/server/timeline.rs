@@ -54,8 +54,6 @@ pub(crate) struct Timeline {
     turn: Turn,
     /// When each source's last visit was over: one that is marked ready while it runs waits from there on.
     over_ns: HashMap<Key, u64>,
-    /// The visit under way: ready, begun.
-    begun: Option<(u64, u64)>,
 }
 
 impl Timeline {
@@ -67,7 +65,6 @@ impl Timeline {
             turns: VecDeque::new(),
             turn: Turn::default(),
             over_ns: HashMap::new(),
-            begun: None,
         }
     }
 
@@ -90,22 +87,20 @@ impl Observer for Timeline {
                 self.turn.number = seen.turn;
                 (self.turn.asleep_ns, self.turn.awake_ns) = (at_ns - waited_ns, at_ns);
             }
-            What::Visit { who, queued_ns, .. } => {
-                let over_ns = self.over_ns.get(&who.key).copied().unwrap_or(0);
-                self.begun = Some(((at_ns - queued_ns).max(over_ns), at_ns));
-            }
             What::Cir { master, client, .. } => {
                 // Named in the order of the CIRs, not of the first visits.
                 self.names.of(client);
                 self.turn.births.push(Birth { at_ns, master: master.key, client: client.key });
             }
-            What::Visited { who, end, .. } => {
-                self.over_ns.insert(who.key, at_ns);
-                let source = self.source(who);
-                if let Some((ready_ns, begun_ns)) = self.begun.take() {
-                    let closed = end == VisitEnd::Closed;
-                    self.turn.visits.push(Visit { source, ready_ns, begun_ns, over_ns: at_ns, closed });
+            What::Visited { who, queued_ns, took_ns, end, .. } => {
+                let begun_ns = at_ns - took_ns;
+                let last_ns = self.over_ns.insert(who.key, at_ns).unwrap_or(0);
+                let ready_ns = (begun_ns - queued_ns).max(last_ns);
+                let (source, closed) = (self.source(who), end == VisitEnd::Closed);
+                if closed {
+                    self.over_ns.remove(&who.key);
                 }
+                self.turn.visits.push(Visit { source, ready_ns, begun_ns, over_ns: at_ns, closed });
             }
             What::Closed { who, .. } => {
                 self.names.left(who.key);

@@ -226,7 +226,7 @@ impl Observer for Trace {
                 self.tracks.remove(&who.key);
                 self.names.left(who.key);
             }
-            What::Visited { who, took_ns, end } => {
+            What::Visited { who, took_ns, end, .. } => {
                 if let Some(Visit { track, start_ns, ready }) = self.visit.take() {
                     let args = json!({ "ready": edges(ready), "end": format!("{end:?}") });
                     self.slice(track, "visit", at_ns, at_ns.saturating_sub(start_ns).min(took_ns), args);

@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Event, FlightRecorder, Record, Why};
+use super::{
+    FlightRecorder,
+    event::{Event, Record, Why},
+};
 use crate::{Ready, SourceKind, Who};
 
 impl fmt::Display for FlightRecorder {
@@ -69,8 +72,9 @@ impl fmt::Display for Event {
             Event::Signal { signal, pid, handler_ns } => {
                 write!(f, "    {signal} from pid {pid}, handler {:.1?}", time(handler_ns))
             }
-            Event::Timer { timer, late_ns, handler_ns } => {
-                write!(f, "    {timer:?}, late {:.1?}, handler {:.1?}", time(late_ns), time(handler_ns))
+            Event::Timer { timer, of, late_ns, handler_ns } => {
+                let (late, handler) = (time(late_ns), time(handler_ns));
+                write!(f, "    {timer:?} of {of}, late {late:.1?}, handler {handler:.1?}")
             }
             Event::Fault { key, panic: true } => write!(f, "    the handler of {key} panicked"),
             Event::Fault { key, panic: false } => write!(f, "    the handler of {key} failed"),
