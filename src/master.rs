@@ -164,8 +164,9 @@ fn wait<S>(
 fn shed<S>(set: &mut PollSet<S>, master: &mut Master<S>, limit: Limit, socket: OwnedFd) {
     drop(socket);
     refused(set);
-    set.tripped(limit);
-    if !master.full {
+    if master.full {
+        set.tripped(limit);
+    } else {
         master.full = true;
         set.trip(limit, format_args!("newcomers are turned away"));
     }

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ipc_reactor::{
-    Cause, Context, Drain, FdSource, Framing, Interest, Limits, Listener, Progress, Queue, Reactor, Ready,
-    Session, Turn,
+    Cause, Context, Drain, FdSource, Framing, Interest, Limit, Limits, Listener, Progress, Queue, Reactor,
+    Ready, Session, Turn, WhenFull,
 };
 use mio::unix::pipe;
 use turning::{PATIENCE, run, settle, until};
@@ -150,6 +150,21 @@ fn what_was_closed_between_turns_waited_for_an_event() {
     assert_eq!(reactor.turn(Some(PATIENCE), &mut causes).unwrap(), Turn::Stopped);
     assert_eq!(causes, ["closed by a handler"]);
     assert_eq!(theirs.read(&mut [0; 1]).unwrap(), 0);
+}
+
+/// A place that is not there is one limit reached, but the first newcomer to be turned away made two of it.
+#[test]
+fn the_first_newcomer_that_was_turned_away_counted_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let limits = Limits { clients: 0, when_full: WhenFull::Shed, ..Limits::default() };
+    let mut reactor = Reactor::<()>::builder().limits(limits).build().unwrap();
+    reactor.listen(Listener::unix(&path).unwrap(), Framing::raw(), |_, ()| Ok(Debtor)).unwrap();
+    for newcomers in 1..=3 {
+        let _newcomer = UnixStream::connect(&path).unwrap();
+        settle(&mut reactor, &mut ());
+        assert_eq!(reactor.stats().trips(Limit::Clients), newcomers);
+    }
 }
 
 /// Owes an answer for ever, so a drain waits.
