@@ -2,14 +2,17 @@
 #![warn(missing_docs)]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 const START: &str = r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 200 100" width="200" height="100"><rect width="200" height="100" fill="white"/>"#;
 
+/// A good picture, its size aside.
+const GOOD: &str = "<path d='M0 50H200' stroke='red'/><text x='30' y='60'>beside</text></svg>";
+
 /// The rest of a picture, and what must be said of it; nothing if it is good.
 const PICTURES: [(&str, &str, &str); 9] = [
-    ("good", "<path d='M0 50H200' stroke='red'/><text x='30' y='60'>beside</text></svg>", ""),
+    ("good", GOOD, ""),
     (
         "turned",
         "<path d='M0 50H200' stroke='red'/><text transform='translate(20 90) rotate(-90)'>turned</text>\
@@ -37,17 +40,24 @@ const PICTURES: [(&str, &str, &str); 9] = [
     ("broken", "<path></svg>", "not an SVG"),
 ];
 
-#[test]
-fn a_picture_that_nobody_could_read_is_refused() {
+/// The program, if it can run here.
+fn render_svg() -> Option<PathBuf> {
     let render = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/render-svg");
-    let quiet = |program: &str| {
+    let runs = |program: &str| {
         let run = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         run.is_ok_and(|status| status.success())
     };
-    if !render.exists() || !quiet("python3") || !quiet("chromium") {
-        assert!(std::env::var_os("CI").is_none(), "python3 and chromium are not installed, and CI is set");
-        return eprintln!("SKIPPED: python3, chromium or .ci/render-svg is not there");
+    if render.exists() && runs("python3") && runs("chromium") {
+        return Some(render);
     }
+    assert!(std::env::var_os("CI").is_none(), "python3 and chromium are not installed, and CI is set");
+    eprintln!("SKIPPED: python3, chromium or .ci/render-svg is not there");
+    None
+}
+
+#[test]
+fn a_picture_that_nobody_could_read_is_refused() {
+    let Some(render) = render_svg() else { return };
     let folder = tempfile::tempdir().unwrap();
     let files = PICTURES.map(|(name, rest, _)| {
         let file = folder.path().join(name).with_extension("svg");
@@ -78,4 +88,15 @@ fn a_picture_that_nobody_could_read_is_refused() {
         Command::new(&render).arg(&files[0]).env("BROWSER_FOR_SVG", "no-such-browser").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("apt-get install chromium"));
+}
+
+/// It ended in "Maximum call stack size exceeded", where each byte was an argument.
+#[test]
+fn a_large_picture_could_not_be_rendered() {
+    let Some(render) = render_svg() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("large.svg");
+    fs::write(&file, format!("{START}<!-- {} -->{GOOD}", "x".repeat(500_000))).unwrap();
+    let output = Command::new(&render).arg(&file).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }
