@@ -31,7 +31,9 @@ fn serve(arguments: Arguments) -> io::Result<()> {
     reactor.signals([Signal::INT, Signal::TERM], |_, cx, ()| cx.drain(Duration::from_secs(5)))?;
     for address in &arguments.addresses {
         let listener = Listener::bind(address)?;
-        eprintln!("echo: listening on {}", listener.local_address()?);
+        let line = format!("echo: listening on {}\n", listener.local_address()?);
+        // In one piece: standard error has no buffer.
+        eprint!("{line}");
         reactor.listen(listener, Framing::raw(), |_peer, ()| Ok(Echo))?;
     }
     println!("ready");

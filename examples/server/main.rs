@@ -15,7 +15,7 @@
 //!
 //! It can explain itself (`--explain`, `--trace`, `--timeline`), and has a flight recorder: `docs/explain.md` shows what one sees.
 
-use std::{io, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fmt::Display, io, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use ipc_reactor::{Address, Key, Limits, Listener, Reactor, Signal, SignalInfo, SourceKind};
@@ -77,14 +77,14 @@ fn main() -> ExitCode {
     let limits = match arguments.limits.as_deref().map(limits_file::read).transpose() {
         Ok(limits) => limits.unwrap_or_default(),
         Err(why) => {
-            eprintln!("server: {why}");
+            say(why);
             return ExitCode::from(2);
         }
     };
     match serve(&arguments, limits) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("server: {error}");
+            say(error);
             ExitCode::FAILURE
         }
     }
@@ -104,17 +104,22 @@ fn serve(arguments: &Arguments, limits: Limits) -> io::Result<()> {
     }
     arguments.watch.start(&mut reactor, &sources)?;
     for address in &served {
-        eprintln!("server: {address} is open; talk to it with");
-        how_to::lines(address).iter().for_each(|line| eprintln!("  {line}"));
+        say(format_args!("{address} is open; talk to it with\n  {}", how_to::lines(address).join("\n  ")));
     }
     let names: Vec<String> = served.iter().map(Address::to_string).collect();
     adder::tell(&json!({ "event": "ready", "addresses": names, "pid": std::process::id() }));
 
     let mut totals = Totals::default();
     reactor.run(&mut totals)?;
-    eprintln!("server: ended; {}", reactor.stats());
+    say(format_args!("ended; {}", reactor.stats()));
     adder::tell(&adder::report(&totals, reactor.stats()));
     watch::end(&mut reactor)
+}
+
+/// Says something to people, in one piece: standard error has no buffer.
+fn say(what: impl Display) {
+    let line = format!("server: {what}\n");
+    eprint!("{line}");
 }
 
 /// A source that is there from the start.
@@ -136,7 +141,7 @@ fn open(reactor: &mut Reactor<Totals>, address: &Address) -> io::Result<(Address
 fn signals(reactor: &mut Reactor<Totals>, arguments: &Arguments) -> io::Result<Vec<Source>> {
     let mut keys = Vec::new();
     keys.push(reactor.signals([Signal::USR1], |_, cx, totals| {
-        eprintln!("server: {}", cx.stats());
+        say(cx.stats());
         adder::tell(&adder::report(totals, cx.stats()));
         Ok(())
     })?);
@@ -149,9 +154,9 @@ fn signals(reactor: &mut Reactor<Totals>, arguments: &Arguments) -> io::Result<V
                 match limits_file::read(&file) {
                     Ok(limits) => {
                         cx.set_limits(limits);
-                        eprintln!("server: the limits in {} are in force", file.display());
+                        say(format_args!("the limits in {} are in force", file.display()));
                     }
-                    Err(why) => eprintln!("server: {why}; the old limits stay"),
+                    Err(why) => say(format_args!("{why}; the old limits stay")),
                 }
                 Ok(())
             })?);
@@ -167,11 +172,11 @@ fn signals(reactor: &mut Reactor<Totals>, arguments: &Arguments) -> io::Result<V
             cx.stop();
             return Ok(());
         }
-        eprintln!(
-            "server: {}: draining, {} s at most; once more to stop at once",
+        say(format_args!(
+            "{}: draining, {} s at most; once more to stop at once",
             info.signal(),
             within.as_secs()
-        );
+        ));
         cx.drain(within)
     })?);
     Ok(keys.into_iter().map(|key| (key, SourceKind::Signals)).collect())
