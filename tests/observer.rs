@@ -285,6 +285,31 @@ fn an_observer_that_is_put_in_by_a_handler_is_told_of_the_rest_of_the_turn() {
     assert_eq!(told.iter().filter(|line| *line == "visited Drained").count(), 1, "{told:?}");
 }
 
+/// Sends back what it is sent, from where it was read.
+struct Echo;
+
+impl Session<()> for Echo {
+    fn on_request(&mut self, request: &[u8], cx: &mut Context<'_, ()>, (): &mut ()) -> io::Result<()> {
+        cx.reply(request)
+    }
+}
+
+#[test]
+fn a_reply_that_echoes_its_request_is_told_as_any_other() {
+    let diary = Diary::default();
+    let mut served = serve(Limits::default(), diary.clone());
+    let (mut theirs, ours) = UnixStream::pair().unwrap();
+    served.reactor.adopt(ours, Framing::fixed(2), Echo).unwrap();
+    while served.turn() == Turn::Pending {}
+    diary.take();
+    theirs.write_all(b"abcd").unwrap();
+    assert_eq!(served.turn(), Turn::Idle);
+    let told = diary.take();
+    let wanted =
+        ["read 4", "SRM \"ab\" replied 2", "SRM \"cd\" replied 2", "sent 4 left 0", "visited Drained"];
+    assert_eq!(told[3..8], wanted.map(String::from), "{told:?}");
+}
+
 /// Two replies to a record were told as 8 bytes more: the lengths that stand before them until they are sent.
 #[test]
 fn the_lengths_of_records_were_told_as_bytes_of_the_reply() {
