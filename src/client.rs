@@ -53,7 +53,7 @@ impl Plan {
         self.talkative.get() >= 2
     }
 
-    /// Whether a newcomer had something to say when it came.
+    /// Whether a newcomer had something to say by its first visit.
     pub(crate) fn note_newcomer(&self, spoke: bool) {
         let before = self.talkative.get();
         self.talkative.set(if spoke { (before + 1).min(3) } else { before.saturating_sub(1) });

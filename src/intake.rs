@@ -86,9 +86,6 @@ pub(crate) fn pump<S>(
     let Work { left, scratch, first, budget } = work;
     if !client.opened {
         client.opened = true;
-        if !client.unwatched {
-            client.plan.note_newcomer(left.has(Ready::READABLE));
-        }
         client.session().on_open(cx, state).map_err(Cause::Handler)?;
         if cx.set.halt != Halt::No {
             return Ok(Pass::Halted);

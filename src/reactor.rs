@@ -328,12 +328,7 @@ fn visit_newcomers<S>(set: &mut PollSet<S>, scratch: &mut [u8], state: &mut S) {
     for key in newcomers.drain(..) {
         // One whom another has put into the ready list has its share of a round when its turn comes.
         if set.phase != Phase::Stopped && !set.is_queued(key) {
-            let plan = set.plan_of(key).cloned();
-            let heard = set.stats.bytes_in;
             visit(set, scratch, key, state);
-            if let Some(plan) = plan {
-                plan.note_newcomer(set.stats.bytes_in > heard);
-            }
         }
         client::watch(set, key);
     }

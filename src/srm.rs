@@ -47,7 +47,8 @@ pub(crate) fn visit<S>(
         Served::Not => {}
         Served::Read(read) => first = Some(read),
     }
-    lend(set, key, client, |set, client| {
+    let (newcomer, heard) = (!client.opened, set.stats.bytes_in);
+    let visited = lend(set, key, client, |set, client| {
         heed(set, client)?;
         if spent && client.is_open() {
             flush(set, key, client)?;
@@ -58,7 +59,11 @@ pub(crate) fn visit<S>(
             left |= Ready::READABLE;
         }
         attend(set, key, client, Work { left: &mut left, scratch, first, budget }, state)
-    })
+    });
+    if newcomer {
+        client.plan.note_newcomer(set.stats.bytes_in > heard);
+    }
+    visited
 }
 
 /// A session's timer is due.
