@@ -2,7 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,37 +12,8 @@ use std::time::Duration;
 
 use ipc_reactor::{Context, Framing, Key, Limits, Listener, Prefix, Queue, Reactor, Session, TimerKey, Turn};
 
-// ---- The counter ----
-
-thread_local! {
-    /// Of this thread alone: other tests, and the test runner, have their own.
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-// SAFETY: every call is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are the system allocator's conditions.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: as above.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
+mod counting;
+use counting::allocations;
 
 const MESSAGES: usize = 10_000;
 
@@ -51,19 +21,26 @@ const MESSAGES: usize = 10_000;
 #[track_caller]
 fn assert_none_for_each(messages: usize, mut step: impl FnMut()) {
     (0..1_000 / messages).for_each(|_| step());
-    let before = ALLOCATIONS.get();
+    let before = allocations();
     (0..MESSAGES / messages).for_each(|_| step());
-    let allocations = ALLOCATIONS.get() - before;
+    let allocations = allocations() - before;
     assert_eq!(allocations, 0, "allocations for {MESSAGES} messages");
 }
 
 #[test]
 fn the_counter_counts() {
-    let before = ALLOCATIONS.get();
+    let before = allocations();
+    drop(std::hint::black_box(vec![0_u8; 64]));
+    assert_eq!(allocations() - before, 1);
+}
+
+#[test]
+fn the_counter_counts() {
+    let before = allocations();
     let mut bytes = std::hint::black_box(Vec::<u8>::with_capacity(10));
     bytes.reserve_exact(1_000);
     std::hint::black_box(bytes);
-    assert_eq!(ALLOCATIONS.get() - before, 2);
+    assert_eq!(allocations() - before, 2);
 }
 
 // ---- A reactor, and clients in the same thread ----

@@ -1,33 +1,11 @@
 //! A datagram costs no allocation, received, answered or passed on. A program of its own, for its allocator counts.
 
-#![allow(unsafe_code)]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ipc_reactor::{Datagram, Reactor, SocketAddress};
 
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-struct Counting;
-
-// SAFETY: everything is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps to the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: `start` came from `alloc` above, with this layout.
-        unsafe { System.dealloc(start, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
+mod counting;
+use counting::allocations;
 
 // One test: another would allocate meanwhile.
 #[test]
@@ -61,8 +39,8 @@ fn a_datagram_costs_no_allocation() {
             }
         };
         rounds(100);
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let before = allocations();
         rounds(1_000);
-        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0);
+        assert_eq!(allocations() - before, 0);
     }
 }

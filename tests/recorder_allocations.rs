@@ -1,39 +1,14 @@
 //! The flight recorder allocates nothing for what it records. Here the allocator counts.
 
-#![allow(unsafe_code)]
-
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
     io::{self, Read, Write},
     os::unix::net::UnixStream,
 };
 
 use ipc_reactor::{Context, FlightRecorder, Framing, Limits, Listener, Reactor, Session};
 
-thread_local! {
-    /// Of this thread alone: the test harness has one of its own.
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: everything is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller keeps to the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: `start` came from `alloc` above, with this layout.
-        unsafe { System.dealloc(start, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
+mod counting;
+use counting::allocations;
 
 struct Echo;
 
@@ -63,7 +38,7 @@ fn a_recorded_message_costs_no_allocation() {
                 }
                 client.read_exact(&mut [0; 2]).unwrap();
             }
-            ALLOCATIONS.get()
+            allocations()
         };
         let before = rounds(10);
         assert_eq!(rounds(1_000), before, "1,000 messages, many times the ring");

@@ -1,51 +1,29 @@
 //! A value in shared memory costs no allocation, published, received, or told by a reactor. A program of its own, for its
 //! allocator counts.
 
-#![allow(unsafe_code)]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ipc_reactor::shm::{Publisher, Subscriber, Update};
 use ipc_reactor::{Delivery, Reactor};
 
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-struct Counting;
-
-// SAFETY: everything is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps to the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: `start` came from `alloc` above, with this layout.
-        unsafe { System.dealloc(start, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
+mod counting;
+use counting::allocations;
 
 /// Runs `step` until all buffers have their size; and then counts.
 #[track_caller]
 fn assert_no_allocation(mut step: impl FnMut()) {
     (0..100).for_each(|_| step());
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = allocations();
     (0..1_000).for_each(|_| step());
-    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0);
+    assert_eq!(allocations() - before, 0);
 }
 
 // One test: another would allocate meanwhile.
 #[test]
 fn a_value_costs_no_allocation() {
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = allocations();
     drop(std::hint::black_box(Box::new(1)));
-    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 1, "the counter counts");
+    assert_eq!(allocations() - before, 1, "the counter counts");
 
     let mut publisher = Publisher::every(64, 63).unwrap();
     let mut subscriber = Subscriber::open(publisher.subscribe().unwrap().1).unwrap();
