@@ -83,7 +83,7 @@ impl From<Ending> for Cause {
 pub(crate) struct Client<S> {
     pub(crate) socket: OwnedFd,
     pub(crate) plan: Rc<Plan>,
-    /// None while it runs in a plain visit.
+    /// None while it runs, if its client stays in its slot meanwhile.
     pub(crate) session: Option<Box<dyn Session<S>>>,
     /// Bytes that are no whole frame yet, or frames that a budget left.
     pub(crate) input: Option<Box<Buffer>>,
@@ -146,7 +146,7 @@ impl<S> Client<S> {
         self.plain
     }
 
-    /// At the end of a visit: whether the next can be plain.
+    /// At the end of a visit: whether it is plain from now on.
     pub(crate) fn note_plain(&mut self) {
         self.plain = self.output.is_none()
             && self.ending.is_none()
