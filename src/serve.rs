@@ -34,9 +34,8 @@ pub(crate) enum Served {
     Failed(Box<Cause>),
 }
 
-/// Serves a client that there is something to read from, if nothing about it is unusual: one read that is short, whole frames,
-/// one send. That is most of what ever happens, and leaves nothing to be remembered: such a client goes past the ready list,
-/// and stays in its slot. Only its session is taken out while it runs. Whatever turns out otherwise is left to [`visit`].
+/// Serves a client that there is something to read from and nothing else, if it is plain; goes on as a [`visit`] where that turns
+/// out to be not all.
 ///
 /// `WATCHED`: observers are told of its visit. False if nothing was done.
 #[inline(always)]

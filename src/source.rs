@@ -1,5 +1,6 @@
 //! What the slab holds: a closed enum of sources, and the edges that the kernel has reported for each.
 
+use std::fmt;
 use std::ops::{BitOr, BitOrAssign};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
@@ -155,6 +156,26 @@ impl Ready {
     /// An error waits to be fetched (`EPOLLERR`).
     pub fn is_error(self) -> bool {
         self.has(Ready::ERROR)
+    }
+}
+
+/// In epoll's words: `readable, rdhup`. Nothing, if it is ready for nothing.
+impl fmt::Display for Ready {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = [
+            (self.is_readable(), "readable"),
+            (self.is_writable(), "writable"),
+            (self.is_priority(), "urgent"),
+            (self.is_read_closed() && !self.is_write_closed(), "rdhup"),
+            (self.is_write_closed(), "hup"),
+            (self.is_error(), "error"),
+        ];
+        let mut between = "";
+        for (_, word) in words.iter().filter(|(is_set, _)| *is_set) {
+            write!(f, "{between}{word}")?;
+            between = ", ";
+        }
+        Ok(())
     }
 }
 

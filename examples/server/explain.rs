@@ -9,7 +9,7 @@ use std::{collections::HashSet, fmt::Display, io::Write};
 
 use ipc_reactor::{Key, Observer, Ready, Seen, SourceKind, VisitEnd, What, Who};
 
-use crate::names::{Names, Payload, Text, Time, edges};
+use crate::names::{Names, Payload, Text, Time};
 
 /// How it is written.
 #[derive(Clone, Copy)]
@@ -105,7 +105,7 @@ impl<W: Write> Explain<W> {
         self.by_event = self.edges.remove(&who.key);
         let again = self.again.remove(&who.key);
         let what = match self.by_event {
-            true => edges(ready),
+            true => ready.to_string(),
             false if self.new.contains(&who.key) => "new".into(),
             false if again => "still ready".into(),
             false => "no event".into(),

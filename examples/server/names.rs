@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt};
 
-use ipc_reactor::{Key, Ready, SourceKind, Who};
+use ipc_reactor::{Key, SourceKind, Who};
 
 /// Names: M for the master socket, Q for a queue, S for signals, and C#1, C#2, … for the clients as they come.
 #[derive(Clone, Default)]
@@ -118,17 +118,4 @@ fn text(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Some((end, _)) => write!(f, "\"{}\"…", &escaped[..end]),
         None => write!(f, "\"{escaped}\""),
     }
-}
-
-/// What a source is ready for: `readable, rdhup`, in epoll's words.
-pub(crate) fn edges(ready: Ready) -> String {
-    let edges = [
-        (ready.is_readable(), "readable"),
-        (ready.is_writable(), "writable"),
-        (ready.is_priority(), "urgent"),
-        (ready.is_read_closed() && !ready.is_write_closed(), "rdhup"),
-        (ready.is_write_closed(), "hup"),
-        (ready.is_error(), "error"),
-    ];
-    edges.iter().filter(|(is_set, _)| *is_set).map(|&(_, name)| name).collect::<Vec<_>>().join(", ")
 }

@@ -13,7 +13,7 @@ use std::{
 use ipc_reactor::{Key, Observer, Ready, Seen, SourceKind, What, Who};
 use serde_json::{Value, json};
 
-use crate::names::{Names, Payload, Text, edges};
+use crate::names::{Names, Payload, Text};
 
 /// The loop's own track.
 const LOOP: u32 = 1;
@@ -156,7 +156,7 @@ impl Trace {
         let track = self.track(who);
         let waited_ns = queued_ns.min(at_ns.saturating_sub(track.free_ns));
         if waited_ns > 0 {
-            let edges = Some(edges(ready)).filter(|edges| !edges.is_empty());
+            let edges = Some(ready.to_string()).filter(|edges| !edges.is_empty());
             self.slice(track.number, "waiting", at_ns, waited_ns, json!({ "ready": edges }));
         }
         if track.new {
@@ -228,7 +228,7 @@ impl Observer for Trace {
             }
             What::Visited { who, took_ns, end, .. } => {
                 if let Some(Visit { track, start_ns, ready }) = self.visit.take() {
-                    let args = json!({ "ready": edges(ready), "end": format!("{end:?}") });
+                    let args = json!({ "ready": ready.to_string(), "end": format!("{end:?}") });
                     self.slice(track, "visit", at_ns, at_ns.saturating_sub(start_ns).min(took_ns), args);
                 }
                 if let Some(track) = self.tracks.get_mut(&who.key) {

@@ -46,7 +46,10 @@ impl fmt::Display for Event {
                 }
             }
             Event::Visit { who, ready, end, queued_ns, took_ns } => {
-                write!(f, "  {}{}: ", Shown(who), Edges(ready))?;
+                match ready == Ready::NONE {
+                    true => write!(f, "  {}: ", Shown(who))?,
+                    false => write!(f, "  {} {ready}: ", Shown(who))?,
+                }
                 if queued_ns > 0 {
                     write!(f, "waited {:.1?}, ", time(queued_ns))?;
                 }
@@ -102,28 +105,5 @@ impl fmt::Display for Shown {
         };
         write!(f, "{kind} {}", self.0.key)?;
         self.0.fd.map_or(Ok(()), |fd| write!(f, " fd {fd}"))
-    }
-}
-
-/// What a source was ready for: ` readable, rdhup`, in epoll's words.
-struct Edges(Ready);
-
-impl fmt::Display for Edges {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Edges(ready) = *self;
-        let edges = [
-            (ready.is_readable(), "readable"),
-            (ready.is_writable(), "writable"),
-            (ready.is_priority(), "urgent"),
-            (ready.is_read_closed() && !ready.is_write_closed(), "rdhup"),
-            (ready.is_write_closed(), "hup"),
-            (ready.is_error(), "error"),
-        ];
-        let mut before = " ";
-        for (_, name) in edges.iter().filter(|(is_set, _)| *is_set) {
-            write!(f, "{before}{name}")?;
-            before = ", ";
-        }
-        Ok(())
     }
 }
