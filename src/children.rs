@@ -8,6 +8,8 @@
 //! - [`PidFd`]: one descriptor per child, readable when it has ended. It cannot mean another process than the one it
 //!   was opened for.
 
+pub(crate) mod process;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, ExitStatus};

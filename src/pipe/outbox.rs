@@ -6,14 +6,7 @@ use std::{
 };
 
 use super::PipeWriter;
-use crate::{
-    bytes::buffer::Buffer,
-    set::{context::Context, source::Ready},
-    sources::{
-        fd::{FdSource, Progress},
-        queue::Posted,
-    },
-};
+use crate::{bytes::buffer::Buffer, types::posted::Posted};
 
 /// A pipe to write to without ever waiting: what it has no room for is kept, up to a bound, and written when there is room.
 ///
@@ -104,15 +97,5 @@ impl Outbox {
 impl AsFd for Outbox {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.writer.as_fd()
-    }
-}
-
-impl<S> FdSource<S> for Outbox {
-    fn on_ready(&mut self, ready: Ready, _: &mut Context<'_, S>, _: &mut S) -> io::Result<Progress> {
-        if ready.is_write_closed() {
-            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the pipe's last reader has left"));
-        }
-        self.flush()?;
-        Ok(Progress::Drained)
     }
 }

@@ -1,76 +1,141 @@
 //! How sources leave the poll set: closed by a handler, drained, stopped, or by a fault of their own.
 
-use std::{io, mem, os::fd::AsRawFd, time::Duration};
-
-use mio::unix::SourceFd;
+use std::{collections::VecDeque, io, mem, time::Duration};
 
 use crate::{
-    observe::event::What,
-    set::{
-        client::{Client, Ending},
-        poll_set::{Dead, DeadHandler, Halt, OWN_SOURCES, Phase, PollSet, Serves},
-        session::Session,
-        source::{Ready, Source},
+    observe::{
+        event::{VisitEnd, What},
+        throttle::Kind,
     },
-    types::{cause::Cause, key::Key},
+    poll::registry::Slot,
+    set::{
+        accounts::UID_UNKNOWN,
+        call::Asked,
+        client::{ClientIo, Ending},
+        driver::Driver,
+        poll_set::PollSet,
+        source::{Source, Visited},
+        task::Task,
+    },
+    types::{
+        cause::Cause,
+        key::{Key, TimerKey},
+        ready::Ready,
+    },
 };
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Running,
+    Draining,
+    Stopped,
+}
+
+/// A handler whose source is out of the poll set; its `on_close` comes next.
+pub(crate) struct PendingClose<S> {
+    pub(crate) key: Key,
+    pub(crate) cause: Cause,
+    pub(crate) handler: Closed<S>,
+}
+
+pub(crate) enum Closed<S> {
+    /// A client's; its descriptor is closed already.
+    Session(Box<dyn Driver<S>>),
+    /// Any other's, with its endpoint.
+    Source(Source<S>),
+}
+
+pub(crate) struct Lifecycle<S> {
+    phase: Phase,
+    /// In the order in which the sources left.
+    pub(crate) pending: VecDeque<PendingClose<S>>,
+    /// Sources that a drain waits for: when it has closed the last of them, the loop ends.
+    pub(crate) drainable: usize,
+    drain_deadline: Option<TimerKey>,
+    /// Clients about which nothing is unusual are visited as their events come. Not in a drain or after a stop, and not
+    /// in the rest of a turn in which an observer has come.
+    pub(crate) visits_at_once: bool,
+}
+
+impl<S> Lifecycle<S> {
+    pub(crate) fn new() -> Lifecycle<S> {
+        Lifecycle {
+            phase: Phase::Running,
+            pending: VecDeque::new(),
+            drainable: 0,
+            drain_deadline: None,
+            visits_at_once: true,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// There is no way back: a stopped loop stays so.
+    pub(crate) fn enter(&mut self, phase: Phase) {
+        debug_assert!(self.phase != Phase::Stopped || phase == Phase::Stopped);
+        self.phase = phase;
+        self.visits_at_once = phase == Phase::Running;
+    }
+
+    pub(crate) fn begin_turn(&mut self) {
+        self.visits_at_once = self.phase == Phase::Running;
+    }
+}
+
 impl<S> PollSet<S> {
-    /// Closes any source, that of the running handler included. A client first takes what waits for it (at most for
+    /// Closes any source, that of the running handler included. A client is first sent what waits for it (for at most
     /// [`Limits::flush`](crate::Limits::flush)); no more is read from it. Returns false if the key names nothing any more.
     pub fn close(&mut self, key: Key) -> bool {
-        self.end(key, Halt::Close)
+        self.end(key, Asked::Close)
     }
 
     /// Closes any source at once. What waits to be sent to a client is lost.
     pub fn abort(&mut self, key: Key) -> bool {
-        self.end(key, Halt::Abort)
+        self.end(key, Asked::Abort)
     }
 
-    fn end(&mut self, key: Key, how: Halt) -> bool {
-        if key.index < OWN_SOURCES {
+    fn end(&mut self, key: Key, how: Asked) -> bool {
+        let now_ns = self.now_ns();
+        let Some(source) = self.registry.get_mut(key) else { return false };
+        if source.is_own() {
             return false;
         }
-        let now_ns = self.now_ns();
-        let runs = self.runs(key);
-        let Some(slot) = self.slots.get_mut(key.index as usize).filter(|slot| slot.serial == key.serial)
-        else {
-            return false;
-        };
-        match &mut slot.source {
-            // Its handler runs, whether it was taken out of its slot alone or with its client.
-            Source::Running | Source::Client(_) if runs => {
-                if self.halt != Halt::Abort {
-                    self.halt = how;
-                }
-            }
-            Source::Client(client) if how == Halt::Close && client.is_open() && client.output.is_some() => {
-                client.end(Ending::Closed, now_ns);
-                self.mark_ready(key, Ready::NONE);
-            }
-            Source::Client(client) if how == Halt::Close && !client.is_open() => return false,
-            Source::Running => {
-                debug_assert!(false, "only the running handler's source is taken out");
+        if self.call.is_of(key) {
+            // Its visit does it, when the handler has returned.
+            self.call.ask(how);
+            return true;
+        }
+        if let Source::Client { io, .. } = source
+            && how == Asked::Close
+        {
+            if !io.is_open() {
                 return false;
             }
-            _ => {
-                let source = mem::replace(&mut slot.source, Source::Running);
-                self.retire(key, source, Cause::Closed);
+            if io.has_output() {
+                io.end(Ending::Closed, now_ns);
+                self.mark_ready(key, Ready::NONE);
+                return true;
             }
         }
+        self.remove(key, Cause::Closed);
         true
     }
 
-    /// Ends the loop when the running handler has returned: every source is closed, with [`Cause::Stop`].
+    /// Ends the loop when the running handler has returned: no other handler runs any more, every source is closed, and its
+    /// `on_close` told [`Cause::Stop`].
     pub fn stop(&mut self) {
-        self.phase = Phase::Stopped;
-        self.serves = Serves::Nobody;
+        self.lifecycle.enter(Phase::Stopped);
+        self.call.ask(Asked::Stop);
     }
 
-    /// Ends the loop in order: no more CIRs are accepted than have arrived by now; every request that has arrived is
-    /// handled, every reply sent, every client closed when nothing is owed to it, and messages that are in the queues
-    /// and datagrams that are in the sockets now are handled. What is not done after `within` (or [`Limits::drain`](crate::Limits::drain)) is cut off, with
-    /// [`Cause::DrainDeadline`]. [`Stats`](crate::Stats) tells how many were drained, and how many cut off.
+    /// Ends the loop in order: no more connections are accepted than have arrived by now; every request that has arrived is
+    /// handled, every reply sent, every client closed when it waits for nothing, and messages that are in the queues
+    /// and datagrams that are in the sockets now are handled. What is not done after `within` (or
+    /// [`Limits::drain`](crate::Limits::drain)) is closed with [`Cause::DrainDeadline`]. [`Stats`](crate::Stats) tells how
+    /// many were drained, and how many cut off.
     ///
     /// Another drain while one is under way can only bring its end forward.
     ///
@@ -78,91 +143,108 @@ impl<S> PollSet<S> {
     /// None; the type lets it stand as a handler's last expression.
     pub fn drain(&mut self, within: Duration) -> io::Result<()> {
         let within = within.min(self.limits.drain);
-        self.drain_deadline(within);
-        if self.phase == Phase::Running {
+        if self.lifecycle.phase == Phase::Stopped {
+            return Ok(());
+        }
+        self.set_drain_deadline(within);
+        if self.lifecycle.phase == Phase::Running {
             log::info!(target: "ipc_reactor", "draining: {} clients, {within:?} at most", self.stats.clients);
-            self.phase = Phase::Draining;
-            self.serves = Serves::Nobody;
-            let keys: Vec<Key> = self
-                .slots
+            self.lifecycle.enter(Phase::Draining);
+            let drainable: Vec<Key> = self
+                .registry
                 .iter()
-                .map(|(index, slot)| Key { index: index as u32, serial: slot.serial })
+                .filter(|(_, source)| source.is_drainable())
+                .map(|(key, _)| key)
                 .collect();
-            for key in keys {
-                if self
-                    .source(key)
-                    .is_some_and(|source| is_drainable(source) || matches!(source, Source::Running))
-                {
-                    self.mark_ready(key, Ready::READABLE);
-                }
+            for key in drainable {
+                self.mark_ready(key, Ready::READABLE);
             }
         }
         Ok(())
     }
 
-    /// The drain's deadline has passed.
-    pub(crate) fn cut_off(&mut self) {
-        self.close_all(
-            || Cause::DrainDeadline,
-            |source| is_drainable(source) || matches!(source, Source::Queue(_)),
-        );
-        self.phase = Phase::Stopped;
-    }
-
-    pub(crate) fn close_all(&mut self, cause: impl Fn() -> Cause, which: impl Fn(&Source<S>) -> bool) {
-        let keys: Vec<Key> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| which(&slot.source) && !matches!(slot.source, Source::Running))
-            .map(|(index, slot)| Key { index: index as u32, serial: slot.serial })
-            .collect();
-        for key in keys {
-            if let Some(slot) = self.slot(key) {
-                let source = mem::replace(&mut slot.source, Source::Running);
-                self.retire(key, source, cause());
-            }
+    fn set_drain_deadline(&mut self, within: Duration) {
+        let due_ns = self.timers.due_ns(within);
+        if !self.lifecycle.drain_deadline.is_some_and(|timer| self.timers.bring_forward(timer, due_ns)) {
+            self.lifecycle.drain_deadline = Some(self.timers.add(within, Task::DrainDeadline));
         }
     }
 
-    /// Whether the running handler has closed its own source; for sources that have nothing to flush.
-    pub(crate) fn take_halt(&mut self) -> bool {
-        matches!(mem::replace(&mut self.halt, Halt::No), Halt::Close | Halt::Abort)
+    /// The drain's deadline has passed.
+    pub(crate) fn cut_off_drain(&mut self) {
+        self.warn(Kind::Limit, format_args!("the drain's deadline has passed"));
+        self.remove_all(
+            || Cause::DrainDeadline,
+            |source| source.is_drainable() || matches!(source, Source::Queue { .. }),
+        );
+        self.lifecycle.enter(Phase::Stopped);
     }
 
-    /// Takes a source, which the caller has taken out of its slot, out of the poll set; `on_close` follows when the
-    /// running handler has returned.
-    pub(crate) fn retire(&mut self, key: Key, source: Source<S>, cause: Cause) {
-        let unwatched = matches!(&source, Source::Client(client) if client.unwatched);
-        if self.check_not_forked().is_ok()
-            && !unwatched
-            && let Some(fd) = source.raw_fd()
-        {
+    pub(crate) fn remove_all(&mut self, cause: impl Fn() -> Cause, which: impl Fn(&Source<S>) -> bool) {
+        let keys: Vec<Key> =
+            self.registry.iter().filter(|(_, source)| which(source)).map(|(key, _)| key).collect();
+        for key in keys {
+            self.remove(key, cause());
+        }
+    }
+
+    /// A visit is over: the source keeps edges that are not used up, is visited again, or is removed.
+    pub(crate) fn finish_visit(&mut self, key: Key, visited: Visited) -> VisitEnd {
+        let end = visited.end();
+        match visited {
+            Visited::Drained => {}
+            Visited::Again(left) => {
+                self.mark_ready(key, left);
+            }
+            Visited::Blocked(left) => {
+                if let Some(slot) = self.registry.slot_mut(key) {
+                    slot.ready |= left;
+                }
+            }
+            Visited::Closed(cause) => self.remove(key, *cause),
+        }
+        end
+    }
+
+    /// Takes a source out of the poll set, whose handler does not run; its `on_close` follows when the running handler has
+    /// returned.
+    pub(crate) fn remove(&mut self, key: Key, cause: Cause) {
+        debug_assert!(!self.call.is_of(key), "the source of the running handler is closed by its visit");
+        let Some(source) = self.registry.get(key) else { return };
+        let unregistered = matches!(source, Source::Client { io, .. } if io.is_unregistered());
+        if !unregistered && let Some(fd) = source.raw_fd() {
             // DEL though we close: a dup'd descriptor keeps the registration alive.
-            if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
+            if let Err(error) = self.registry.deregister(fd) {
                 self.stats.failed(error.kind());
             }
         }
-        self.timers.forget_client(&mut self.slots, key.index);
-        let slot = self.slots.remove(key.index as usize);
-        // Edges of this batch that nobody will see.
-        self.stats.stale_events += u64::from(slot.queued && slot.ready != Ready::NONE);
-        self.drainable -= usize::from(is_drainable(&source));
-        if self.watch.is_some() {
-            self.tell(What::Closed { who: source.who(key), cause: &cause });
+        if self.observers.is_some()
+            && let Some(source) = self.registry.get(key)
+        {
+            let who = source.who(key);
+            self.emit(What::Closed { who, cause: &cause });
         }
+        self.timers.clear_slot_deadline(key.index);
+        let Some(Slot { value: source, ready, queued, .. }) = self.registry.remove(key) else { return };
+        // Edges of this batch that nothing is left to use.
+        self.stats.stale_events += u64::from(queued && ready != Ready::NONE);
+        self.lifecycle.drainable -= usize::from(source.is_drainable());
         let handler = match source {
-            Source::Client(client) => DeadHandler::Session(self.dismantle(key, client, &cause)),
-            other => DeadHandler::Source(other),
+            Source::Client { io, session: Some(session) } => {
+                self.release_client(key, io, &cause);
+                Closed::Session(session)
+            }
+            other => Closed::Source(other),
         };
-        self.dead.push_back(Dead { key, cause, handler });
-        self.resume_masters();
-        if self.slots.capacity() > 1024 && self.slots.len() < self.slots.capacity() / 8 {
-            self.slots.shrink_to_fit();
-        }
+        self.lifecycle.pending.push_back(PendingClose { key, cause, handler });
+        self.resume_acceptors();
+        let capacity = self.registry.capacity();
+        self.timers.shrink_slots_to(capacity);
     }
 
-    fn dismantle(&mut self, key: Key, client: Client<S>, cause: &Cause) -> Box<dyn Session<S>> {
-        log::debug!(target: "ipc_reactor", "client {key} fd {}: {cause}", client.socket.as_raw_fd());
+    /// Takes back what a client holds of the reactor's, and closes its descriptor.
+    fn release_client(&mut self, key: Key, mut io: ClientIo, cause: &Cause) {
+        log::debug!(target: "ipc_reactor", "client {key} fd {}: {cause}", io.raw_fd());
         self.stats.clients -= 1;
         self.stats.closed += 1;
         match cause {
@@ -170,14 +252,37 @@ impl<S> PollSet<S> {
             Cause::DrainDeadline => self.stats.drain_cut += 1,
             _ => {}
         }
-        client.dismantle(self)
+        let buffered = mem::take(&mut io.buffered);
+        debug_assert!(io.uid != UID_UNKNOWN || !self.accounts.counts_users());
+        self.accounts.release(io.uid, buffered as usize);
+        for buffer in [io.take_input(), io.take_output()].into_iter().flatten() {
+            self.io.pool.give_back(buffer);
+        }
+    }
+
+    /// Has the listeners that wait look again, now instead of later.
+    pub(crate) fn resume_acceptors(&mut self) {
+        while let Some((listener, timer)) = self.acceptors.resume() {
+            self.timers.remove(timer);
+            self.mark_ready(listener, Ready::READABLE);
+        }
     }
 }
 
-/// What a drain waits for.
-pub(crate) fn is_drainable<S>(source: &Source<S>) -> bool {
-    match source {
-        Source::Queue(queue) => !queue.drained,
-        source => matches!(source, Source::Master(_) | Source::Client(_) | Source::Datagram(_)),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_has_no_way_back_and_ends_visits_at_once() {
+        let mut lifecycle = Lifecycle::<()>::new();
+        assert!(lifecycle.visits_at_once);
+        lifecycle.enter(Phase::Draining);
+        lifecycle.begin_turn();
+        assert!(!lifecycle.visits_at_once);
+        lifecycle.enter(Phase::Stopped);
+        lifecycle.begin_turn();
+        assert!(!lifecycle.visits_at_once);
+        assert_eq!(lifecycle.phase(), Phase::Stopped);
     }
 }

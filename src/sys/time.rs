@@ -4,9 +4,16 @@ use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     ptr,
+    time::Duration,
 };
 
 use super::check;
+
+/// A duration in nanoseconds; what is longer than 584 years counts as that.
+#[inline]
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
 
 /// `CLOCK_MONOTONIC` in nanoseconds.
 #[inline]

@@ -1,6 +1,7 @@
 //! What a subscriber is told of, and in which order.
 
-use ipc_reactor::shm::{Handout, Publisher, Subscriber, TypedPublisher, Update};
+use ipc_reactor::Handout;
+use ipc_reactor::shm::{Publisher, Subscriber, TypedPublisher, Update};
 use ipc_reactor::{Address, Delivery, Limits, Listener, Reactor, Turn};
 
 use crate::kit::{Ear, Heard, World, address, numbers, publishing_at, subscribed, value};
