@@ -4,3 +4,5 @@ pub(crate) mod builder;
 mod closed;
 mod due;
 pub(crate) mod event_loop;
+#[cfg(test)]
+mod tests;

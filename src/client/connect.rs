@@ -75,7 +75,7 @@ impl<S> PollSet<S> {
         self.connect_to(kind, targets, framing, Box::new(session))
     }
 
-    fn connect_to(
+    pub(crate) fn connect_to(
         &mut self,
         kind: ListenerKind,
         mut targets: VecDeque<Target>,
@@ -112,7 +112,7 @@ fn targets(address: &Address) -> io::Result<(ListenerKind, VecDeque<Target>)> {
     }
 }
 
-fn target(ip: std::net::SocketAddr) -> Target {
+pub(crate) fn target(ip: std::net::SocketAddr) -> Target {
     (if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }, SockAddr::inet(ip))
 }
 
@@ -226,71 +226,4 @@ fn try_next<S>(visit: &mut Visit<'_, S>) -> Flow<()> {
     visit.set.registry.register_as(visit.key, fd, interest).map_err(Cause::Io)?;
     visit.set.mark_ready(visit.key, Ready::NONE);
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::*;
-    use crate::{reactor::event_loop::Reactor, set::context::Context};
-
-    struct Told;
-
-    impl Session<Vec<String>> for Told {
-        fn on_open(&mut self, cx: &mut Context<'_, Vec<String>>, told: &mut Vec<String>) -> io::Result<()> {
-            told.push("open".into());
-            cx.finish();
-            Ok(())
-        }
-
-        fn on_request(
-            &mut self,
-            _: &[u8],
-            _: &mut Context<'_, Vec<String>>,
-            _: &mut Vec<String>,
-        ) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, Vec<String>>, told: &mut Vec<String>) {
-            told.push(cause.to_string());
-            cx.stop();
-        }
-    }
-
-    /// Connects to a host with these addresses.
-    fn told(addresses: &[std::net::SocketAddr]) -> Vec<String> {
-        let targets = addresses.iter().map(|ip| target(*ip)).collect();
-        let mut reactor = Reactor::<Vec<String>>::new().unwrap();
-        reactor.connect_to(ListenerKind::Tcp, targets, Framing::raw(), Box::new(Told)).unwrap();
-        let mut told = Vec::new();
-        reactor.run(&mut told).unwrap();
-        told
-    }
-
-    #[test]
-    fn a_host_is_reached_at_whichever_address_serves() {
-        let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        let serves = server.local_addr().unwrap();
-        // Bound and not listening: nobody else gets the port, and it refuses.
-        let deaf = |address: &str| {
-            let (domain, address) = target(address.parse().unwrap());
-            let socket = socket::socket(domain, libc::SOCK_STREAM)?;
-            socket::bind(socket.as_fd(), &address)?;
-            match socket::getsockname(socket.as_fd())? {
-                crate::net::peer::PeerAddress::Inet(ip) => Ok((socket, ip)),
-                other => Err(io::Error::other(other.to_string())),
-            }
-        };
-        let (_v4, refuses) = deaf("127.0.0.1:0").unwrap();
-        let (_v6, v6) = deaf("[::1]:0").or_else(|_| deaf("127.0.0.1:0")).unwrap();
-        for addresses in
-            [&[serves][..], &[refuses, serves], &[v6, refuses, refuses, serves], &[serves, refuses]]
-        {
-            assert_eq!(told(addresses), ["open", "closed by a handler"], "{addresses:?}");
-        }
-        let refused = told(&[v6, refuses]);
-        assert!(refused.len() == 1 && refused[0].contains("Connection refused"), "{refused:?}");
-    }
 }
