@@ -47,6 +47,7 @@ pub use sources::datagram::{DatagramHandler, Incoming};
 pub use sources::fd::{FdSource, Progress};
 pub use sources::queue::{Message, Posted, QueueHandler};
 pub use sources::shm::{Delivery, SubscriptionHandler};
+pub use sources::shm_link::Handout;
 pub use types::cause::{Cause, Limit};
 pub use types::key::Key;
 pub use types::limits::{Limits, SlowConsumer, WhenFull};

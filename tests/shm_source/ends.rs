@@ -4,10 +4,13 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use ipc_reactor::shm::{Handout, PublisherOptions, Subscriber, Ticket, Update};
 use ipc_reactor::{
     Address, Cause, Context, Delivery, Drain, Framing, Limit, Limits, Listener, Reactor, Session,
     SubscriptionHandler,
+};
+use ipc_reactor::{
+    Handout,
+    shm::{PublisherOptions, Subscriber, Ticket, Update},
 };
 
 use crate::kit::{Ear, Heard, World, address, numbers, publishing_at, subscribed, value};

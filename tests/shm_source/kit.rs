@@ -2,8 +2,11 @@
 
 use std::io;
 
-use ipc_reactor::shm::{Handout, Publisher, Subscriber, Update};
 use ipc_reactor::{Address, Cause, Context, Delivery, Key, Limits, Listener, Reactor, SubscriptionHandler};
+use ipc_reactor::{
+    Handout,
+    shm::{Publisher, Subscriber, Update},
+};
 use tempfile::TempDir;
 
 use crate::turning::until;

@@ -6,9 +6,12 @@ use std::process::{ChildStdout, Stdio};
 use std::time::Duration;
 use std::{env, fs, thread};
 
-use ipc_reactor::shm::{Handout, Publisher, Update};
 use ipc_reactor::{
     Address, Cause, Context, Delivery, Limits, Listener, Reactor, Signal, SubscriptionHandler, signals,
+};
+use ipc_reactor::{
+    Handout,
+    shm::{Publisher, Update},
 };
 
 use crate::kit::{Ear, World, address, numbers, publishing_at};

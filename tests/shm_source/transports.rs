@@ -4,8 +4,11 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ipc_reactor::shm::{Handout, QueueNotifier, SocketNotifier, Subscriber, Ticket, UPDATED};
 use ipc_reactor::{Address, Delivery, Listener, Queue, Reactor};
+use ipc_reactor::{
+    Handout,
+    shm::{QueueNotifier, SocketNotifier, Subscriber, Ticket, UPDATED},
+};
 
 use crate::kit::{Ear, Heard, World, address, numbers, value};
 use crate::support::refused;

@@ -1,7 +1,10 @@
 //! What a subscriber is told of, and in which order.
 
-use ipc_reactor::shm::{Handout, Publisher, Subscriber, TypedPublisher, Update};
 use ipc_reactor::{Address, Delivery, Limits, Listener, Reactor, Turn};
+use ipc_reactor::{
+    Handout,
+    shm::{Publisher, Subscriber, TypedPublisher, Update},
+};
 
 use crate::kit::{Ear, Heard, World, address, numbers, publishing_at, subscribed, value};
 use crate::turning::{settle, until};

@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ipc_reactor::shm::{Handout, SocketNotifier, Subscriber, Update};
 use ipc_reactor::{Cause, Context, Delivery, Limits, Listener, Reactor, SubscriptionHandler};
+use ipc_reactor::{
+    Handout,
+    shm::{SocketNotifier, Subscriber, Update},
+};
 
 use crate::kit::{World, address, numbers};
 use crate::turning::PATIENCE;
