@@ -4,6 +4,7 @@ pub(crate) mod accept;
 pub(crate) mod child;
 pub(crate) mod datagram;
 pub(crate) mod fd;
+mod outbox;
 pub(crate) mod queue;
 pub(crate) mod shm;
 pub(crate) mod shm_link;

@@ -3,5 +3,6 @@
 pub(crate) mod cause;
 pub(crate) mod key;
 pub(crate) mod limits;
+pub(crate) mod posted;
 pub(crate) mod rejected;
 pub(crate) mod stats;

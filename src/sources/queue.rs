@@ -21,6 +21,7 @@ use crate::{
     types::{
         cause::{Cause, Limit},
         key::Key,
+        posted::Posted,
         rejected::Rejected,
     },
 };
@@ -69,15 +70,6 @@ where
     fn on_message(&mut self, message: Message<'_>, cx: &mut Context<'_, S>, state: &mut S) -> io::Result<()> {
         (self.0)(message, cx, state)
     }
-}
-
-/// What became of a message given to [`PollSet::post`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Posted {
-    /// It is in the queue.
-    Sent,
-    /// The queue is full; the message waits in the outbox and goes out as soon as there is room.
-    Waits,
 }
 
 pub(crate) struct QueueSource<S> {

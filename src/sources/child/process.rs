@@ -9,7 +9,7 @@ use std::{
 
 use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 
-use crate::{children::PidFd, pipe::Outbox, signals::signal::Signal, sources::queue::Posted, sys};
+use crate::{children::PidFd, pipe::Outbox, signals::signal::Signal, sys, types::posted::Posted};
 
 /// How long the end of a killed process is awaited where nothing can await it later. It takes far less, unless the
 /// process is in the midst of I/O that the kernel does not break off.
