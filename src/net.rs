@@ -6,3 +6,4 @@ pub(crate) mod datagram;
 pub(crate) mod listener;
 pub(crate) mod path;
 pub(crate) mod peer;
+pub(crate) mod transport;

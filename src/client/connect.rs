@@ -13,7 +13,7 @@ use mio::unix::SourceFd;
 use crate::{
     bytes::framing::Framing,
     client::output::watch_writing,
-    net::{address::Address, listener::ListenerKind},
+    net::{address::Address, transport::ListenerKind},
     set::{
         client::{self, Client, Extra, Plan, Watched},
         poll_set::PollSet,
@@ -303,9 +303,9 @@ mod tests {
             let (domain, address) = target(address.parse().unwrap());
             let socket = socket::socket(domain, libc::SOCK_STREAM)?;
             socket::bind(socket.as_fd(), &address)?;
-            match socket::getsockname(socket.as_fd())? {
-                crate::net::peer::PeerAddress::Inet(ip) => Ok((socket, ip)),
-                other => Err(io::Error::other(other.to_string())),
+            match socket::getsockname(socket.as_fd())?.to_inet() {
+                Some(ip) => Ok((socket, ip)),
+                None => Err(io::Error::other("no IP address")),
             }
         };
         let (_v4, refuses) = deaf("127.0.0.1:0").unwrap();

@@ -4,6 +4,7 @@ use std::{mem, time::Duration};
 
 use crate::{
     set::{client::Client, poll_set::PollSet, source::Source},
+    sys::time::nanos,
     types::{
         cause::{Cause, Limit},
         key::Key,
@@ -12,7 +13,7 @@ use crate::{
 
 /// When this client's time is up next, and why.
 fn deadline<S>(set: &PollSet<S>, client: &Client<S>) -> Option<(u64, Limit)> {
-    let after = |since_ns: u64, duration: Duration| since_ns.saturating_add(duration.as_nanos() as u64);
+    let after = |since_ns: u64, duration: Duration| since_ns.saturating_add(nanos(duration));
     if !client.is_open() {
         return Some((after(client.active_ns, set.limits.flush), Limit::Flush));
     }
@@ -40,7 +41,7 @@ pub(crate) fn arm_deadline<S>(set: &mut PollSet<S>, key: Key, client: &Client<S>
 /// begin to idle now.
 pub(crate) fn begin_idling<S>(set: &mut PollSet<S>, idle: Duration) {
     set.idle_since_ns = set.now_ns();
-    let due_ns = set.idle_since_ns.saturating_add(idle.as_nanos() as u64);
+    let due_ns = set.idle_since_ns.saturating_add(nanos(idle));
     let keys: Vec<Key> = set.clients().collect();
     for key in keys {
         set.timers.client_deadline(&mut set.slots, key.index, due_ns);

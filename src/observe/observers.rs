@@ -12,7 +12,7 @@ use std::{
 use log::Level;
 
 use crate::{
-    net::{listener::ListenerKind, peer::Peer},
+    net::{peer::Peer, transport::ListenerKind},
     observe::{
         event::{Detail, Observer, Seen, SourceKind, VisitEnd, What, Who},
         throttle::Kind,

@@ -19,14 +19,14 @@ use crate::{
         accounts::{UID_UNKNOWN, account, uid_of},
         connect::Connecting,
     },
-    net::listener::ListenerKind,
+    net::transport::ListenerKind,
     observe::event::{SourceKind, Who},
     set::{
         poll_set::{Phase, PollSet},
         session::Session,
         source::{Ready, Source},
     },
-    sys::socket,
+    sys::{file, socket},
     types::{cause::Cause, key::Key},
 };
 
@@ -321,7 +321,7 @@ pub(crate) fn adopt<S>(
     session: Box<dyn Session<S>>,
 ) -> io::Result<Key> {
     let kind = ListenerKind::of(socket.as_fd())?;
-    socket::set_nonblocking(socket.as_fd())?;
+    file::set_nonblocking(socket.as_fd(), true)?;
     let passes = framing.descriptors_max() > 0;
     let refuses = !kind.is_tcp() && socket::set_passes_rights(socket.as_fd(), passes).is_ok() && !passes;
     if kind.is_seqpacket() {

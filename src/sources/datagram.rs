@@ -176,7 +176,7 @@ impl<S> PollSet<S> {
             bytes: vec![0; BATCH * socket.message_size()],
             socket: Rc::new(socket),
             handler: Box::new(handler),
-            arrivals: [Arrival::to_fill(); BATCH],
+            arrivals: [Arrival::zeroed(); BATCH],
             to_drain: None,
         };
         Ok(self.place(key, Source::Datagram(Box::new(source))))
