@@ -84,7 +84,7 @@ impl<S> Reactor<S> {
         read_buffer: usize,
         spin: Option<Spin>,
     ) -> io::Result<Reactor<S>> {
-        sys::fork::watch();
+        sys::fork::start_counting()?;
         let mut set = PollSet::new(limits, read_buffer)?;
         let timers = set.next_key();
         set.poll.registry().register(
