@@ -27,8 +27,8 @@ const FORMS: &str = "unix:PATH, unix-seq:PATH, unix-dgram:PATH, abstract:NAME, a
 /// | `udp:localhost:4000` | [`Udp`](Self::Udp) |
 /// | `mq:/adder-jobs` | [`Queue`](Self::Queue) |
 ///
-/// Paths and names are bytes, not text. A control character and a byte that is not UTF-8 are written as `\xNN`, a backslash
-/// as `\\`, and parsed from that. So a displayed address parses to the same address.
+/// Paths and names are bytes, not text. A control character and a byte that is not UTF-8 are written as `\xNN`, a
+/// backslash as `\\`, and parsed from that. So a displayed address parses to the same address.
 ///
 /// ```
 /// use ipc_reactor::Address;

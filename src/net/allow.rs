@@ -31,9 +31,9 @@ use crate::{net::peer::Peer, sys::process};
 /// ```
 ///
 /// The check uses the peer's effective user, effective group and supplementary groups at the time of its `connect(2)`
-/// (`SO_PEERCRED`, `SO_PEERGROUPS`, `unix(7)`). A process that gets the connection later, by `fork(2)` or over a socket, is
-/// not checked. Root may connect only if it is listed. A peer from another user namespace, whose ids do not exist here, has
-/// the user and the group 65534: do not list those.
+/// (`SO_PEERCRED`, `SO_PEERGROUPS`, `unix(7)`). A process that gets the connection later, by `fork(2)` or over a
+/// socket, is not checked. Root may connect only if it is listed. A peer from another user namespace, whose ids do not
+/// exist here, has the user and the group 65534: do not list those.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Allow {
     uids: Vec<u32>,

@@ -25,16 +25,16 @@ pub use options::DatagramOptions;
 
 /// A datagram socket, Unix or UDP: non-blocking, close-on-exec.
 ///
-/// Each datagram is received whole, or marked as truncated, with its sender's address. There is no end of file: **an empty
-/// datagram is a message**. A Unix socket keeps the order and loses nothing (`unix(7)`): while the receiver's queue is full,
-/// sending fails with `WouldBlock`. UDP may lose datagrams, and change their order (`udp(7)`).
+/// Each datagram is received whole, or is marked as truncated, with its sender's address. There is no end of file: **an
+/// empty datagram is a message**. A Unix socket keeps the order and loses nothing (`unix(7)`): while the receiver's
+/// queue is full, sending fails with `WouldBlock`. UDP may lose datagrams, and change their order (`udp(7)`).
 ///
-/// A path is handled as safely as a [`Listener`](crate::Listener)'s: one server at a time; only a stale socket is removed; the
-/// path has its mode from the moment at which it exists; drop removes the path if it is still the socket that was bound here. A
-/// running server does not notice the test connection.
+/// A path is handled as safely as a [`Listener`](crate::Listener)'s: one server at a time; only a stale socket is
+/// removed; the path has its mode from the moment at which it exists; drop removes the path if it is still the socket
+/// that was bound here. A running server does not notice the test connection.
 ///
-/// Descriptors cannot be sent to this socket. Where the kernel can refuse them (`SO_PASSRIGHTS`, since Linux 6.16), the sender
-/// gets `EPERM`. An older kernel closes them on arrival.
+/// Descriptors cannot be sent to this socket. Where the kernel can refuse them (`SO_PASSRIGHTS`, since Linux 6.16), the
+/// sender gets `EPERM`. An older kernel closes them on arrival.
 ///
 /// ```
 /// use ipc_reactor::Datagram;
@@ -87,8 +87,8 @@ impl Datagram {
         Self::options().unix(path)
     }
 
-    /// Receives on an abstract name (1 to 107 bytes of any value). It has no mode: **every** process of the network namespace
-    /// can send to it. The name is free again when its last socket is closed.
+    /// Receives on an abstract name (1 to 107 bytes of any value). It has no mode: **every** process of the network
+    /// namespace can send to it. The name is free again when its last socket is closed.
     ///
     /// # Errors
     /// `AddrInUse`: another socket has the name. `InvalidInput`: the name is empty or too long.
@@ -104,8 +104,8 @@ impl Datagram {
         Self::options().unix_autobind()
     }
 
-    /// Receives on the first of the addresses that can be bound, IPv4 or IPv6. For port 0 the kernel chooses a port, which
-    /// [`local_address`](Self::local_address) returns.
+    /// Receives on the first of the addresses that can be bound, IPv4 or IPv6. For port 0 the kernel chooses a port,
+    /// which [`local_address`](Self::local_address) returns.
     ///
     /// # Errors
     /// Those of `getaddrinfo(3)`; those of `bind(2)` for the last address that was tried.
@@ -121,7 +121,8 @@ impl Datagram {
         Self::options().bind(address)
     }
 
-    /// A socket [connected](Self::connect) to `address`. The kernel chooses its own address, so that the peer can answer.
+    /// A socket [connected](Self::connect) to `address`. The kernel chooses its own address, so that the peer can
+    /// answer.
     ///
     /// # Errors
     /// `InvalidInput` for an address of another kind; those of `getaddrinfo(3)` and of [`connect`](Self::connect).
@@ -135,11 +136,11 @@ impl Datagram {
     }
 
     /// Sets the only peer from now on: [`send`](Self::send) sends to it, and datagrams of others are refused (Unix) or
-    /// dropped (UDP). Those that others have sent before are still received. You may connect again, to another peer; a Unix
-    /// socket then drops the datagrams that it has not received yet.
+    /// dropped (UDP). Those that others have sent before are still received. You may connect again, to another peer; a
+    /// Unix socket then drops the datagrams that it has not received yet.
     ///
-    /// Nothing is sent. Whether a UDP peer receives is not known before a datagram to it causes an ICMP message: a later call
-    /// then fails with `ConnectionRefused`.
+    /// Nothing is sent. Whether a UDP peer receives is not known before a datagram to it causes an ICMP message: a
+    /// later call then fails with `ConnectionRefused`.
     ///
     /// # Errors
     /// - `NotFound` (Unix): there is no such path.
@@ -153,12 +154,13 @@ impl Datagram {
     /// Sends a datagram, which may be empty, whole or not at all. It never waits.
     ///
     /// # Errors
-    /// - `WouldBlock`: the receiver's queue (Unix) or this socket's send buffer is full. No event says when one receiver of
-    ///   many has room: try again later, or [`connect`](Self::connect) a socket to it.
-    /// - `ConnectionRefused`, `NotFound`: no socket receives there, or (UDP, connected) none received an earlier datagram.
+    /// - `WouldBlock`: the receiver's queue (Unix) or this socket's send buffer is full. No event says when one
+    ///   receiver of many has room: try again later, or [`connect`](Self::connect) a socket to it.
+    /// - `ConnectionRefused`, `NotFound`: no socket receives there, or (UDP, connected) none received an earlier
+    ///   datagram.
     /// - `PermissionDenied`: no write permission, or the receiver is connected to another socket.
-    /// - `InvalidInput`: the datagram is too long (more than 65,507 bytes on UDP over IPv4, or than `SO_SNDBUF` on a Unix
-    ///   socket), or the address has another family than the socket.
+    /// - `InvalidInput`: the datagram is too long (more than 65,507 bytes on UDP over IPv4, or than `SO_SNDBUF` on a
+    ///   Unix socket), or the address has another family than the socket.
     pub fn send_to(&self, bytes: &[u8], to: &SocketAddress) -> io::Result<()> {
         datagram::send_to(self.as_fd(), bytes, &to.0).map(drop).map_err(|cause| explain(cause, bytes.len()))
     }
@@ -171,12 +173,13 @@ impl Datagram {
         socket::send(self.as_fd(), bytes).map(drop).map_err(|cause| explain(cause, bytes.len()))
     }
 
-    /// Sends several datagrams, 16 with each system call (`sendmmsg(2)`), and returns how many were sent. From 4 datagrams on
-    /// it costs about a tenth less than [`send_to`](Self::send_to) for each; for one it costs a tenth more.
+    /// Sends several datagrams, 16 with each system call (`sendmmsg(2)`), and returns how many were sent. From 4
+    /// datagrams on it costs about a tenth less than [`send_to`](Self::send_to) for each; for one it costs a tenth
+    /// more.
     ///
     /// # Errors
-    /// Those of `send_to`, if the first datagram cannot be sent. If a later one cannot, the call returns how many were sent
-    /// before it; a next call that begins with that datagram returns the error.
+    /// Those of `send_to`, if the first datagram cannot be sent. If a later one cannot, the call returns how many were
+    /// sent before it; a next call that begins with that datagram returns the error.
     pub fn send_batch(&self, mut datagrams: &[(&[u8], &SocketAddress)]) -> io::Result<usize> {
         let mut sent = 0;
         while let Some((first, _)) = datagrams.first() {
@@ -199,8 +202,8 @@ impl Datagram {
     /// Receives a datagram and its sender's address. It never waits.
     ///
     /// # Errors
-    /// `WouldBlock`: there is none. `ConnectionRefused` and other errors of ICMP: an earlier datagram of this socket was not
-    /// received; the socket stays usable.
+    /// `WouldBlock`: there is none. `ConnectionRefused` and other errors of ICMP: an earlier datagram of this socket
+    /// was not received; the socket stays usable.
     pub fn recv_from(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let mut arrival = Arrival::zeroed();
         datagram::recv_from(self.as_fd(), buffer, &mut arrival)?;
@@ -249,8 +252,8 @@ impl Datagram {
         self.message_size = bytes.clamp(1, MESSAGE_SIZE_MAX);
     }
 
-    /// Keeps the path when the value is dropped: for a process whose successor inherits or receives this socket and goes on
-    /// with it. The lock is still released at the drop.
+    /// Keeps the path when the value is dropped: for a process whose successor inherits or receives this socket and
+    /// goes on with it. The lock is still released at the drop.
     pub fn leave_path(&mut self) {
         if let Some(guard) = &mut self.guard {
             guard.keep();
@@ -310,8 +313,8 @@ impl From<UdpSocket> for Datagram {
     }
 }
 
-/// Adopts a datagram socket that another program made, such as a service manager. It becomes non-blocking and close-on-exec,
-/// and drop keeps its path.
+/// Adopts a datagram socket that another program made, such as a service manager. It becomes non-blocking and
+/// close-on-exec, and drop keeps its path.
 ///
 /// Fails with `InvalidInput` if the descriptor is no socket, or one of another kind. The descriptor is then closed.
 impl TryFrom<OwnedFd> for Datagram {
@@ -338,8 +341,8 @@ impl TryFrom<OwnedFd> for Datagram {
     }
 }
 
-/// Explains the errno of a call with a datagram of `len` bytes. `WouldBlock` is returned as it is: it is no fault, and must
-/// not cost an allocation.
+/// Explains the errno of a call with a datagram of `len` bytes. `WouldBlock` is returned as it is: it is no fault, and
+/// must not cost an allocation.
 fn explain(cause: io::Error, len: usize) -> io::Error {
     let (kind, why) = match cause.raw_os_error() {
         Some(libc::EMSGSIZE) => {

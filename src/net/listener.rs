@@ -25,23 +25,24 @@ pub use options::ListenerOptions;
 
 /// A listening socket: bound, non-blocking, close-on-exec. It is also called the *master socket*.
 ///
-/// On a path one constructor and one drop do all the steps ("remove an old socket, create, bind, listen … remove the socket"),
-/// and do them safely:
+/// On a path one constructor and one drop do all the steps ("remove an old socket, create, bind, listen … remove the
+/// socket"), and do them safely:
 ///
-/// - A second server gets `AddrInUse`. This server holds the lock file `PATH.lock` under `flock(2)` as long as the value
-///   exists. A server without a lock file is found by a test connection, which it sees as a client that disconnects at once.
-/// - A stale socket, to which no process listens any more, is removed. A file of another kind is never removed, and a symbolic
-///   link is not followed: `AlreadyExists`.
+/// - A second server gets `AddrInUse`. This server holds the lock file `PATH.lock` under `flock(2)` as long as the
+///   value exists. A server without a lock file is found by a test connection, which it sees as a client that
+///   disconnects at once.
+/// - A stale socket, to which no process listens any more, is removed. A file of another kind is never removed, and a
+///   symbolic link is not followed: `AlreadyExists`.
 /// - The path has its mode from the moment at which it exists.
-/// - Drop removes the path if it is still the socket that was bound here (same device and inode), and only in the process that
-///   bound it, not in a forked child. A socket adopted with `From` or `TryFrom` keeps its path.
+/// - Drop removes the path if it is still the socket that was bound here (same device and inode), and only in the
+///   process that bound it, not in a forked child. A socket adopted with `From` or `TryFrom` keeps its path.
 ///
 /// The directory must be writable, because the lock file is made and names are moved in it. Its filesystem must support
-/// `renameat2(2)`, as all local ones do. In a directory that other users can write to, such as `/tmp`, they can take the name
-/// or the lock first, so give a service a directory of its own.
+/// `renameat2(2)`, as all local ones do. In a directory that other users can write to, such as `/tmp`, they can take
+/// the name or the lock first, so give a service a directory of its own.
 ///
-/// Descriptors cannot be sent to the connections of this listener where the kernel can refuse them (`SO_PASSRIGHTS`, since
-/// Linux 6.16), unless the framing asks for them.
+/// Descriptors cannot be sent to the connections of this listener where the kernel can refuse them (`SO_PASSRIGHTS`,
+/// since Linux 6.16), unless the framing asks for them.
 ///
 /// ```
 /// # let folder = tempfile::tempdir()?;
@@ -107,8 +108,8 @@ impl Listener {
         Self::options().seqpacket_abstract(name)
     }
 
-    /// Listens on the first of the addresses that can be bound, with `SO_REUSEADDR`. For port 0 the kernel chooses a port,
-    /// which [`local_address`](Self::local_address) returns.
+    /// Listens on the first of the addresses that can be bound, with `SO_REUSEADDR`. For port 0 the kernel chooses a
+    /// port, which [`local_address`](Self::local_address) returns.
     ///
     /// # Errors
     ///
@@ -156,8 +157,8 @@ impl Listener {
         }
     }
 
-    /// Keeps the path when the value is dropped: for a process whose successor inherits or receives this socket and goes on
-    /// with it. The lock is still released at the drop.
+    /// Keeps the path when the value is dropped: for a process whose successor inherits or receives this socket and
+    /// goes on with it. The lock is still released at the drop.
     pub fn leave_path(&mut self) {
         if let Some(guard) = &mut self.guard {
             guard.keep();
@@ -170,7 +171,8 @@ impl Listener {
         self.fd
     }
 
-    /// Accepts a connection with one system call, `accept4(2)`: the client handle, and the client's address if it is TCP.
+    /// Accepts a connection with one system call, `accept4(2)`: the client handle, and the client's address if it is
+    /// TCP.
     pub(crate) fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
         match self.kind {
             ListenerKind::Tcp => socket::accept_inet(self.as_fd()),
@@ -180,17 +182,17 @@ impl Listener {
         }
     }
 
-    /// Whether descriptors can be sent to no connection accepted here. A read that returns less than there is room for has
-    /// then emptied the socket.
+    /// Whether descriptors can be sent to no connection accepted here. A read that returns less than there is room for
+    /// has then emptied the socket.
     ///
-    /// A connection takes this over from the listener when the client connects. So it is true for an adopted socket only if its
-    /// maker had set `SO_PASSRIGHTS` already: connections may have been waiting.
+    /// A connection takes this over from the listener when the client connects. So it is true for an adopted socket
+    /// only if its maker had set `SO_PASSRIGHTS` already: connections may have been waiting.
     pub(crate) fn refuses_descriptors(&self) -> bool {
         self.refuses_descriptors
     }
 
-    /// Whether every connection accepted here has `SO_PASSCRED` already, which [`socket::recv_record`] needs. If not (an
-    /// adopted socket, whose maker had not set it), set it on each client handle.
+    /// Whether every connection accepted here has `SO_PASSCRED` already, which [`socket::recv_record`] needs. If not
+    /// (an adopted socket, whose maker had not set it), set it on each client handle.
     pub(crate) fn marks_records(&self) -> bool {
         self.marks_records
     }

@@ -1,29 +1,30 @@
 //! The path of a listening socket: the lock, the test whether a server runs, the removal.
 //!
-//! A path outlives its socket. So a server finds one of three things at the path where it wants to bind: nothing, the socket of
-//! a running server, or a stale socket that an ended server left. The rules here:
+//! A path outlives its socket. So a server finds one of three things at the path where it wants to bind: nothing, the
+//! socket of a running server, or a stale socket that an ended server left. The rules here:
 //!
-//! - **One server starts at a time.** It holds `PATH.lock` under `flock(2)` from before it looks at the path until its socket
-//!   is closed. A crash releases the lock. The lock file is removed at the end. So a process that gets the lock checks that the
-//!   name still belongs to the file that it locked, and tries again if not.
-//! - **Only a stale socket is removed.** The proof is `ECONNREFUSED`. A full backlog (`EAGAIN`) and a socket of another type
-//!   (`EPROTOTYPE`) belong to a running server. A file of another kind is never removed. Symbolic links are not followed.
-//! - **A name is removed by identity.** `unlink(2)` takes a name, and between a check and the `unlink` another file can get the
-//!   name. So the file is first renamed to a random temporary name, checked there, and only then unlinked. If it turns out to
-//!   be another file, it is renamed back.
+//! - **One server starts at a time.** It holds `PATH.lock` under `flock(2)` from before it looks at the path until its
+//!   socket is closed. A crash releases the lock. The lock file is removed at the end. So a process that gets the lock
+//!   checks that the name still belongs to the file that it locked, and tries again if not.
+//! - **Only a stale socket is removed.** The proof is `ECONNREFUSED`. A full backlog (`EAGAIN`) and a socket of another
+//!   type (`EPROTOTYPE`) belong to a running server. A file of another kind is never removed. Symbolic links are not
+//!   followed.
+//! - **A name is removed by identity.** `unlink(2)` takes a name, and between a check and the `unlink` another file can
+//!   get the name. So the file is first renamed to a random temporary name, checked there, and only then unlinked. If
+//!   it turns out to be another file, it is renamed back.
 //! - **A process that did not bind removes nothing.** A forked child, for example, inherits the value.
 //!
 //! # Taking over a running server's path
 //!
-//! Then the old server holds the lock. The successor locks `PATH.lock.next` instead (one successor at a time), and renames it
-//! over `PATH.lock`. From now on the name belongs to the successor's file, and a starting server meets the successor's lock. Only
-//! then do the sockets exchange their names. When the old server ends, it finds that neither name belongs to its own files any
-//! more, and removes neither. The order matters: a starting server notes its socket's identity and checks its lock after that, so
-//! it cannot have noted the identity of its successor's socket. A successor that dies halfway leaves an unlocked file or a
-//! temporary name, and no wrong state.
+//! Then the old server holds the lock. The successor locks `PATH.lock.next` instead (one successor at a time), and
+//! renames it over `PATH.lock`. From now on the name belongs to the successor's file, and a starting server meets the
+//! successor's lock. Only then do the sockets exchange their names. When the old server ends, it finds that neither
+//! name belongs to its own files any more, and removes neither. The order matters: a starting server notes its socket's
+//! identity and checks its lock after that, so it cannot have noted the identity of its successor's socket. A successor
+//! that dies halfway leaves an unlocked file or a temporary name, and no wrong state.
 //!
-//! Against a server that does not use this lock (another program's, say) there is only the test connection: a socket that is
-//! bound but does not listen yet refuses it, as a stale one does.
+//! Against a server that does not use this lock (another program's, say) there is only the test connection: a socket
+//! that is bound but does not listen yet refuses it, as a stale one does.
 
 use std::{
     collections::hash_map::RandomState,
@@ -37,18 +38,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::sys::{
-    file::{flock_exclusive, rename_exchange, rename_noreplace},
-    sockaddr::SockAddr,
-    socket,
+use crate::{
+    net::failure,
+    sys::{
+        file::{flock_exclusive, rename_exchange, rename_noreplace},
+        sockaddr::SockAddr,
+        socket,
+    },
 };
 
 /// How often to try again. An attempt fails only if another process changes the same names at that moment.
 const ATTEMPTS: usize = 64;
 
-/// The path that a socket of this process is bound to, and its lock file. Drop removes both, unless they belong to another
-/// server by now. Drop it before the socket: while the socket is open, its inode number is not used again, so an equal number
-/// proves that it is the same file.
+/// The path that a socket of this process is bound to, and its lock file. Drop removes both, unless they belong to
+/// another server by now. Drop it before the socket: while the socket is open, its inode number is not used again, so
+/// an equal number proves that it is the same file.
 #[derive(Debug)]
 pub(crate) struct PathGuard {
     path: PathBuf,
@@ -211,8 +215,8 @@ pub(crate) fn remove_exactly(path: &Path, id: FileId) -> io::Result<()> {
     Err(other())
 }
 
-/// The file at a path. The open descriptor of a socket's path keeps its inode number from being used again, so that the number
-/// is its identity.
+/// The file at a path. The open descriptor of a socket's path keeps its inode number from being used again, so that the
+/// number is its identity.
 enum Occupant {
     Nothing,
     Socket(File),
@@ -359,12 +363,14 @@ pub(crate) fn temporary_name(path: &Path) -> PathBuf {
     path.with_file_name(format!(".ipc-{random:08x}"))
 }
 
+/// An error that says what is wrong with `path`.
 pub(crate) fn error(kind: io::ErrorKind, path: &Path, why: &str) -> io::Error {
     io::Error::new(kind, format!("{path:?} {why}"))
 }
 
+/// An error that says what could not be done with `path`.
 pub(crate) fn failed(what: &str, path: &Path, cause: io::Error) -> io::Error {
-    io::Error::new(cause.kind(), format!("{what} {path:?}: {cause}"))
+    failure::failed(what, format_args!("{path:?}"), cause)
 }
 
 #[cfg(test)]

@@ -16,11 +16,12 @@ use crate::{
     sys::{sockaddr::SockAddr, socket},
 };
 
-/// The user, the group and the process that connected, as the kernel noted them at `connect(2)` (`SO_PEERCRED`, `unix(7)`).
+/// The user, the group and the process that connected, as the kernel noted them at `connect(2)` (`SO_PEERCRED`,
+/// `unix(7)`).
 ///
-/// **Authorise by `uid`** (or `gid`), never by `pid`. The pid is a hint for logs: a process can connect, fork a child that
-/// keeps the connection, and exit, and the kernel then gives its pid to another process. A process that executes another
-/// program after `connect(2)` keeps these credentials, too.
+/// **Authorise by `uid`** (or `gid`), never by `pid`. The pid is a hint for logs: a process can connect, fork a child
+/// that keeps the connection, and exit, and the kernel then gives its pid to another process. A process that executes
+/// another program after `connect(2)` keeps these credentials, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Credentials {
@@ -120,8 +121,8 @@ impl<'a> Peer<'a> {
         socket::peer_credentials(self.fd).map(Credentials::from)
     }
 
-    /// The supplementary groups of the process that connected, as they were at `connect(2)` (`SO_PEERGROUPS`). The group in
-    /// [`credentials`](Self::credentials) need not be among them.
+    /// The supplementary groups of the process that connected, as they were at `connect(2)` (`SO_PEERGROUPS`). The
+    /// group in [`credentials`](Self::credentials) need not be among them.
     ///
     /// # Errors
     ///
@@ -147,8 +148,8 @@ impl<'a> Peer<'a> {
     ///
     /// # Errors
     ///
-    /// `Unsupported` on TCP and before Linux 6.5. `EINVAL`, `ESRCH` or `ENODATA`, depending on the kernel: the process has
-    /// ended already.
+    /// `Unsupported` on TCP and before Linux 6.5. `EINVAL`, `ESRCH` or `ENODATA`, depending on the kernel: the process
+    /// has ended already.
     pub fn pidfd(&self) -> io::Result<OwnedFd> {
         self.require_unix("a pidfd")?;
         socket::peer_pidfd(self.fd).map_err(|error| match error.raw_os_error() {

@@ -4,8 +4,8 @@ use std::{io, os::fd::BorrowedFd};
 
 use crate::sys::socket;
 
-/// The transport of a listener and of its connections: what the bytes on it are cut into, and whether the kernel knows the
-/// peer.
+/// The transport of a listener and of its connections: what the bytes on it are cut into, and whether the kernel knows
+/// the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ListenerKind {

@@ -13,8 +13,8 @@ use crate::{
     sys::sockaddr::SockAddr,
 };
 
-/// The address of a datagram's sender or receiver in the kernel's form (`struct sockaddr`). It is copied, stored and compared
-/// without allocating. [`to_address`](Self::to_address) converts it.
+/// The address of a datagram's sender or receiver in the kernel's form (`struct sockaddr`). It is copied, stored and
+/// compared without allocating. [`to_address`](Self::to_address) converts it.
 ///
 /// ```
 /// use ipc_reactor::{Address, SocketAddress};
@@ -66,7 +66,8 @@ impl From<SocketAddr> for SocketAddress {
     }
 }
 
-/// Resolves the host of a UDP address, and takes the first result. That may need a query over the network, which blocks.
+/// Resolves the host of a UDP address, and takes the first result. That may need a query over the network, which
+/// blocks.
 ///
 /// Fails with `InvalidInput` for an address of another kind, and with the errors of `getaddrinfo(3)`.
 impl TryFrom<&Address> for SocketAddress {

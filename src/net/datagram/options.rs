@@ -11,6 +11,7 @@ use super::{Datagram, SocketAddress};
 use crate::{
     net::{
         address::{Address, Escaped},
+        failure::failed,
         path::PathGuard,
         transport::invalid,
     },
@@ -32,23 +33,25 @@ impl DatagramOptions {
         Self { mode: 0o600, message_size, receive_buffer: None, send_buffer: None }
     }
 
-    /// The permission bits of a path. A sender needs write permission. Default 0600. The path has them from the moment at which
-    /// it exists, and the umask removes bits. No effect for abstract names and UDP.
+    /// The permission bits of a path. A sender needs write permission. Default 0600. The path has them from the moment
+    /// at which it exists, and the umask removes bits. No effect for abstract names and UDP.
     pub fn mode(&mut self, mode: u32) -> &mut Self {
         self.mode = mode;
         self
     }
 
-    /// Bytes of the longest datagram that the poll set receives whole; a longer one is truncated and marked so. 1 byte to
-    /// 16 MiB, default 65,536, which no UDP datagram exceeds. A Unix datagram can be as long as its sender's `SO_SNDBUF` allows.
-    /// A socket in a poll set has 16 such buffers, and uses memory for the part that datagrams have filled.
+    /// Bytes of the longest datagram that the poll set receives whole; a longer one is truncated and marked so. 1 byte
+    /// to 16 MiB, default 65,536, which no UDP datagram exceeds. A Unix datagram can be as long as its sender's
+    /// `SO_SNDBUF` allows. A socket in a poll set has 16 such buffers, and uses memory for the part that datagrams have
+    /// filled.
     pub fn message_size(&mut self, bytes: usize) -> &mut Self {
         self.message_size = bytes.clamp(1, super::MESSAGE_SIZE_MAX);
         self
     }
 
-    /// `SO_RCVBUF` in bytes. On UDP it limits what waits to be received; datagrams beyond it are lost. On a Unix socket it has no
-    /// effect: there the kernel limits the number of datagrams (`/proc/sys/net/unix/max_dgram_qlen`), and none is lost.
+    /// `SO_RCVBUF` in bytes. On UDP it limits what waits to be received; datagrams beyond it are lost. On a Unix socket
+    /// it has no effect: there the kernel limits the number of datagrams (`/proc/sys/net/unix/max_dgram_qlen`), and
+    /// none is lost.
     pub fn receive_buffer(&mut self, bytes: u32) -> &mut Self {
         self.receive_buffer = Some(bytes);
         self
@@ -85,8 +88,9 @@ impl DatagramOptions {
         let name = name.as_ref();
         let address = SockAddr::unix_abstract(name)?;
         let datagram = self.socket(libc::AF_UNIX)?;
-        socket::bind(datagram.as_fd(), &address)
-            .map_err(|cause| failed(&format!("abstract-dgram:{}", Escaped(name)), cause))?;
+        socket::bind(datagram.as_fd(), &address).map_err(|cause| {
+            failed("cannot bind", format_args!("abstract-dgram:{}", Escaped(name)), cause)
+        })?;
         Ok(datagram)
     }
 
@@ -107,10 +111,9 @@ impl DatagramOptions {
     pub fn udp(&self, address: impl ToSocketAddrs) -> io::Result<Datagram> {
         let mut last = invalid("no address to bind: the name resolves to none".into());
         for address in address.to_socket_addrs()? {
-            let datagram = self.socket(domain(&address))?;
-            match socket::bind(datagram.as_fd(), &SockAddr::inet(address)) {
-                Ok(()) => return Ok(datagram),
-                Err(cause) => last = failed(&format!("udp:{address}"), cause),
+            match self.at_inet(address) {
+                Ok(datagram) => return Ok(datagram),
+                Err(cause) => last = failed("cannot bind", format_args!("udp:{address}"), cause),
             }
         }
         Err(last)
@@ -148,8 +151,15 @@ impl DatagramOptions {
         Ok(datagram)
     }
 
+    fn at_inet(&self, address: SocketAddr) -> io::Result<Datagram> {
+        let datagram = self.socket(domain(&address))?;
+        socket::bind(datagram.as_fd(), &SockAddr::inet(address))?;
+        Ok(datagram)
+    }
+
     fn socket(&self, domain: libc::c_int) -> io::Result<Datagram> {
-        let fd = socket::socket(domain, libc::SOCK_DGRAM)?;
+        let fd = socket::socket(domain, libc::SOCK_DGRAM)
+            .map_err(|cause| failed("cannot make", "a datagram socket", cause))?;
         if let Some(bytes) = self.receive_buffer {
             socket::set_receive_buffer(fd.as_fd(), bytes)?;
         }
@@ -162,8 +172,4 @@ impl DatagramOptions {
 
 fn domain(address: &SocketAddr) -> libc::c_int {
     if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }
-}
-
-fn failed(address: &str, cause: io::Error) -> io::Error {
-    io::Error::new(cause.kind(), format!("cannot bind {address}: {cause}"))
 }

@@ -11,6 +11,7 @@ use super::Listener;
 use crate::{
     net::{
         address::{Address, Escaped},
+        failure::failed,
         path::PathGuard,
         transport::{ListenerKind, invalid},
     },
@@ -48,25 +49,26 @@ impl ListenerOptions {
 
     /// Takes a path over from a running server, in one step: no client is refused. Default false.
     ///
-    /// The new socket is bound to a temporary name in the same directory, listens, and then exchanges its name with the old
-    /// socket. Therefore:
+    /// The new socket is bound to a temporary name in the same directory, listens, and then exchanges its name with the
+    /// old socket. Therefore:
     ///
     /// - Clients see the temporary name (`.ipc-` and 8 digits) in `getpeername(2)`, and the kernel shows it in
     ///   `/proc/net/unix`. The temporary name must not be longer than 107 bytes, either.
-    /// - The old server keeps its connections, also those that wait in its backlog. When it ends, it removes neither the path
-    ///   nor the lock file, which belong to its successor.
-    /// - A socket of any type, in use or stale, is replaced. A file of another kind is still `AlreadyExists`. Of two servers
-    ///   that take over at the same time one may get `AddrInUse`.
+    /// - The old server keeps its connections, also those that wait in its backlog. When it ends, it removes neither
+    ///   the path nor the lock file, which belong to its successor.
+    /// - A socket of any type, in use or stale, is replaced. A file of another kind is still `AlreadyExists`. Of two
+    ///   servers that take over at the same time one may get `AddrInUse`.
     ///
     /// No effect for abstract names and TCP.
     ///
     /// # How the old server ends
     ///
-    /// `connect(2)` first looks the path up, and then enters the backlog of the socket that it found. Between the two steps the
-    /// client may lose the processor. So for a moment after the exchange some clients still reach the old socket. If it is closed
-    /// by then, they are refused; if it has accepted for the last time, they get no answer. (Measured under load: an old server
-    /// that drains at once loses a connection in one of 2,500 takeovers.) No event says when the last of them is in the backlog,
-    /// but a second is more than enough. In this order no connection is lost:
+    /// `connect(2)` first looks the path up, and then enters the backlog of the socket that it found. Between the two
+    /// steps the client may lose the processor. So for a moment after the exchange some clients still reach the old
+    /// socket. If it is closed by then, they are refused; if it has accepted for the last time, they get no answer.
+    /// (Measured under load: an old server that drains at once loses a connection in one of 2,500 takeovers.) No event
+    /// says when the last of them is in the backlog, but a second is more than enough. In this order no connection is
+    /// lost:
     ///
     /// 1. The successor takes over, and only then tells the old server, for example with SIGTERM.
     /// 2. The old server goes on for that second, and still accepts.
@@ -134,7 +136,7 @@ impl ListenerOptions {
         for address in address.to_socket_addrs()? {
             match self.at_inet(address) {
                 Ok(listener) => return Ok(listener),
-                Err(cause) => last = failed(&format!("tcp:{address}"), cause),
+                Err(cause) => last = failed("cannot listen on", format_args!("tcp:{address}"), cause),
             }
         }
         Err(last)
@@ -164,7 +166,8 @@ impl ListenerOptions {
         if self.mode & !0o777 != 0 {
             return Err(invalid(format!("mode {:#o} has more than permission bits (0o777)", self.mode)));
         }
-        let mut listener = Listener::new(kind, libc::AF_UNIX)?;
+        let mut listener = Listener::new(kind, libc::AF_UNIX)
+            .map_err(|cause| failed("cannot make a socket for", format_args!("{path:?}"), cause))?;
         file::fchmod(listener.as_fd(), self.mode)?;
         let socket_type = kind.socket_type();
         let guard = PathGuard::listen(listener.as_fd(), path, socket_type, self.backlog, self.takeover)?;
@@ -175,11 +178,15 @@ impl ListenerOptions {
 
     fn at_name(&self, kind: ListenerKind, name: &[u8]) -> io::Result<Listener> {
         let address = SockAddr::unix_abstract(name)?;
-        let listener = Listener::new(kind, libc::AF_UNIX)?;
-        socket::bind(listener.as_fd(), &address)
-            .and_then(|()| socket::listen(listener.as_fd(), self.backlog))
-            .map_err(|cause| failed(&format!("abstract:{}", Escaped(name)), cause))?;
-        Ok(listener)
+        let listen = || {
+            let listener = Listener::new(kind, libc::AF_UNIX)?;
+            socket::bind(listener.as_fd(), &address)?;
+            socket::listen(listener.as_fd(), self.backlog)?;
+            Ok(listener)
+        };
+        let scheme = if kind.is_seqpacket() { "abstract-seq" } else { "abstract" };
+        listen()
+            .map_err(|cause| failed("cannot listen on", format_args!("{scheme}:{}", Escaped(name)), cause))
     }
 
     fn at_inet(&self, address: SocketAddr) -> io::Result<Listener> {
@@ -189,8 +196,4 @@ impl ListenerOptions {
         socket::listen(listener.as_fd(), self.backlog)?;
         Ok(listener)
     }
-}
-
-fn failed(address: &str, cause: io::Error) -> io::Error {
-    io::Error::new(cause.kind(), format!("cannot listen on {address}: {cause}"))
 }
