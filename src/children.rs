@@ -1,11 +1,11 @@
 //! Child processes: started with a clean signal mask, and reaped without blocking.
 //!
-//! There are two ways to learn that a child has ended. (In a reactor they are [`PollSet::spawn`](crate::PollSet::spawn), with
-//! `SIGCHLD`, and [`PollSet::run_child`](crate::PollSet::run_child), with a pidfd and the child's pipes. A table there compares
-//! them.)
+//! There are two ways to learn that a child has ended. (In a reactor they are
+//! [`PollSet::spawn`](crate::PollSet::spawn), with `SIGCHLD`, and [`PollSet::run_child`](crate::PollSet::run_child),
+//! with a pidfd and the child's pipes. A table there compares them.)
 //!
-//! - [`Reaper`] with `SIGCHLD` from a [`Signals`](crate::Signals): no descriptor for a child. To reap costs one `waitpid(2)` for
-//!   each watched child, so it suits tens or hundreds of them.
+//! - [`Reaper`] with `SIGCHLD` from a [`Signals`](crate::Signals): no descriptor for a child. To reap costs one
+//!   `waitpid(2)` for each watched child, so it suits tens or hundreds of them.
 //! - [`PidFd`]: one descriptor for each child, readable when it has ended. It never refers to another process.
 
 use std::{
@@ -18,12 +18,12 @@ use crate::{signals::signal::Signal, sys::process as sys};
 
 /// [`Command::spawn`], but the child starts with no signal blocked and with `SIGPIPE` at its default action.
 ///
-/// A child of [`Command::spawn`] inherits the calling thread's mask. After [`Signals::new`](crate::Signals::new) that mask has
-/// `SIGTERM`, for example, which would then never end the child.
+/// A child of [`Command::spawn`] inherits the calling thread's mask. After [`Signals::new`](crate::Signals::new) that
+/// mask has `SIGTERM`, for example, which would then never end the child.
 ///
-/// This adds a closure with [`pre_exec`](std::os::unix::process::CommandExt::pre_exec), which runs after those that the command
-/// already has. It stays with the command. If the command is spawned again, it runs twice, with the same result. The child
-/// ignores the signals that this process *ignores*, as always.
+/// This adds a closure with [`pre_exec`](std::os::unix::process::CommandExt::pre_exec), which runs after those that the
+/// command already has. It stays with the command. If the command is spawned again, it runs twice, with the same
+/// result. The child ignores the signals that this process *ignores*, as always.
 ///
 /// # Errors
 /// Those of [`Command::spawn`].
@@ -49,19 +49,19 @@ pub fn spawn(command: &mut Command) -> io::Result<Child> {
 pub struct Exit {
     /// Its process id. Another process may have it by now.
     pub pid: u32,
-    /// How it ended. `None`: its status is not available, because other code has waited for it, because this process ignores
-    /// `SIGCHLD` (children then leave no status), or because it never was a child of this process.
+    /// How it ended. `None`: its status is not available, because other code has waited for it, because this process
+    /// ignores `SIGCHLD` (children then leave no status), or because it never was a child of this process.
     pub status: Option<ExitStatus>,
 }
 
 /// The watched children, which are reaped at `SIGCHLD`.
 ///
-/// [`reap`](Self::reap) waits for each watched child by its id and never for "any child", so it does not touch children that
-/// other code in this process waits for. It checks *all* watched children each time, because several exits may send one
-/// `SIGCHLD` only.
+/// [`reap`](Self::reap) waits for each watched child by its id and never for "any child", so it does not touch children
+/// that other code in this process waits for. It checks *all* watched children each time, because several exits may
+/// send one `SIGCHLD` only.
 ///
-/// Block `SIGCHLD` first (with [`Signals`](crate::Signals)), then spawn, and reap once before the first wait: that finds a child
-/// which ended before. Dropping a `Reaper` neither ends its children nor waits for them.
+/// Block `SIGCHLD` first (with [`Signals`](crate::Signals)), then spawn, and reap once before the first wait: that
+/// finds a child which ended before. Dropping a `Reaper` neither ends its children nor waits for them.
 ///
 /// ```
 /// use std::process::Command;
@@ -120,7 +120,8 @@ impl Reaper {
         pid
     }
 
-    /// Watches a child of which only the pid is known, for example from `fork(2)`. No other code may wait for it from now on.
+    /// Watches a child of which only the pid is known, for example from `fork(2)`. No other code may wait for it from
+    /// now on.
     ///
     /// # Errors
     /// `InvalidInput` for a `pid` of 0 or above `i32::MAX`; `AlreadyExists` if it is watched already.
@@ -136,8 +137,8 @@ impl Reaper {
         Ok(())
     }
 
-    /// Calls `on_exit` once for each watched child that has ended, in the order in which they were added, and removes it.
-    /// Returns how many there were. It never blocks and never allocates.
+    /// Calls `on_exit` once for each watched child that has ended, in the order in which they were added, and removes
+    /// it. Returns how many there were. It never blocks and never allocates.
     pub fn reap(&mut self, mut on_exit: impl FnMut(Exit)) -> usize {
         let before = self.watched.len();
         self.watched.retain_mut(|watched| {

@@ -1,8 +1,9 @@
 //! Pipes and FIFOs for the poll set. They never block, and never cause a `SIGPIPE`.
 //!
-//! A pipe goes one way, between a process and its children: [`pair`] makes one. A FIFO is a pipe with a path, which any process
-//! can open: [`Fifo`] makes and removes the path, [`PipeReader::open`] and [`PipeWriter::open`] open an existing one. Every end
-//! is non-blocking and close-on-exec, and is registered with [`PollSet::fd`](crate::PollSet::fd). See `pipe(7)` and `fifo(7)`.
+//! A pipe goes one way, between a process and its children: [`pair`] makes one. A FIFO is a pipe with a path, which any
+//! process can open: [`Fifo`] makes and removes the path, [`PipeReader::open`] and [`PipeWriter::open`] open an
+//! existing one. Every end is non-blocking and close-on-exec, and is registered with
+//! [`PollSet::fd`](crate::PollSet::fd). See `pipe(7)` and `fifo(7)`.
 //!
 //! ```
 //! use ipc_reactor::{Interest, Progress, Reactor, pipe};
@@ -28,13 +29,14 @@
 //! # std::io::Result::Ok(())
 //! ```
 //!
-//! **Bytes, not messages.** A write of up to `PIPE_BUF` (4,096) bytes is written whole, without bytes of other writers in
-//! between. But one read may return a part of it, or several writes. Use lines or length prefixes.
+//! **Bytes, not messages.** A write of up to `PIPE_BUF` (4,096) bytes is written whole, without bytes of other writers
+//! in between. But one read may return a part of it, or several writes. Use lines or length prefixes.
 //!
-//! **A hang-up is not the end of a FIFO.** When its last writer has closed it, a reader gets an end of file (`Ok(0)`) and one
-//! event for which [`Ready::is_read_closed`](crate::Ready::is_read_closed) is true. The next writer's bytes come on the same
-//! descriptor, so a server returns [`Drained`](crate::Progress::Drained) and keeps it. Opening it again is not necessary, and
-//! would lose what was written in between. To get no hang-ups, use [`Fifo::reader_kept_open`].
+//! **A hang-up is not the end of a FIFO.** When its last writer has closed it, a reader gets an end of file (`Ok(0)`)
+//! and one event for which [`Ready::is_read_closed`](crate::Ready::is_read_closed) is true. The next writer's bytes
+//! come on the same descriptor, so a server returns [`Drained`](crate::Progress::Drained) and keeps it. Opening it
+//! again is not necessary, and would lose what was written in between. To get no hang-ups, use
+//! [`Fifo::reader_kept_open`].
 //!
 //! **No `SIGPIPE` ends the process**, whatever the signal's action: see [`PipeWriter`].
 
@@ -117,11 +119,11 @@ impl AsFd for PipeReader {
 
 /// The end of a pipe or FIFO to write to.
 ///
-/// A write fails with `WouldBlock` if the pipe is full (it holds 64 KiB by default), and with `BrokenPipe` if it has no reader any
-/// more. An [`Outbox`] keeps the bytes for which there is no room.
+/// A write fails with `WouldBlock` if the pipe is full (it holds 64 KiB by default), and with `BrokenPipe` if it has no
+/// reader any more. An [`Outbox`] keeps the bytes for which there is no room.
 ///
-/// With `BrokenPipe` the kernel sends a `SIGPIPE`. It is blocked during the write and then discarded, so it does not end a program
-/// that leaves the signal at its default action. A program that has blocked it itself, to read it from a
+/// With `BrokenPipe` the kernel sends a `SIGPIPE`. It is blocked during the write and then discarded, so it does not
+/// end a program that leaves the signal at its default action. A program that has blocked it itself, to read it from a
 /// [`Signals`](crate::Signals), gets it there.
 #[derive(Debug)]
 pub struct PipeWriter {
@@ -192,9 +194,9 @@ fn explain_open(path: &Path, error: io::Error) -> io::Error {
     }
 }
 
-/// Runs a write to a pipe, and discards the `SIGPIPE` that it may cause. The kernel sends the signal to the writing thread only,
-/// so blocking it in that thread is enough. If it was not blocked before, one that is pending now is from this write: an earlier
-/// one would have been delivered.
+/// Runs a write to a pipe, and discards the `SIGPIPE` that it may cause. The kernel sends the signal to the writing
+/// thread only, so blocking it in that thread is enough. If it was not blocked before, one that is pending now is from
+/// this write: an earlier one would have been delivered.
 fn without_sigpipe(write: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
     let sigpipe = Signal::PIPE.bit();
     let blocked_before = sys::signal::block(sigpipe)?;

@@ -1,7 +1,7 @@
 //! POSIX message queues: whole messages with priorities, which the kernel keeps under a name.
 //!
-//! [`Queue`] is a thin, owning handle over the calls of `mq_overview(7)`. On Linux it is a file descriptor, so it can be polled
-//! beside sockets and signals. The queue itself belongs to no process.
+//! [`Queue`] is a thin, owning handle over the calls of `mq_overview(7)`. On Linux it is a file descriptor, so it can
+//! be polled beside sockets and signals. The queue itself belongs to no process.
 //!
 //! ```
 //! use ipc_reactor::queue::Queue;
@@ -23,23 +23,24 @@
 //!
 //! # Common errors
 //!
-//! - **A queue is not removed at its last close.** It and its messages stay until [`Queue::unlink`] or the end of the system (or
-//!   of its IPC namespace), even if no process has it open. The program that creates a queue must unlink it.
-//! - **Unlinking removes the name only.** Processes that have the queue open go on using it, and their sends still succeed. If
-//!   the receiver has opened a new queue of the same name, it never gets those messages. [`Queue::is_unlinked`] tells.
-//! - **One receiver for a queue is a convention.** Any number may receive. Each message goes to exactly one of them, and a
-//!   receiver that was told "readable" may find the queue empty.
+//! - **A queue is not removed at its last close.** It and its messages stay until [`Queue::unlink`] or the end of the
+//!   system (or of its IPC namespace), even if no process has it open. The program that creates a queue must unlink it.
+//! - **Unlinking removes the name only.** Processes that have the queue open go on using it, and their sends still
+//!   succeed. If the receiver has opened a new queue of the same name, it never gets those messages.
+//!   [`Queue::is_unlinked`] tells.
+//! - **One receiver for a queue is a convention.** Any number may receive. Each message goes to exactly one of them,
+//!   and a receiver that was told "readable" may find the queue empty.
 //! - **The order is by priority**, the highest first, and the oldest first within one priority.
 //! - **The priority argument of C's `mq_receive` is a pointer**, through which the call returns the priority
 //!   ([`Received::priority`] here). It does not select messages.
-//! - **An empty message is a message**, not an end of file. A queue has no end of file, and does not say when its senders have
-//!   closed it.
+//! - **An empty message is a message**, not an end of file. A queue has no end of file, and does not say when its
+//!   senders have closed it.
 //!
 //! # Why `mq_notify` is not used
 //!
-//! A registration with `mq_notify(3)` is for one notification and for one process, and it fires only when a message comes to an
-//! *empty* queue. So one that is made while messages wait does not fire, and a message that comes between the last read and the
-//! registration is missed. Polling the queue's descriptor has none of these faults.
+//! A registration with `mq_notify(3)` is for one notification and for one process, and it fires only when a message
+//! comes to an *empty* queue. So one that is made while messages wait does not fire, and a message that comes between
+//! the last read and the registration is missed. Polling the queue's descriptor has none of these faults.
 
 mod options;
 
@@ -60,8 +61,8 @@ const PAST: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
 /// An open POSIX message queue.
 ///
 /// Open it with [`Queue::options`] or [`Queue::open`]. Drop closes it, and removes neither the queue nor its messages
-/// ([`Queue::unlink`] does). The descriptor is close-on-exec. All calls take `&self`: the kernel orders concurrent senders and
-/// receivers, and never splits or mixes messages.
+/// ([`Queue::unlink`] does). The descriptor is close-on-exec. All calls take `&self`: the kernel orders concurrent
+/// senders and receivers, and never splits or mixes messages.
 #[derive(Debug)]
 pub struct Queue {
     fd: OwnedFd,
@@ -142,8 +143,8 @@ impl Queue {
     ///
     /// # Errors
     /// - [`WouldBlock`](ErrorKind::WouldBlock): the queue is full, and this descriptor is non-blocking.
-    /// - [`InvalidInput`](ErrorKind::InvalidInput): the message is longer than [`message_size`](Self::message_size), or the
-    ///   priority is above [`PRIORITY_MAX`](Self::PRIORITY_MAX).
+    /// - [`InvalidInput`](ErrorKind::InvalidInput): the message is longer than [`message_size`](Self::message_size), or
+    ///   the priority is above [`PRIORITY_MAX`](Self::PRIORITY_MAX).
     /// - [`PermissionDenied`](ErrorKind::PermissionDenied): the queue was not opened for writing.
     pub fn send(&self, message: &[u8], priority: u32) -> io::Result<()> {
         uninterrupted(|| mq::send(self.as_fd(), message, priority))
@@ -152,8 +153,9 @@ impl Queue {
 
     /// Sends one message, and waits for at most `timeout` while the queue is full: `mq_timedsend(3)`.
     ///
-    /// The kernel measures the wait with `CLOCK_REALTIME`: a clock that is set forward shortens it, and one that is set back
-    /// lengthens it. With a non-blocking descriptor the call does not wait. A timeout beyond the clock's range has no end.
+    /// The kernel measures the wait with `CLOCK_REALTIME`: a clock that is set forward shortens it, and one that is set
+    /// back lengthens it. With a non-blocking descriptor the call does not wait. A timeout beyond the clock's range has
+    /// no end.
     ///
     /// # Errors
     /// [`TimedOut`](ErrorKind::TimedOut): the queue stayed full. Otherwise those of [`send`](Self::send).
@@ -191,8 +193,8 @@ impl Queue {
 
     /// Receives the oldest message of the highest priority, and waits while the queue is empty: `mq_receive(3)`.
     ///
-    /// The buffer must have room for the longest message of the queue ([`message_size`](Self::message_size)), even if the next
-    /// one is shorter. It makes one system call, and allocates nothing when the queue is empty.
+    /// The buffer must have room for the longest message of the queue ([`message_size`](Self::message_size)), even if
+    /// the next one is shorter. It makes one system call, and allocates nothing when the queue is empty.
     ///
     /// # Errors
     /// - [`WouldBlock`](ErrorKind::WouldBlock): the queue is empty, and this descriptor is non-blocking.
@@ -229,8 +231,8 @@ impl Queue {
         }
     }
 
-    /// Bytes of the longest message, and so of the shortest buffer for [`recv`](Self::recv). It never changes, and this makes no
-    /// system call.
+    /// Bytes of the longest message, and so of the shortest buffer for [`recv`](Self::recv). It never changes, and this
+    /// makes no system call.
     pub fn message_size(&self) -> usize {
         self.message_size
     }
@@ -249,10 +251,11 @@ impl Queue {
         })
     }
 
-    /// Makes calls fail with [`WouldBlock`](ErrorKind::WouldBlock), or wait, while the queue is full or empty: `mq_setattr(3)`.
+    /// Makes calls fail with [`WouldBlock`](ErrorKind::WouldBlock), or wait, while the queue is full or empty:
+    /// `mq_setattr(3)`.
     ///
-    /// This is a property of the open file description, which duplicates of the descriptor share. Each opening of the queue by
-    /// its name makes another one.
+    /// This is a property of the open file description, which duplicates of the descriptor share. Each opening of the
+    /// queue by its name makes another one.
     ///
     /// # Errors
     /// None is expected.
@@ -272,7 +275,8 @@ impl Queue {
         Ok(Owner { uid: stat.uid, gid: stat.gid, mode: stat.mode & 0o777 })
     }
 
-    /// Whether the queue's name was removed: no other process can open it, and messages sent to it may never be received.
+    /// Whether the queue's name was removed: no other process can open it, and messages sent to it may never be
+    /// received.
     ///
     /// There is no event for this. Call it from time to time. It makes one `fstat(2)`.
     ///
@@ -337,7 +341,8 @@ impl From<Queue> for OwnedFd {
     }
 }
 
-/// Adopts a descriptor that was inherited or received. Fails with `InvalidInput` if it is not of a queue, and closes it then.
+/// Adopts a descriptor that was inherited or received. Fails with `InvalidInput` if it is not of a queue, and closes it
+/// then.
 impl TryFrom<OwnedFd> for Queue {
     type Error = io::Error;
 

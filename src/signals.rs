@@ -1,22 +1,22 @@
 //! Signals as readable events, and the calls that send them.
 //!
 //! A handler of `sigaction(2)` interrupts the program between any two instructions, and may call only a few functions.
-//! [`Signals`] is a `signalfd(2)` instead: the signals are blocked, wait in the kernel, and are read in normal control flow, where
-//! everything is allowed.
+//! [`Signals`] is a `signalfd(2)` instead: the signals are blocked, wait in the kernel, and are read in normal control
+//! flow, where everything is allowed.
 //!
-//! **A signal is a state, not a count.** While one is pending, further ones of the same number are dropped: 101 times `SIGUSR1` are
-//! read as one or two records, a hundred exits as one `SIGCHLD`. At each signal, do everything that it may stand for. Only
-//! real-time signals ([`Signal::rt`]) queue one by one, in order.
+//! **A signal is a state, not a count.** While one is pending, further ones of the same number are dropped: 101 times
+//! `SIGUSR1` are read as one or two records, a hundred exits as one `SIGCHLD`. At each signal, do everything that it
+//! may stand for. Only real-time signals ([`Signal::rt`]) queue one by one, in order.
 //!
-//! **Make it first, in `main`.** Each thread has its own mask. A thread made later inherits the mask. One that exists already does
-//! not block the signal, so the kernel may deliver it there, with its default action: `SIGTERM` ends the process.
-//! [`Signals::new`] logs a warning for each such thread, and [`Signals::unblocked_threads`] lists them.
+//! **Make it first, in `main`.** Each thread has its own mask. A thread made later inherits the mask. One that exists
+//! already does not block the signal, so the kernel may deliver it there, with its default action: `SIGTERM` ends the
+//! process. [`Signals::new`] logs a warning for each such thread, and [`Signals::unblocked_threads`] lists them.
 //!
 //! **Children inherit the mask**, also those of [`std::process::Command`]: `SIGTERM` would not end them. Use
 //! [`children::spawn`](crate::children::spawn).
 //!
-//! **After `fork(2)`** the child's copy of the descriptor does not read the parent's signals: a read there returns the child's
-//! own. A poll set that was inherited from the parent still reports the parent's. Make new ones.
+//! **After `fork(2)`** the child's copy of the descriptor does not read the parent's signals: a read there returns the
+//! child's own. A poll set that was inherited from the parent still reports the parent's. Make new ones.
 
 pub(crate) mod signal;
 
@@ -40,14 +40,14 @@ const DISCARD_MAX: usize = 1 << 16;
 
 /// A set of signals that are read as events: a `signalfd(2)`, non-blocking and close-on-exec.
 ///
-/// It is readable, for example for `epoll(7)`, while one of its signals is pending, also one that was pending and blocked before
-/// this was made. A read returns the signals of the process and those of the reading thread, so read on the thread that calls
-/// [`raise`].
+/// It is readable, for example for `epoll(7)`, while one of its signals is pending, also one that was pending and
+/// blocked before this was made. A read returns the signals of the process and those of the reading thread, so read on
+/// the thread that calls [`raise`].
 ///
-/// **Drop** restores the mask: it unblocks the signals that the thread did not block before. It discards those of them that are
-/// still pending first, because a second `SIGTERM` would otherwise end the process in the middle of an orderly end. Signals
-/// that were blocked before stay blocked and pending. Only the thread that made the value can restore its mask: dropped on
-/// another thread, the mask stays. Threads made in between keep the mask that they inherited.
+/// **Drop** restores the mask: it unblocks the signals that the thread did not block before. It discards those of them
+/// that are still pending first, because a second `SIGTERM` would otherwise end the process in the middle of an orderly
+/// end. Signals that were blocked before stay blocked and pending. Only the thread that made the value can restore its
+/// mask: dropped on another thread, the mask stays. Threads made in between keep the mask that they inherited.
 ///
 /// ```
 /// use ipc_reactor::signals::{self, Signal, Signals};
@@ -72,9 +72,10 @@ impl Signals {
     /// Blocks `signals` in the calling thread, and makes them readable. Call it in `main`, before any thread is made.
     ///
     /// # Errors
-    /// - `InvalidInput`: the set is empty, or contains `SIGKILL` or `SIGSTOP` (no process can catch them) or one of `SIGSEGV`,
-    ///   `SIGBUS`, `SIGFPE` and `SIGILL` (faults of the running code: blocking them is undefined).
-    /// - `ResourceBusy`: another `Signals` of this process watches one of them. Each signal would be read by only one of the two.
+    /// - `InvalidInput`: the set is empty, or contains `SIGKILL` or `SIGSTOP` (no process can catch them) or one of
+    ///   `SIGSEGV`, `SIGBUS`, `SIGFPE` and `SIGILL` (faults of the running code: blocking them is undefined).
+    /// - `ResourceBusy`: another `Signals` of this process watches one of them. Each signal would be read by only one
+    ///   of the two.
     /// - Those of `signalfd(2)`, for example that no descriptor is free. The mask is then unchanged.
     pub fn new(signals: impl IntoIterator<Item = Signal>) -> io::Result<Signals> {
         let mut set = 0;
@@ -119,8 +120,8 @@ impl Signals {
 
     /// Fills `batch` with the pending signals, in one `read(2)`. Returns how many there are.
     ///
-    /// If they are fewer than [`SignalBatch::CAPACITY`], none is left: the next signal makes a new edge, and the read that would
-    /// return `WouldBlock` can be saved.
+    /// If they are fewer than [`SignalBatch::CAPACITY`], none is left: the next signal makes a new edge, and the read
+    /// that would return `WouldBlock` can be saved.
     ///
     /// # Errors
     /// Those of `read(2)`; none is expected.
@@ -150,8 +151,8 @@ impl Signals {
         members(self.claim.0)
     }
 
-    /// The threads of this process that do not block every signal of the set, from `/proc/self/task`. The kernel may deliver a
-    /// signal to one of these, with its default action, and this value does not read it.
+    /// The threads of this process that do not block every signal of the set, from `/proc/self/task`. The kernel may
+    /// deliver a signal to one of these, with its default action, and this value does not read it.
     ///
     /// # Errors
     /// `/proc` is not mounted or not readable.
@@ -289,8 +290,8 @@ impl SignalInfo {
         self.signal
     }
 
-    /// The process that sent it. For [`Signal::CHLD`] the child, of which there may be more than one. 0: the kernel sent it, or a
-    /// process that is not visible in this pid namespace.
+    /// The process that sent it. For [`Signal::CHLD`] the child, of which there may be more than one. 0: the kernel
+    /// sent it, or a process that is not visible in this pid namespace.
     pub fn pid(&self) -> u32 {
         self.pid
     }
@@ -310,8 +311,8 @@ impl SignalInfo {
         matches!(self.code, libc::SI_QUEUE | libc::SI_TIMER | libc::SI_MESGQ).then_some(self.value)
     }
 
-    /// For a [`Signal::CHLD`] from the kernel: how the child [`pid`](Self::pid) has ended or changed. It is only a hint: other
-    /// children may have ended without a record of their own, and this one must still be waited for.
+    /// For a [`Signal::CHLD`] from the kernel: how the child [`pid`](Self::pid) has ended or changed. It is only a
+    /// hint: other children may have ended without a record of their own, and this one must still be waited for.
     pub fn status(&self) -> Option<ExitStatus> {
         // A SIGCHLD from kill(2) has a code that is not positive.
         (self.signal == Signal::CHLD && self.code > 0)
@@ -346,14 +347,14 @@ pub fn raise(signal: Signal) -> io::Result<()> {
 /// Another process may have the pid by now. A [`PidFd`](crate::children::PidFd) always refers to the same process.
 ///
 /// # Errors
-/// `InvalidInput`: the `pid` is 0 or above `i32::MAX`. `ESRCH`: there is no such process. `PermissionDenied`: it belongs to
-/// another user.
+/// `InvalidInput`: the `pid` is 0 or above `i32::MAX`. `ESRCH`: there is no such process. `PermissionDenied`: it
+/// belongs to another user.
 pub fn kill(pid: u32, signal: Signal) -> io::Result<()> {
     sys::signal::kill(sys::process::pid_t(pid)?, signal.as_raw())
 }
 
-/// Sends `signal` with a value to the process `pid`: `sigqueue(3)`. Real-time signals queue, each with its own value. Any other
-/// signal is dropped, with its value, while one of the same number is pending.
+/// Sends `signal` with a value to the process `pid`: `sigqueue(3)`. Real-time signals queue, each with its own value.
+/// Any other signal is dropped, with its value, while one of the same number is pending.
 ///
 /// # Errors
 /// Those of [`kill`]. `WouldBlock`: the receiver's user has `RLIMIT_SIGPENDING` queued signals already.

@@ -46,14 +46,15 @@ pub struct Fifo {
 }
 
 impl Fifo {
-    /// Makes a FIFO at `path` with the permissions `mode`, whatever the umask. It never has wider ones. The path is made absolute.
+    /// Makes a FIFO at `path` with the permissions `mode`, whatever the umask. It never has wider ones. The path is
+    /// made absolute.
     ///
-    /// An existing FIFO is adopted if it belongs to this user and has this mode: a crash may have left it, and other processes may
-    /// have it open. Any other file is not changed.
+    /// An existing FIFO is adopted if it belongs to this user and has this mode: a crash may have left it, and other
+    /// processes may have it open. Any other file is not changed.
     ///
     /// # Errors
-    /// `AlreadyExists`: another file is there, which the text describes; a symbolic link is not followed. `InvalidInput`: `mode`
-    /// has more than the nine permission bits. Those of `mkfifo(3)` and `rename(2)`.
+    /// `AlreadyExists`: another file is there, which the text describes; a symbolic link is not followed.
+    /// `InvalidInput`: `mode` has more than the nine permission bits. Those of `mkfifo(3)` and `rename(2)`.
     pub fn create(path: impl AsRef<Path>, mode: u32) -> io::Result<Fifo> {
         if mode & !0o777 != 0 {
             let why = format!("mode {mode:#o} has more than permission bits (0o777)");
@@ -108,8 +109,8 @@ impl Fifo {
         &self.path
     }
 
-    /// Opens it for reading. A read returns the end of file (`Ok(0)`) while there is no writer. The next writer's bytes come on
-    /// the same reader.
+    /// Opens it for reading. A read returns the end of file (`Ok(0)`) while there is no writer. The next writer's bytes
+    /// come on the same reader.
     ///
     /// # Errors
     /// `NotFound`: the path belongs to another file by now, or was removed. Those of `open(2)`.
@@ -117,8 +118,8 @@ impl Fifo {
         Ok(PipeReader { file: self.open(OpenOptions::new().read(true))?, _writer: None })
     }
 
-    /// Opens it for reading, and keeps it open for writing, too. So there is never an end of file, and a writer's closing is not
-    /// reported.
+    /// Opens it for reading, and keeps it open for writing, too. So there is never an end of file, and a writer's
+    /// closing is not reported.
     ///
     /// # Errors
     /// Those of [`reader`](Fifo::reader).

@@ -8,10 +8,11 @@ use std::{
 use super::PipeWriter;
 use crate::{bytes::buffer::Buffer, types::posted::Posted};
 
-/// A pipe to write to without waiting. Bytes for which the pipe has no room are buffered, up to a limit, and written when it has.
+/// A pipe to write to without waiting. Bytes for which the pipe has no room are buffered, up to a limit, and written
+/// when it has.
 ///
-/// It is a source for the poll set ([`PollSet::fd_source`](crate::PollSet::fd_source)), which writes the buffered bytes. It is
-/// reached there by its key:
+/// It is a source for the poll set ([`PollSet::fd_source`](crate::PollSet::fd_source)), which writes the buffered
+/// bytes. It is reached there by its key:
 ///
 /// ```
 /// use ipc_reactor::{Interest, PollSet, Posted, Reactor, pipe};
@@ -27,8 +28,8 @@ use crate::{bytes::buffer::Buffer, types::posted::Posted};
 /// # std::io::Result::Ok(())
 /// ```
 ///
-/// When the pipe has no reader any more, the poll set closes it, with [`Cause::Handler`](crate::Cause::Handler) and the error
-/// `BrokenPipe`. Bytes that are buffered when it is closed are lost.
+/// When the pipe has no reader any more, the poll set closes it, with [`Cause::Handler`](crate::Cause::Handler) and the
+/// error `BrokenPipe`. Bytes that are buffered when it is closed are lost.
 #[derive(Debug)]
 pub struct Outbox {
     writer: PipeWriter,

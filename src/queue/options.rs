@@ -22,7 +22,8 @@ const OPEN_ATTEMPTS: usize = 16;
 
 /// How to open a [`Queue`], and how to create one that does not exist: `mq_open(3)`.
 ///
-/// It works like [`std::fs::OpenOptions`]. By default it opens an existing queue to send and to receive, with calls that wait.
+/// It works like [`std::fs::OpenOptions`]. By default it opens an existing queue to send and to receive, with calls
+/// that wait.
 ///
 /// ```no_run
 /// # fn main() -> std::io::Result<()> {
@@ -76,9 +77,9 @@ impl QueueOptions {
 
     /// Creates the queue if it does not exist.
     ///
-    /// An existing one is opened only if it belongs to this user, to root or to the [`trusted_owner`](Self::trusted_owner), and
-    /// its permissions do not exceed [`mode`](Self::mode). Otherwise another user could create the queue first, and read what
-    /// was meant for this one.
+    /// An existing one is opened only if it belongs to this user, to root or to the
+    /// [`trusted_owner`](Self::trusted_owner), and its permissions do not exceed [`mode`](Self::mode). Otherwise
+    /// another user could create the queue first, and read what was meant for this one.
     pub fn create(&mut self, create: bool) -> &mut Self {
         self.create = create;
         self
@@ -101,18 +102,18 @@ impl QueueOptions {
     /// The most messages that a queue holds which is created. Default: the number in `/proc/sys/fs/mqueue/msg_default`,
     /// usually 10.
     ///
-    /// An existing queue keeps its own number ([`Queue::attributes`]). The maximum is in `/proc/sys/fs/mqueue/msg_max`, and is
-    /// 65,536 with `CAP_SYS_RESOURCE`.
+    /// An existing queue keeps its own number ([`Queue::attributes`]). The maximum is in `/proc/sys/fs/mqueue/msg_max`,
+    /// and is 65,536 with `CAP_SYS_RESOURCE`.
     pub fn capacity(&mut self, messages: usize) -> &mut Self {
         self.capacity = Some(messages);
         self
     }
 
-    /// Bytes of the longest message of a queue that is created. Default: the number in `/proc/sys/fs/mqueue/msgsize_default`,
-    /// usually 8,192.
+    /// Bytes of the longest message of a queue that is created. Default: the number in
+    /// `/proc/sys/fs/mqueue/msgsize_default`, usually 8,192.
     ///
-    /// An existing queue keeps its own number ([`Queue::message_size`]). The maximum is in `/proc/sys/fs/mqueue/msgsize_max`,
-    /// and is 16 MiB with `CAP_SYS_RESOURCE`.
+    /// An existing queue keeps its own number ([`Queue::message_size`]). The maximum is in
+    /// `/proc/sys/fs/mqueue/msgsize_max`, and is 16 MiB with `CAP_SYS_RESOURCE`.
     pub fn message_size(&mut self, bytes: usize) -> &mut Self {
         self.message_size = Some(bytes);
         self
@@ -126,8 +127,9 @@ impl QueueOptions {
 
     /// Opens an existing queue only if it belongs to the user `uid`, to this user, or to root.
     ///
-    /// A client that knows its server's user calls this, because another user could have created the queue first. Without it,
-    /// [`create`](Self::create) accepts queues of this user and of root, and opening alone accepts those of any user.
+    /// A client that knows its server's user calls this, because another user could have created the queue first.
+    /// Without it, [`create`](Self::create) accepts queues of this user and of root, and opening alone accepts those of
+    /// any user.
     pub fn trusted_owner(&mut self, uid: u32) -> &mut Self {
         self.trusted_owner = Some(uid);
         self
@@ -136,16 +138,17 @@ impl QueueOptions {
     /// Opens the queue `name`: a slash, then 1 to 255 bytes with no further slash, as `/adder-jobs`.
     ///
     /// # Errors
-    /// - [`InvalidInput`](ErrorKind::InvalidInput): the name, the mode, the capacity or the message size is not possible. The
-    ///   text names the limit.
+    /// - [`InvalidInput`](ErrorKind::InvalidInput): the name, the mode, the capacity or the message size is not
+    ///   possible. The text names the limit.
     /// - [`NotFound`](ErrorKind::NotFound): there is no such queue, and neither [`create`](Self::create) nor
     ///   [`create_new`](Self::create_new) is set.
     /// - [`AlreadyExists`](ErrorKind::AlreadyExists): there is one, and [`create_new`](Self::create_new) is set.
-    /// - [`PermissionDenied`](ErrorKind::PermissionDenied): the queue's mode forbids it, or its owner or its mode is not
-    ///   trusted (see [`create`](Self::create)).
-    /// - [`QuotaExceeded`](ErrorKind::QuotaExceeded): the user's queues would take more memory than `RLIMIT_MSGQUEUE`. (In C
-    ///   this is `EMFILE`.)
-    /// - [`StorageFull`](ErrorKind::StorageFull): the system has as many queues as `/proc/sys/fs/mqueue/queues_max` allows.
+    /// - [`PermissionDenied`](ErrorKind::PermissionDenied): the queue's mode forbids it, or its owner or its mode is
+    ///   not trusted (see [`create`](Self::create)).
+    /// - [`QuotaExceeded`](ErrorKind::QuotaExceeded): the user's queues would take more memory than `RLIMIT_MSGQUEUE`.
+    ///   (In C this is `EMFILE`.)
+    /// - [`StorageFull`](ErrorKind::StorageFull): the system has as many queues as `/proc/sys/fs/mqueue/queues_max`
+    ///   allows.
     /// - `EMFILE` or `ENFILE`: this process or the system has no free descriptor.
     pub fn open(&self, name: &str) -> io::Result<Queue> {
         let path = checked_name(name)?;

@@ -12,8 +12,8 @@ use crate::sys::{epoll, time::timeout_ms};
 ///
 /// [`Publisher::subscribe`](super::Publisher::subscribe) uses a [`Doorbell`].
 /// [`subscribe_via`](super::Publisher::subscribe_via) takes any other implementation: for a message queue
-/// ([`QueueNotifier`](super::QueueNotifier)), for a socket ([`SocketNotifier`](super::SocketNotifier)), or a closure. `publish`
-/// calls it, so it must not block.
+/// ([`QueueNotifier`](super::QueueNotifier)), for a socket ([`SocketNotifier`](super::SocketNotifier)), or a closure.
+/// `publish` calls it, so it must not block.
 pub trait Notify: Send {
     /// Notifies the subscriber.
     ///
@@ -47,9 +47,10 @@ impl Notify for Bell {
 ///
 /// Register it for reading, edge-triggered. Each ring is a new edge, so it need not be read.
 ///
-/// It is an epoll instance that contains the publisher's eventfd, and not the eventfd itself. `O_NONBLOCK` belongs to the open
-/// file description, so a subscriber that has the eventfd could clear the flag and fill the counter, and the publisher's next
-/// write would block for ever. With an epoll instance the subscriber can only poll. That costs less than 0.1 µs for a ring.
+/// It is an epoll instance that contains the publisher's eventfd, and not the eventfd itself. `O_NONBLOCK` belongs to
+/// the open file description, so a subscriber that has the eventfd could clear the flag and fill the counter, and the
+/// publisher's next write would block for ever. With an epoll instance the subscriber can only poll. That costs less
+/// than 0.1 µs for a ring.
 #[derive(Debug)]
 pub struct Doorbell(OwnedFd);
 

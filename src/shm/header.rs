@@ -1,7 +1,7 @@
 //! A segment's header: its layout, as the publisher states it.
 //!
-//! A subscriber reads the header once, checks it against the real size of the segment, and computes every position from its own
-//! copy afterwards.
+//! A subscriber reads the header once, checks it against the real size of the segment, and computes every position from
+//! its own copy afterwards.
 
 use std::{io, sync::atomic::Ordering};
 
@@ -27,8 +27,8 @@ const FIELDS_AT: usize = 1;
 const FIELDS: usize = 5;
 const CHECK_AT: usize = FIELDS_AT + FIELDS;
 
-/// Positions of lines. `published`, which all readers read, is two lines apart from the rest, because processors fetch two lines
-/// together.
+/// Positions of lines. `published`, which all readers read, is two lines apart from the rest, because processors fetch
+/// two lines together.
 const PUBLISHED_AT: usize = 2;
 const SLOTS_AT: usize = 4;
 
@@ -98,8 +98,8 @@ impl Geometry {
         words[MAGIC_AT].store(MAGIC);
     }
 
-    /// Reads the header of the segment `lines`, which has `segment_len` bytes. `InvalidData`: the header does not describe a segment
-    /// of exactly that size.
+    /// Reads the header of the segment `lines`, which has `segment_len` bytes. `InvalidData`: the header does not
+    /// describe a segment of exactly that size.
     pub(super) fn load<W: Word>(lines: &[[W; LINE]], segment_len: u64) -> io::Result<Geometry> {
         let refuse =
             |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("not a segment: {what}"));

@@ -47,17 +47,18 @@ pub enum Access {
 
 /// Memory that other processes may read and change: a shared [`mmap`].
 ///
-/// There are no references into the memory, because another process does not keep Rust's aliasing rules. Bytes are copied in and
-/// out, and every access is an atomic one of a whole 64-bit word. A copy of more than one aligned word may be torn by a
-/// concurrent writer, but is never undefined behaviour. [`Publisher`](super::Publisher) and [`Subscriber`](super::Subscriber)
-/// exchange whole values.
+/// There are no references into the memory, because another process does not keep Rust's aliasing rules. Bytes are
+/// copied in and out, and every access is an atomic one of a whole 64-bit word. A copy of more than one aligned word
+/// may be torn by a concurrent writer, but is never undefined behaviour. [`Publisher`](super::Publisher) and
+/// [`Subscriber`](super::Subscriber) exchange whole values.
 ///
 /// The descriptor may be closed as soon as the mapping exists. Drop unmaps the memory.
 ///
 /// # SIGBUS
 ///
-/// If another process *truncates* the object, an access past its new end kills this process with SIGBUS. So map by name only
-/// objects that only trusted processes can write. Pass others as sealed [`Memfd`](super::Memfd)s, which cannot be truncated.
+/// If another process *truncates* the object, an access past its new end kills this process with SIGBUS. So map by name
+/// only objects that only trusted processes can write. Pass others as sealed [`Memfd`](super::Memfd)s, which cannot be
+/// truncated.
 ///
 /// # Example
 ///
@@ -101,8 +102,8 @@ impl Mapping {
     /// Maps `len` bytes of `object` from byte `offset` on. It is a regular file, a [`Memfd`](super::Memfd), a
     /// [`SharedObject`](super::SharedObject) or a device.
     ///
-    /// A read-write mapping of anything but a device first reserves its range (`posix_fallocate(3)`), and so makes a shorter
-    /// object grow. If there is not enough memory, that is an error here, and not a SIGBUS at a later write.
+    /// A read-write mapping of anything but a device first reserves its range (`posix_fallocate(3)`), and so makes a
+    /// shorter object grow. If there is not enough memory, that is an error here, and not a SIGBUS at a later write.
     ///
     /// # Errors
     ///
@@ -198,8 +199,8 @@ impl Mapping {
         Ok(())
     }
 
-    /// Copies `from` to the bytes from `offset` on. It does not undo what other threads of this process write to the bytes around
-    /// them at the same time.
+    /// Copies `from` to the bytes from `offset` on. It does not undo what other threads of this process write to the
+    /// bytes around them at the same time.
     ///
     /// # Errors
     ///
@@ -223,8 +224,8 @@ impl Mapping {
     /// The whole mapping. A store to a word of a read-only mapping faults.
     #[inline]
     pub(super) fn lines(&self) -> &[Line] {
-        // SAFETY: the memory is mapped as long as `self` exists, and aligned to a page. Any bits are a u64, and this process
-        // accesses this memory in whole words only.
+        // SAFETY: the memory is mapped as long as `self` exists, and aligned to a page. Any bits are a u64, and this
+        // process accesses this memory in whole words only.
         unsafe { self.lines.as_ref() }
     }
 

@@ -8,22 +8,23 @@ use std::{
 use super::doorbell::Notify;
 use crate::{queue::Queue, sys::socket};
 
-/// The message "shared memory has been updated", for a socket or a queue. It says that there is a new value, and not which: the
-/// receiver reads the segment.
+/// The message "shared memory has been updated", for a socket or a queue. It says that there is a new value, and not
+/// which: the receiver reads the segment.
 pub const UPDATED: [u8; 16] = *b"shm was updated\n";
 
 /// Notifies a subscriber over a connected socket, with one message: [`UPDATED`].
 ///
-/// At most one is outstanding, because a subscriber is notified once each time that it goes to sleep. It is sent at once and
-/// never waits. It does not wait for output that the reactor has buffered for that socket, either.
+/// At most one is outstanding, because a subscriber is notified once each time that it goes to sleep. It is sent at
+/// once and never waits. It does not wait for output that the reactor has buffered for that socket, either.
 #[derive(Debug)]
 pub struct SocketNotifier(OwnedFd);
 
 impl SocketNotifier {
-    /// Duplicates the descriptor of a stream or seqpacket socket, for example of the [`Peer`](crate::Peer) in a listener's
-    /// factory.
+    /// Duplicates the descriptor of a stream or seqpacket socket, for example of the [`Peer`](crate::Peer) in a
+    /// listener's factory.
     ///
-    /// The connection stays open until this value is dropped, too. [`unsubscribe`](super::Publisher::unsubscribe) drops it.
+    /// The connection stays open until this value is dropped, too. [`unsubscribe`](super::Publisher::unsubscribe) drops
+    /// it.
     ///
     /// # Errors
     ///
@@ -48,8 +49,9 @@ impl Notify for SocketNotifier {
 
 /// Notifies a subscriber through a message queue, with the message [`UPDATED`].
 ///
-/// The queue should be for this subscriber only: if such a queue is full, the subscriber will wake up anyway. In a queue that
-/// others fill there may be no room for a notification, and the subscriber is not notified before the next value.
+/// The queue should be for this subscriber only: if such a queue is full, the subscriber will wake up anyway. In a
+/// queue that others fill there may be no room for a notification, and the subscriber is not notified before the next
+/// value.
 #[derive(Debug)]
 pub struct QueueNotifier {
     queue: Queue,

@@ -14,8 +14,8 @@ const FIXED_SIZE: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_S
 /// The seals that also forbid new write access, except through mappings that exist.
 const PUBLISHED: i32 = FIXED_SIZE | libc::F_SEAL_FUTURE_WRITE;
 
-/// Memory with a descriptor and without a name ([`memfd_create`]). The kernel frees it when its last descriptor and its last
-/// mapping are closed, so a crash leaves nothing behind.
+/// Memory with a descriptor and without a name ([`memfd_create`]). The kernel frees it when its last descriptor and its
+/// last mapping are closed, so a crash leaves nothing behind.
 ///
 /// [`memfd_create`]: https://man7.org/linux/man-pages/man2/memfd_create.2.html
 #[derive(Debug)]
@@ -44,7 +44,8 @@ impl Memfd {
         shm::add_seals(self.as_fd(), FIXED_SIZE)
     }
 
-    /// [`seal_size`](Self::seal_size), and also makes the memory read-only, except through writable mappings that exist already.
+    /// [`seal_size`](Self::seal_size), and also makes the memory read-only, except through writable mappings that exist
+    /// already.
     ///
     /// # Errors
     ///
@@ -88,8 +89,8 @@ fn require_seals(fd: BorrowedFd<'_>, wanted: i32, what: &str) -> io::Result<()> 
 
 /// A POSIX shared memory object: memory with a name, which any process with the permission can open ([`shm_open`]).
 ///
-/// It exists until [`unlink`](Self::unlink) or the end of the system, even if no process has it open. It cannot be sealed, so map
-/// it only in processes that trust one another: see [`Mapping`](Mapping#sigbus).
+/// It exists until [`unlink`](Self::unlink) or the end of the system, even if no process has it open. It cannot be
+/// sealed, so map it only in processes that trust one another: see [`Mapping`](Mapping#sigbus).
 ///
 /// ```
 /// use ipc_reactor::shm::{Access, SharedObject};
@@ -112,7 +113,8 @@ fn require_seals(fd: BorrowedFd<'_>, wanted: i32, what: &str) -> io::Result<()> 
 pub struct SharedObject(OwnedFd);
 
 impl SharedObject {
-    /// Makes a new object of `len` zeroed and reserved bytes, with exactly the permission bits `mode`, whatever the umask.
+    /// Makes a new object of `len` zeroed and reserved bytes, with exactly the permission bits `mode`, whatever the
+    /// umask.
     ///
     /// # Errors
     ///
@@ -138,8 +140,8 @@ impl SharedObject {
 
     /// Opens an object that belongs to this user or to root, and that no other user can write to.
     ///
-    /// Any user can create an object of any name in `/dev/shm`, and a process that can write to it can truncate it while it is
-    /// mapped.
+    /// Any user can create an object of any name in `/dev/shm`, and a process that can write to it can truncate it
+    /// while it is mapped.
     ///
     /// # Errors
     ///

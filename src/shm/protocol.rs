@@ -1,17 +1,19 @@
 //! The agreement of the publisher and the subscribers on who reads and writes which word when.
 //!
-//! The segment is a ring of slots and one word, `published`: the number of the newest whole value. (The first value has 1; 0 means
-//! that there is none.) Value `n` is in slot `n & (slots - 1)`.
+//! The segment is a ring of slots and one word, `published`: the number of the newest whole value. (The first value has
+//! 1; 0 means that there is none.) Value `n` is in slot `n & (slots - 1)`.
 //!
-//! - The publisher fills the slot of `published + 1`, and then stores that number. Nothing else tells a reader of the value, so a
-//!   publisher that dies halfway has not published it.
-//! - A reader copies value `n`, and *then* reads `published` again. The publisher may be writing the slot of `published + 1`,
-//!   which is also the slot of `published + 1 - slots`. Every newer value than that was whole while it was copied.
+//! - The publisher fills the slot of `published + 1`, and then stores that number. Nothing else tells a reader of the
+//!   value, so a publisher that dies halfway has not published it.
+//! - A reader copies value `n`, and *then* reads `published` again. The publisher may be writing the slot of
+//!   `published + 1`, which is also the slot of `published + 1 - slots`. Every newer value than that was whole while it
+//!   was copied.
 //!
-//! Each access is relaxed, and all order comes from fences, because of the reader's mapping: an atomic load from read-only memory
-//! is guaranteed to work only if it is relaxed.
+//! Each access is relaxed, and all order comes from fences, because of the reader's mapping: an atomic load from
+//! read-only memory is guaranteed to work only if it is relaxed.
 //!
-//! This file uses neither memory maps nor processes, so the loom models in `tests/shm_loom.rs` can include it unchanged.
+//! This file uses neither memory maps nor processes, so the loom models in `tests/shm_loom.rs` can include it
+//! unchanged.
 
 use std::sync::atomic::Ordering;
 
@@ -24,15 +26,16 @@ pub(crate) trait Word {
     fn fence(order: Ordering);
 }
 
-/// A segment's shared words, for either side, in lines of `N`. A loop copies a line at a time, because the compiler does not
-/// unroll a loop of atomic accesses.
+/// A segment's shared words, for either side, in lines of `N`. A loop copies a line at a time, because the compiler
+/// does not unroll a loop of atomic accesses.
 #[derive(Debug)]
 pub(crate) struct Ring<'a, W, const N: usize> {
     published: &'a W,
-    /// The slots, one after the other. A value is at the start of its slot. Its length in bytes is the slot's last word.
+    /// The slots, one after the other. A value is at the start of its slot. Its length in bytes is the slot's last
+    /// word.
     slots: &'a [[W; N]],
-    /// The number of a slot's lines - 1. It has 32 bits, as `mask` has, so that no product or sum of them overflows. One
-    /// comparison is then enough to know that a slot is within `slots`.
+    /// The number of a slot's lines - 1. It has 32 bits, as `mask` has, so that no product or sum of them overflows.
+    /// One comparison is then enough to know that a slot is within `slots`.
     slot_last: u32,
     /// The number of slots - 1.
     mask: u32,
@@ -57,8 +60,8 @@ impl<'a, W: Word, const N: usize> Ring<'a, W, N> {
         (slot, &slot[last][N - 1])
     }
 
-    /// Starts to write value `number`, which must be the successor of the published one. Returns its lines, to be filled up to
-    /// their last word, and that word, for its length.
+    /// Starts to write value `number`, which must be the successor of the published one. Returns its lines, to be
+    /// filled up to their last word, and that word, for its length.
     #[inline]
     pub(crate) fn begin(&self, number: u64) -> (&'a [[W; N]], &'a W) {
         // A reader that sees any of the words written from now on must also see the current `published`.
@@ -98,11 +101,11 @@ impl<'a, W: Word, const N: usize> Ring<'a, W, N> {
         self.mask.into()
     }
 
-    /// Copies value `number`, which [`newest`](Self::newest) must have reached, and returns its length in bytes. The length comes
-    /// from the publisher and may be wrong: if it exceeds `into`, nothing was copied.
+    /// Copies value `number`, which [`newest`](Self::newest) must have reached, and returns its length in bytes. The
+    /// length comes from the publisher and may be wrong: if it exceeds `into`, nothing was copied.
     ///
-    /// If the publisher may have written to that slot in the meantime, the copy is invalid. The error is then the number of the
-    /// newest value at that time.
+    /// If the publisher may have written to that slot in the meantime, the copy is invalid. The error is then the
+    /// number of the newest value at that time.
     #[inline]
     pub(crate) fn read(&self, number: u64, into: &mut [[[u8; 8]; N]]) -> Result<u64, u64> {
         let (slot, len) = self.slot(number);
@@ -145,8 +148,8 @@ fn copy_rest_in<W: Word>(to: &[W], from: &[u8]) {
     }
 }
 
-/// The subscriber's part of not losing a wake-up: after this the publisher notifies it. False: there is a newer value than `seen`
-/// already, and the publisher does not notify.
+/// The subscriber's part of not losing a wake-up: after this the publisher notifies it. False: there is a newer value
+/// than `seen` already, and the publisher does not notify.
 #[inline]
 pub(crate) fn arm<W: Word>(armed: &W, published: &W, seen: u64) -> bool {
     armed.store(1);

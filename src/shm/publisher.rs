@@ -12,8 +12,8 @@ use super::{
 };
 use crate::sys;
 
-/// How many values are readable in a segment of [`Publisher::latest`]. A reader fails only if the publisher writes that many while
-/// it copies one.
+/// How many values are readable in a segment of [`Publisher::latest`]. A reader fails only if the publisher writes that
+/// many while it copies one.
 const LATEST_CAPACITY: usize = 7;
 
 /// Options to make a segment. [`Publisher::latest`] and [`Publisher::every`] are short for the usual ones.
@@ -37,8 +37,8 @@ impl PublisherOptions {
         PublisherOptions { payload_max, capacity, tag: 0, subscribers_max: 1024 }
     }
 
-    /// A number that identifies the meaning of the values, such as the version of their type. A subscriber can compare it
-    /// ([`Subscriber::tag`](super::Subscriber::tag)). Default 0.
+    /// A number that identifies the meaning of the values, such as the version of their type. A subscriber can compare
+    /// it ([`Subscriber::tag`](super::Subscriber::tag)). Default 0.
     pub fn tag(mut self, tag: u64) -> Self {
         self.tag = tag;
         self
@@ -54,8 +54,8 @@ impl PublisherOptions {
     ///
     /// # Errors
     ///
-    /// `InvalidInput`: no segment can have such sizes. `StorageFull`, `OutOfMemory`: there is not enough memory. `Unsupported`:
-    /// before Linux 5.1.
+    /// `InvalidInput`: no segment can have such sizes. `StorageFull`, `OutOfMemory`: there is not enough memory.
+    /// `Unsupported`: before Linux 5.1.
     pub fn create(self) -> io::Result<Publisher> {
         let geometry = Geometry::new(self.payload_max, self.capacity, self.tag)?;
         let segment = Memfd::create("ipc-segment", geometry.segment_len())?;
@@ -87,15 +87,17 @@ pub struct SubscriberId(u64);
 
 struct Subscription {
     id: SubscriberId,
-    /// The subscriber's page. It contains a hint only: a wrong one costs the subscriber a wake-up, or the publisher a ring.
+    /// The subscriber's page. It contains a hint only: a wrong one costs the subscriber a wake-up, or the publisher a
+    /// ring.
     page: Mapping,
     notify: Box<dyn Notify>,
 }
 
 /// The one writer of a segment of shared memory. It also notifies the subscribers.
 ///
-/// There can only be one: a `Publisher` is not `Clone`, publishing takes `&mut`, and the segment is sealed against other writers.
-/// Publishing never blocks and does not allocate. It makes one system call for each subscriber that sleeps, and none for others.
+/// There can only be one: a `Publisher` is not `Clone`, publishing takes `&mut`, and the segment is sealed against
+/// other writers. Publishing never blocks and does not allocate. It makes one system call for each subscriber that
+/// sleeps, and none for others.
 ///
 /// # Example
 ///
@@ -133,8 +135,8 @@ impl Publisher {
         PublisherOptions::latest(payload_max).create()
     }
 
-    /// A segment for readers that want every value. They may be `capacity` values behind before they lose one. (`capacity` + 1 is
-    /// rounded up to a power of two.)
+    /// A segment for readers that want every value. They may be `capacity` values behind before they lose one.
+    /// (`capacity` + 1 is rounded up to a power of two.)
     ///
     /// # Errors
     ///
@@ -163,8 +165,8 @@ impl Publisher {
 
     /// Makes a subscription whose subscriber is notified of updates by a [`Doorbell`].
     ///
-    /// It lasts until [`unsubscribe`](Self::unsubscribe). It does not end when the subscriber's process ends, which then costs at
-    /// most one more ring. The hang-up of the subscriber's socket tells of its end.
+    /// It lasts until [`unsubscribe`](Self::unsubscribe). It does not end when the subscriber's process ends, which
+    /// then costs at most one more ring. The hang-up of the subscriber's socket tells of its end.
     ///
     /// # Errors
     ///
@@ -319,8 +321,9 @@ impl fmt::Debug for Publisher {
 
 /// The next value, which is not published yet, in the shared memory itself.
 ///
-/// [`io::Write`] appends, and [`write_at`](Self::write_at) writes at any offset. The value ends with the last byte written. Gaps
-/// contain bytes of an earlier value. There is no `&mut [u8]`, because slow readers may still read that memory.
+/// [`io::Write`] appends, and [`write_at`](Self::write_at) writes at any offset. The value ends with the last byte
+/// written. Gaps contain bytes of an earlier value. There is no `&mut [u8]`, because slow readers may still read that
+/// memory.
 ///
 /// Dropped without [`publish`](Self::publish), it has no effect.
 #[derive(Debug)]

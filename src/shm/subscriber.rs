@@ -33,13 +33,14 @@ struct Overtaken;
 
 /// A reader of a segment of shared memory. It gets whole values only.
 ///
-/// There are two ways to read, which can be mixed: [`latest`](Self::latest) goes to the newest value, [`recv`](Self::recv) returns
-/// each value in order. Reading makes no system call and does not allocate, and the publisher does not notice it.
+/// There are two ways to read, which can be mixed: [`latest`](Self::latest) goes to the newest value,
+/// [`recv`](Self::recv) returns each value in order. Reading makes no system call and does not allocate, and the
+/// publisher does not notice it.
 ///
 /// # Sleeping
 ///
-/// The publisher rings only for a subscriber that has armed its doorbell, so a busy one costs no system call. In an event loop,
-/// register [`doorbell`](Self::doorbell) edge-triggered, and write the handler like this:
+/// The publisher rings only for a subscriber that has armed its doorbell, so a busy one costs no system call. In an
+/// event loop, register [`doorbell`](Self::doorbell) edge-triggered, and write the handler like this:
 ///
 /// ```
 /// # use ipc_reactor::shm::{Publisher, Subscriber, Update};
@@ -60,18 +61,19 @@ struct Overtaken;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// Do this once at the start, too: a subscriber that has never armed is not notified. A thread that does nothing else calls
-/// [`wait`](Self::wait) instead.
+/// Do this once at the start, too: a subscriber that has never armed is not notified. A thread that does nothing else
+/// calls [`wait`](Self::wait) instead.
 ///
 /// # When the publisher ends
 ///
-/// The newest whole value stays readable, even if the publisher was killed while it wrote the next one. There are no more rings,
-/// and a ring that was not read yet is lost. The socket that the ticket came through gets a hang-up: read the last values then.
+/// The newest whole value stays readable, even if the publisher was killed while it wrote the next one. There are no
+/// more rings, and a ring that was not read yet is lost. The socket that the ticket came through gets a hang-up: read
+/// the last values then.
 ///
 /// # Trust
 ///
-/// The publisher is not trusted. Its numbers are checked before they are used, so wrong ones cause errors or wrong values, and
-/// nothing worse.
+/// The publisher is not trusted. Its numbers are checked before they are used, so wrong ones cause errors or wrong
+/// values, and nothing worse.
 #[derive(Debug)]
 pub struct Subscriber {
     segment: Mapping,
@@ -80,8 +82,8 @@ pub struct Subscriber {
     geometry: Geometry,
     /// The number of the last value that was read or lost.
     cursor: u64,
-    /// The number of the newest value that this reader has seen and need not be notified of. It starts below the cursor: a new
-    /// subscriber has not seen the value that was published before the subscription.
+    /// The number of the newest value that this reader has seen and need not be notified of. It starts below the
+    /// cursor: a new subscriber has not seen the value that was published before the subscription.
     seen: u64,
     copy: Vec<[[u8; 8]; LINE]>,
 }
@@ -91,8 +93,8 @@ impl Subscriber {
     ///
     /// # Errors
     ///
-    /// - `InvalidData`: a descriptor is no sealed memfd, or the segment's header is damaged, has another version, or does not fit
-    ///   the segment's size.
+    /// - `InvalidData`: a descriptor is no sealed memfd, or the segment's header is damaged, has another version, or
+    ///   does not fit the segment's size.
     /// - `OutOfMemory`: there is no memory for a copy of a value.
     /// - Those of `mmap(2)`.
     pub fn open(ticket: Ticket) -> io::Result<Subscriber> {
@@ -155,9 +157,10 @@ impl Subscriber {
     ///
     /// # Errors
     ///
-    /// `WouldBlock`: in a thousand attempts the value was overwritten while it was copied. The publisher writes the whole ring in
-    /// less time than one copy takes; a larger ring helps ([`Publisher::every`](super::Publisher::every)). `InvalidData`: the
-    /// value's length in the segment is larger than possible.
+    /// `WouldBlock`: in a thousand attempts the value was overwritten while it was copied. The publisher writes the
+    /// whole ring in less time than one copy takes; a larger ring helps
+    /// ([`Publisher::every`](super::Publisher::every)). `InvalidData`: the value's length in the segment is larger than
+    /// possible.
     #[inline]
     pub fn latest(&mut self) -> io::Result<Option<&[u8]>> {
         match self.read_newest().or_else(|Overtaken| self.read_newest_again())? {
@@ -250,8 +253,8 @@ impl Subscriber {
         Ok(&self.copy.as_flattened().as_flattened()[..len])
     }
 
-    /// Asks for one notification, at the next update. False: there is a new value already, and there will be no notification;
-    /// read first, then arm again.
+    /// Asks for one notification, at the next update. False: there is a new value already, and there will be no
+    /// notification; read first, then arm again.
     ///
     /// After a notification there is no other one before the next call.
     #[must_use = "if this is false, there will be no notification"]

@@ -21,12 +21,12 @@ const TEXT_MAX: usize = 64 << 10;
 
 /// A string at offset 0 of a POSIX shared memory object, which ends with a NUL byte.
 ///
-/// It is for C programs that call `shm_open("/shm_1", …)`, `ftruncate(fd, 4096)`, `mmap` and then `sprintf` or `printf("%s")`. They
-/// have no protocol: a reader may see parts of both texts while a writer writes. If you write both programs, use a
-/// [`Publisher`](super::Publisher).
+/// It is for C programs that call `shm_open("/shm_1", …)`, `ftruncate(fd, 4096)`, `mmap` and then `sprintf` or
+/// `printf("%s")`. They have no protocol: a reader may see parts of both texts while a writer writes. If you write both
+/// programs, use a [`Publisher`](super::Publisher).
 ///
-/// The object is read and written as a file, which it is on Linux. Mappings in other processes show a change at once. If a process
-/// truncates the object, there is no SIGBUS here.
+/// The object is read and written as a file, which it is on Linux. Mappings in other processes show a change at once.
+/// If a process truncates the object, there is no SIGBUS here.
 ///
 /// ```
 /// use ipc_reactor::shm::{NamedText, SharedObject};
@@ -60,8 +60,8 @@ impl NamedText {
         self
     }
 
-    /// The size in bytes that the other side maps. Default 4096. [`write`](Self::write) makes the object at least as large, because
-    /// SIGBUS would kill a C reader otherwise.
+    /// The size in bytes that the other side maps. Default 4096. [`write`](Self::write) makes the object at least as
+    /// large, because SIGBUS would kill a C reader otherwise.
     #[must_use]
     pub fn size(mut self, bytes: u64) -> NamedText {
         self.len = bytes;

@@ -9,9 +9,9 @@ const VERSION: u16 = 1;
 
 /// What the subscriber needs to open its [`Subscriber`](super::Subscriber).
 ///
-/// It is sent to another process as one message with ancillary data (`SCM_RIGHTS`): [`into_fds`](Self::into_fds) on this side,
-/// [`from_fds`](Self::from_fds) on the other. The descriptors are, in this order: the segment; the subscriber's page, in which it
-/// says that it sleeps; and its [`Doorbell`], unless it is notified in another way.
+/// It is sent to another process as one message with ancillary data (`SCM_RIGHTS`): [`into_fds`](Self::into_fds) on
+/// this side, [`from_fds`](Self::from_fds) on the other. The descriptors are, in this order: the segment; the
+/// subscriber's page, in which it says that it sleeps; and its [`Doorbell`], unless it is notified in another way.
 #[derive(Debug)]
 pub struct Ticket {
     pub(super) segment: OwnedFd,
@@ -45,7 +45,8 @@ impl Ticket {
     ///
     /// # Errors
     ///
-    /// `InvalidData`: the bytes are not of a ticket, or not of one with that many descriptors. The descriptors are then closed.
+    /// `InvalidData`: the bytes are not of a ticket, or not of one with that many descriptors. The descriptors are then
+    /// closed.
     pub fn from_fds(bytes: &[u8], fds: Vec<OwnedFd>) -> io::Result<Ticket> {
         let refuse =
             |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, format!("not a ticket: {why}")));

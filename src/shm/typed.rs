@@ -12,8 +12,8 @@ use super::{
 
 /// A [`Publisher`] of values of one type.
 ///
-/// The type must have no padding, because padding may contain other memory of this process: [`bytemuck::NoUninit`], which every
-/// [`bytemuck::Pod`] type implements.
+/// The type must have no padding, because padding may contain other memory of this process: [`bytemuck::NoUninit`],
+/// which every [`bytemuck::Pod`] type implements.
 ///
 /// ```
 /// use bytemuck::{Pod, Zeroable};
@@ -94,8 +94,8 @@ impl<T: NoUninit> TypedPublisher<T> {
 /// A [`Subscriber`] to values of one type.
 ///
 /// The publisher is another program, so any bits must be a value of the type: [`bytemuck::AnyBitPattern`], which every
-/// [`bytemuck::Pod`] type implements. Only the size is checked. Use a [`tag`](super::PublisherOptions::tag) to check that both sides
-/// mean the same type.
+/// [`bytemuck::Pod`] type implements. Only the size is checked. Use a [`tag`](super::PublisherOptions::tag) to check
+/// that both sides mean the same type.
 #[derive(Debug)]
 pub struct TypedSubscriber<T> {
     subscriber: Subscriber,

@@ -6,8 +6,9 @@ use crate::sys;
 
 /// The number of a signal that a program may use: see `signal(7)`.
 ///
-/// That is 1 to 31, and `SIGRTMIN` to `SIGRTMAX`. The C library uses the numbers between for its threads. It is displayed as
-/// `SIGTERM` or `SIGRTMIN+3`, and parsed from that, from the same without `SIG`, and from a number, in upper or lower case.
+/// That is 1 to 31, and `SIGRTMIN` to `SIGRTMAX`. The C library uses the numbers between for its threads. It is
+/// displayed as `SIGTERM` or `SIGRTMIN+3`, and parsed from that, from the same without `SIG`, and from a number, in
+/// upper or lower case.
 ///
 /// ```
 /// use ipc_reactor::Signal;

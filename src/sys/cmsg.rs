@@ -81,8 +81,8 @@ fn message_header(part: &mut libc::iovec, control: *mut u8, control_len: usize) 
     header
 }
 
-/// Calls `take` with every descriptor in `control`. They belong to this process from the moment at which the kernel wrote
-/// them.
+/// Calls `take` with every descriptor in `control`. They belong to this process from the moment at which the kernel
+/// wrote them.
 ///
 /// # Safety
 ///

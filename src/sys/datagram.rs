@@ -1,7 +1,7 @@
 //! Datagrams. No function allocates.
 //!
-//! No receive offers room for control messages. So the kernel closes the descriptors that come with a datagram, and they
-//! never reach this process.
+//! No receive offers room for control messages. So the kernel closes the descriptors that come with a datagram, and
+//! they never reach this process.
 
 use std::{
     io,
@@ -36,15 +36,16 @@ pub(crate) fn recv_from(fd: BorrowedFd<'_>, buffer: &mut [u8], arrival: &mut Arr
     let (from, mut from_len) = (arrival.from.as_mut_ptr(), SockAddr::CAPACITY);
     // MSG_TRUNC asks for the real length.
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-    // SAFETY: `start` and `len` describe `buffer`, `from` and `from_len` the storage in `arrival`. All outlive the call.
+    // SAFETY: `start` and `len` describe `buffer`, `from` and `from_len` the storage in `arrival`. All outlive the
+    // call.
     let received = unsafe { libc::recvfrom(fd.as_raw_fd(), start, len, flags, from, &raw mut from_len) };
     arrival.len = check_len(received)?;
     arrival.from.len = from_len;
     Ok(())
 }
 
-/// `recvmmsg(2)` of at most [`BATCH`] datagrams: fills the first of the `arrivals`, and `bytes` with their bytes, each in a
-/// piece of `each` bytes. Fewer than asked for: there were no more, or the next call returns an error.
+/// `recvmmsg(2)` of at most [`BATCH`] datagrams: fills the first of the `arrivals`, and `bytes` with their bytes, each
+/// in a piece of `each` bytes. Fewer than asked for: there were no more, or the next call returns an error.
 pub(crate) fn recv_batch(
     fd: BorrowedFd<'_>,
     bytes: &mut [u8],

@@ -13,8 +13,8 @@ use std::{
 
 use super::{check, check_long, own, signal};
 
-/// The process id as the kernel's type. `InvalidInput` for 0, which would mean the caller's process group, and for a number
-/// above `i32::MAX`, which would turn negative and mean another group.
+/// The process id as the kernel's type. `InvalidInput` for 0, which would mean the caller's process group, and for a
+/// number above `i32::MAX`, which would turn negative and mean another group.
 pub(crate) fn pid_t(pid: u32) -> io::Result<libc::pid_t> {
     libc::pid_t::try_from(pid).ok().filter(|&pid| pid > 0).ok_or_else(|| {
         let message =

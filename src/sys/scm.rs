@@ -14,8 +14,8 @@ use super::{
 /// `SCM_MAX_FD`: the most descriptors that the kernel puts into one message.
 pub(crate) const AT_ONCE: usize = 253;
 
-/// Credentials (on seqpacket sockets) and a full set of descriptors. There is room for all that can come, also where the
-/// kernel puts two descriptors into the padding of a buffer made for one.
+/// Credentials (on seqpacket sockets) and a full set of descriptors. There is room for all that can come, also where
+/// the kernel puts two descriptors into the padding of a buffer made for one.
 const CONTROL: usize = space(size_of::<libc::ucred>()) + space(AT_ONCE * size_of::<RawFd>());
 
 /// Receives bytes, or a record, and the descriptors that come with it. If some were lost on the way

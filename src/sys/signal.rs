@@ -49,8 +49,8 @@ pub(crate) fn unblock(set: u64) -> io::Result<()> {
     change_mask(libc::SIG_UNBLOCK, set).map(drop)
 }
 
-/// For a child between fork and exec: empties the mask, and sets SIGPIPE to its default action. Both would survive exec, and
-/// Rust programs ignore SIGPIPE.
+/// For a child between fork and exec: empties the mask, and sets SIGPIPE to its default action. Both would survive
+/// exec, and Rust programs ignore SIGPIPE.
 ///
 /// It is async-signal-safe: two calls from the list of `signal-safety(7)`, no allocation, no lock.
 pub(crate) fn reset_for_exec() -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! Socket addresses in the kernel's layout.
 //!
-//! The layout is written and read as bytes, without C unions: every kind of address begins with its family, and `unix(7)`,
-//! `ip(7)` and `ipv6(7)` define the rest.
+//! The layout is written and read as bytes, without C unions: every kind of address begins with its family, and
+//! `unix(7)`, `ip(7)` and `ipv6(7)` define the rest.
 
 use std::{
     ffi::OsStr,
@@ -13,8 +13,8 @@ use std::{
 
 use super::socklen_of;
 
-/// Bytes of the longest path and of the longest abstract name: `sun_path` has 108, and one is the NUL after a path or before
-/// a name.
+/// Bytes of the longest path and of the longest abstract name: `sun_path` has 108, and one is the NUL after a path or
+/// before a name.
 pub(crate) const SUN_PATH_MAX: usize = 107;
 
 const STORAGE: usize = size_of::<libc::sockaddr_storage>();
@@ -112,8 +112,8 @@ impl SockAddr {
         }
     }
 
-    /// `sun_path` of a Unix address, as far as the length goes. Empty: the socket is unnamed. A first NUL byte: the rest is an
-    /// abstract name. Else it is a path, which may have a NUL byte after it.
+    /// `sun_path` of a Unix address, as far as the length goes. Empty: the socket is unnamed. A first NUL byte: the
+    /// rest is an abstract name. Else it is a path, which may have a NUL byte after it.
     pub(crate) fn sun_path(&self) -> &[u8] {
         self.as_bytes().get(FAMILY_LEN..).unwrap_or_default()
     }

@@ -38,8 +38,8 @@ pub(crate) fn listen(fd: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
     check(unsafe { libc::listen(fd.as_raw_fd(), backlog) }).map(drop)
 }
 
-/// `connect(2)` of a non-blocking socket. `WouldBlock`: the listener's backlog is full (Unix). `EINPROGRESS`: the handshake
-/// is not finished (TCP).
+/// `connect(2)` of a non-blocking socket. `WouldBlock`: the listener's backlog is full (Unix). `EINPROGRESS`: the
+/// handshake is not finished (TCP).
 pub(crate) fn connect_nonblocking(fd: BorrowedFd<'_>, address: &SockAddr) -> io::Result<()> {
     // SAFETY: pointer and length describe `address`, which outlives the call.
     check(unsafe { libc::connect(fd.as_raw_fd(), address.as_ptr(), address.len) }).map(drop)
@@ -82,8 +82,8 @@ pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 /// A record of a seqpacket socket, or the end of file: from [`recv_record`] and [`scm::recv`](super::scm::recv).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// The record's length in bytes, as far as it is known. With [`recv_record`]: when it was sent, which is more than the
-    /// buffer has if it was truncated.
+    /// The record's length in bytes, as far as it is known. With [`recv_record`]: when it was sent, which is more than
+    /// the buffer has if it was truncated.
     pub(crate) len: usize,
     /// The buffer was too short, and the kernel has dropped the rest.
     pub(crate) truncated: bool,
@@ -103,11 +103,11 @@ impl From<cmsg::Message> for Record {
     }
 }
 
-/// Receives one record of a seqpacket socket that has `SO_PASSCRED`. There every record, also an empty one, comes with its
-/// sender's credentials, and the end of file with none. Without the option an empty record looks like the end.
+/// Receives one record of a seqpacket socket that has `SO_PASSCRED`. There every record, also an empty one, comes with
+/// its sender's credentials, and the end of file with none. Without the option an empty record looks like the end.
 pub(crate) fn recv_record(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Record> {
-    /// Room for one SCM_CREDENTIALS and no more. The kernel writes that one first, so descriptors that were sent with the
-    /// record find no room: the kernel closes them and sets MSG_CTRUNC.
+    /// Room for one SCM_CREDENTIALS and no more. The kernel writes that one first, so descriptors that were sent with
+    /// the record find no room: the kernel closes them and sets MSG_CTRUNC.
     const ROOM: usize = cmsg::space(size_of::<libc::ucred>());
     let mut control = Control::<ROOM>::zeroed();
     // MSG_TRUNC asks for the record's real length.
@@ -203,8 +203,8 @@ pub(crate) fn set_receive_buffer(fd: BorrowedFd<'_>, bytes: u32) -> io::Result<(
     set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes.try_into().unwrap_or(libc::c_int::MAX))
 }
 
-/// `SO_PASSRIGHTS`: whether descriptors may be sent to this socket, or for a listener, to the client handles of connections
-/// to come. `ENOPROTOOPT` before Linux 6.16.
+/// `SO_PASSRIGHTS`: whether descriptors may be sent to this socket, or for a listener, to the client handles of
+/// connections to come. `ENOPROTOOPT` before Linux 6.16.
 pub(crate) fn passes_rights(fd: BorrowedFd<'_>) -> io::Result<bool> {
     option(fd, libc::SOL_SOCKET, SO_PASSRIGHTS).map(|value| value != 0)
 }
@@ -232,8 +232,8 @@ pub(crate) fn peer_credentials(fd: BorrowedFd<'_>) -> io::Result<libc::ucred> {
     Ok(peer[0])
 }
 
-/// `SO_PEERGROUPS`: the supplementary groups of the process that connected. Returns how many there are. `ERANGE` if they are
-/// more than fit.
+/// `SO_PEERGROUPS`: the supplementary groups of the process that connected. Returns how many there are. `ERANGE` if
+/// they are more than fit.
 pub(crate) fn peer_groups(fd: BorrowedFd<'_>, groups: &mut [libc::gid_t]) -> io::Result<usize> {
     // SAFETY: any bits are a group id.
     let len = unsafe { getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, groups) }?;

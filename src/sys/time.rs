@@ -20,8 +20,8 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
     duration.as_secs().saturating_mul(NANOS_PER_SEC).saturating_add(duration.subsec_nanos().into())
 }
 
-/// A timeout in the milliseconds that `poll(2)` and `epoll_wait(2)` take: rounded up, so that a short wait does not become
-/// a busy loop; at most `i32::MAX`, which is 24 days; -1, which is for ever, for `None`.
+/// A timeout in the milliseconds that `poll(2)` and `epoll_wait(2)` take: rounded up, so that a short wait does not
+/// become a busy loop; at most `i32::MAX`, which is 24 days; -1, which is for ever, for `None`.
 pub(crate) fn timeout_ms(timeout: Option<Duration>) -> libc::c_int {
     timeout.map_or(-1, |timeout| {
         libc::c_int::try_from(nanos(timeout).div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX)
