@@ -7,3 +7,4 @@ pub(crate) mod deadlines;
 mod input;
 mod output;
 pub(crate) mod visit;
+pub(crate) mod visit_state;

@@ -30,8 +30,9 @@ pub use net::{
     address::Address,
     allow::Allow,
     datagram::{Datagram, DatagramOptions, Received, SocketAddress},
-    listener::{Listener, ListenerKind, ListenerOptions},
+    listener::{Listener, ListenerOptions},
     peer::{Credentials, Peer, PeerAddress},
+    transport::ListenerKind,
 };
 pub use observe::{
     event::{Detail, Observer, Seen, SourceKind, VisitEnd, What, Who},

@@ -9,8 +9,8 @@ use std::{
 
 /// From the kernel up. A folder may import from those before it, and from itself.
 const FLOORS: [&str; 14] = [
-    "sys", "types", "bytes", "net", "queue", "signals", "pipe", "children", "shm", "poll", "observe", "set", "client",
-    "sources",
+    "sys", "types", "bytes", "net", "queue", "signals", "pipe", "children", "shm", "poll", "observe", "set",
+    "client", "sources",
 ];
 /// Above all of them.
 const TOP: &str = "reactor";
@@ -69,8 +69,7 @@ fn files() -> Vec<File> {
         if name == "lib.rs" || name == "guide.rs" {
             continue;
         }
-        let module: Vec<String> =
-            name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
+        let module: Vec<String> = name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
         let text = without_comments(&fs::read_to_string(&path).unwrap());
         let imports = crate_paths(&text, &module);
         files.push(File { name, module, imports });
@@ -130,7 +129,8 @@ fn expand<'a>(mut text: &'a str, mut prefix: Vec<String>, paths: &mut Vec<Vec<St
                 return match text.strip_prefix("as ") {
                     Some(other) => {
                         let other = other.trim_start();
-                        &other[other.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(other.len())..]
+                        &other
+                            [other.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(other.len())..]
                     }
                     None => text,
                 };
@@ -149,7 +149,8 @@ fn no_import_goes_up() {
     let mut seen = 0;
     for file in files() {
         let Some(own) = rank(file.floor()) else { panic!("{} is on no floor", file.name) };
-        let may_import = MAY_IMPORT.iter().find(|(floor, _)| *floor == file.floor()).map(|(_, others)| others);
+        let may_import =
+            MAY_IMPORT.iter().find(|(floor, _)| *floor == file.floor()).map(|(_, others)| others);
         for path in &file.imports {
             seen += 1;
             let floor = path[0].as_str();

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::{
-    client::visit::io_of,
+    client::visit_state::io_of,
     set::{accounts::UID_UNKNOWN, client::ClientIo, poll_set::PollSet, source::Source},
     sys::socket,
     types::{cause::Limit, key::Key},

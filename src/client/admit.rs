@@ -9,7 +9,7 @@ use std::{
 use crate::{
     bytes::framing::Framing,
     client::{accounts::uid_for, deadlines::begin_idling},
-    net::listener::ListenerKind,
+    net::transport::ListenerKind,
     set::{
         client::{ClientIo, Connecting, ConnectionConfig, Extra, Flags},
         driver::Driver,
@@ -18,7 +18,7 @@ use crate::{
         session::Session,
         source::Source,
     },
-    sys::{socket, time::nanos},
+    sys::{file, socket, time::nanos},
     types::{cause::Cause, key::Key, limits::Limits, ready::Ready},
 };
 
@@ -115,7 +115,7 @@ impl<S> PollSet<S> {
     ) -> io::Result<Key> {
         let socket = socket.into();
         let kind = ListenerKind::of(socket.as_fd())?;
-        socket::set_nonblocking(socket.as_fd())?;
+        file::set_nonblocking(socket.as_fd(), true)?;
         let passes = framing.descriptors_max() > 0;
         let refuses = !kind.is_tcp() && socket::set_passes_rights(socket.as_fd(), passes).is_ok() && !passes;
         if kind.is_seqpacket() {

@@ -12,9 +12,9 @@ use crate::{
     bytes::framing::Framing,
     client::{
         admit::{Registration, admit},
-        visit::{Flow, Visit, io_of},
+        visit_state::{Flow, Visit, io_of},
     },
-    net::{address::Address, listener::ListenerKind},
+    net::{address::Address, transport::ListenerKind},
     set::{
         client::{ClientIo, Connecting, ConnectionConfig, Flags, Target},
         driver::Driver,

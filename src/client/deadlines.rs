@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    client::visit::io_of,
+    client::visit_state::io_of,
     set::{
         client::{ClientIo, Flags},
         poll_set::PollSet,

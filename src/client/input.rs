@@ -7,11 +7,12 @@ use crate::{
         buffer::Pool,
         frames::{Frames, Pass},
     },
-    client::visit::{Exit, Flow, Visit},
+    client::visit_state::{Exit, Flow, Visit, io_of},
     observe::event::{SourceKind, What, Who},
     set::{
         call::{Asked, call_outcome},
         client::{ClientIo, Ending, Flags, Read},
+        context::Context,
         driver::{Driver, failed},
         lifecycle::Phase,
     },
@@ -112,7 +113,7 @@ impl<S> Visit<'_, S> {
             return Ok((read, self.scratch.len()));
         }
         let frame_max = self.set.limits.frame_max;
-        let io = super::visit::io_of(&mut self.set.registry, self.key);
+        let io = io_of(&mut self.set.registry, self.key);
         let inbox = &mut self.set.io.descriptors;
         let Some(mut input) = io.take_input().filter(|_| !io.config.records) else {
             return Ok((io.recv(self.scratch, inbox, frame_max), self.scratch.len()));
@@ -169,7 +170,7 @@ impl<S> Visit<'_, S> {
         };
         if called.result.is_ok() && !frames.rest.is_empty() {
             let now_ns = self.set.now_ns();
-            let io = super::visit::io_of(&mut self.set.registry, self.key);
+            let io = io_of(&mut self.set.registry, self.key);
             keep_rest(io, &frames, &mut self.set.io.pool, now_ns)?;
         }
         let (messages, pass) = (frames.messages, frames.pass);
@@ -254,7 +255,7 @@ impl<S> Visit<'_, S> {
     /// Calls the session, does what it asks, and says what that was.
     fn call_asking(
         &mut self,
-        f: impl FnOnce(&mut dyn Driver<S>, &mut crate::set::context::Context<'_, S>, &mut S) -> Outcome<()>,
+        f: impl FnOnce(&mut dyn Driver<S>, &mut Context<'_, S>, &mut S) -> Outcome<()>,
     ) -> Result<Asked, Exit> {
         let state = &mut *self.state;
         let called = call_outcome(self.set, self.key, |session: &mut Box<dyn Driver<S>>, cx| {

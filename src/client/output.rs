@@ -1,7 +1,7 @@
 //! Output buffering: replies, flush, EPOLLOUT, slow consumers.
 
 use crate::{
-    client::visit::{Flow, Visit, io_of},
+    client::visit_state::{Flow, Visit, io_of},
     observe::event::{SourceKind, What, Who},
     set::{
         call::Called,

@@ -7,23 +7,26 @@
 //! Everything else is [`Visit::run`]: it sends what waits, reads until there is proof that nothing is left or until the
 //! budget is spent, hands every whole frame to the session (`input.rs`), and sends all replies at once (`output.rs`).
 
-use std::{io, mem};
+use std::mem;
 
 use crate::{
     bytes::frames::{Frames, Pass},
     client::{
-        accounts::account, connect::poll_connect, deadlines::arm_deadline, input::keep_rest,
+        accounts::account,
+        connect::poll_connect,
+        deadlines::arm_deadline,
+        input::keep_rest,
         output::send_replies,
+        visit_state::{Exit, Flow, Lent, Visit, halves, io_of},
     },
     observe::{
         event::{SourceKind, VisitEnd, What, Who},
         probe::Probe,
     },
-    poll::registry::{Registry, Slot},
+    poll::registry::Slot,
     set::{
-        call::{Asked, Called, call, call_taken},
-        client::{ClientIo, Ending, Flags, Read},
-        context::Context,
+        call::{Asked, Called, call_taken},
+        client::{Ending, Flags, Read},
         driver::{Driver, failed},
         io::ReplyMode,
         lifecycle::Phase,
@@ -33,36 +36,11 @@ use crate::{
     },
     sys::socket,
     types::{
-        cause::{Cause, Limit, Outcome},
+        cause::{Cause, Outcome},
         key::{Key, TimerKey},
         ready::Ready,
     },
 };
-
-/// What the loop lends to a visit.
-pub(crate) struct Lent<'a, S> {
-    /// What arrives is read in here first.
-    pub(crate) scratch: &'a mut [u8],
-    pub(crate) state: &'a mut S,
-}
-
-/// A client's session, where its source keeps it.
-type Stored<S> = Option<Box<dyn Driver<S>>>;
-
-/// The two halves of a client that is visited.
-#[inline(always)]
-fn halves<S>(registry: &mut Registry<Source<S>>, key: Key) -> (&mut ClientIo, &mut Stored<S>) {
-    match registry.get_mut(key) {
-        Some(Source::Client { io, session }) => (io, session),
-        _ => unreachable!("a client is not removed while it is visited"),
-    }
-}
-
-/// The I/O half of a client that is visited.
-#[inline(always)]
-pub(super) fn io_of<S>(registry: &mut Registry<Source<S>>, key: Key) -> &mut ClientIo {
-    halves(registry, key).0
-}
 
 // ---- The straight line ----
 
@@ -189,56 +167,6 @@ fn go_on<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, progress: Pr
 
 // ---- Everything else ----
 
-/// Why a visit ends early.
-pub(super) enum Exit {
-    Close(Box<Cause>),
-    /// The loop has stopped.
-    Stop,
-}
-
-impl From<Box<Cause>> for Exit {
-    fn from(cause: Box<Cause>) -> Exit {
-        Exit::Close(cause)
-    }
-}
-
-impl From<Cause> for Exit {
-    fn from(cause: Cause) -> Exit {
-        Exit::Close(Box::new(cause))
-    }
-}
-
-pub(super) type Flow<T> = Result<T, Exit>;
-
-/// What is left of a visit's budget.
-pub(super) struct Budget {
-    pub(super) bytes: usize,
-    pub(super) messages: usize,
-}
-
-impl Budget {
-    /// The limit that it has come to.
-    pub(super) fn spent(&self) -> Option<Limit> {
-        match self {
-            Budget { bytes: 0, .. } => Some(Limit::Bytes),
-            Budget { messages: 0, .. } => Some(Limit::Messages),
-            _ => None,
-        }
-    }
-}
-
-pub(super) struct Visit<'a, S> {
-    pub(super) set: &'a mut PollSet<S>,
-    pub(super) key: Key,
-    pub(super) scratch: &'a mut [u8],
-    pub(super) state: &'a mut S,
-    /// The edges that are not used up.
-    pub(super) left: Ready,
-    /// What has been read already.
-    pub(super) first: Option<Read>,
-    pub(super) budget: Budget,
-}
-
 /// One visit to a client whose turn has come.
 pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, lent: &mut Lent<'_, S>) -> VisitEnd {
     let received = set.stats.bytes_in;
@@ -274,21 +202,7 @@ pub(crate) fn wake<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, lent: &mu
     visit.finish(flow);
 }
 
-impl<'a, S> Visit<'a, S> {
-    fn new(set: &'a mut PollSet<S>, key: Key, ready: Ready, lent: &'a mut Lent<'_, S>) -> Visit<'a, S> {
-        let budget = Budget { bytes: set.limits.bytes_per_visit, messages: set.limits.messages_per_visit };
-        let left = ready.without(Ready::WRITABLE);
-        Visit { set, key, scratch: lent.scratch, state: lent.state, left, first: None, budget }
-    }
-
-    pub(super) fn io(&mut self) -> &mut ClientIo {
-        io_of(&mut self.set.registry, self.key)
-    }
-
-    pub(super) fn has(&mut self, any: Flags) -> bool {
-        self.io().flags.has(any)
-    }
-
+impl<S> Visit<'_, S> {
     /// Lends the client the reactor's buffers.
     fn begin(&mut self) {
         let io = io_of(&mut self.set.registry, self.key);
@@ -304,13 +218,17 @@ impl<'a, S> Visit<'a, S> {
     }
 
     /// Takes the buffers back. What was not sent stays with the client, and what it holds is accounted.
-    fn finish(self, flow: Flow<Visited>) -> VisitEnd {
-        let Visit { set, key, left, .. } = self;
+    fn finish(mut self, flow: Flow<Visited>) -> VisitEnd {
         let visited = match flow {
             Ok(visited) => visited,
-            Err(Exit::Stop) => Visited::Again(left),
+            Err(Exit::Stop) => match self.flush() {
+                Err(Exit::Close(cause)) => Visited::Closed(cause),
+                // What was replied before the stop is sent, as far as the socket takes it.
+                _ => Visited::Again(self.left),
+            },
             Err(Exit::Close(cause)) => Visited::Closed(cause),
         };
+        let Visit { set, key, .. } = self;
         set.io.mode = ReplyMode::None;
         let io = io_of(&mut set.registry, key);
         if let Some(extra) = io.extra() {
@@ -334,43 +252,6 @@ impl<'a, S> Visit<'a, S> {
         }
         arm_deadline(set, key);
         set.finish_visit(key, visited)
-    }
-
-    // ---- Calls ----
-
-    /// Calls the session, and does what it asks.
-    pub(super) fn call<T>(
-        &mut self,
-        f: impl FnOnce(&mut dyn Driver<S>, &mut Context<'_, S>, &mut S) -> io::Result<T>,
-    ) -> Flow<T> {
-        let state = &mut *self.state;
-        let called =
-            call(self.set, self.key, |session: &mut Box<dyn Driver<S>>, cx| f(&mut **session, cx, state));
-        self.apply(called)
-    }
-
-    /// Does what a session has asked. An error goes first: it closes the client.
-    pub(super) fn apply<T>(&mut self, called: Called<T>) -> Flow<T> {
-        let value = match called.result {
-            Ok(value) => value,
-            // It was not called: the loop has stopped.
-            Err(cause) if matches!(*cause, Cause::Stop) => return Err(Exit::Stop),
-            Err(cause) => return Err(Exit::Close(cause)),
-        };
-        match called.asked {
-            Asked::Nothing | Asked::Flush => Ok(value),
-            Asked::Close => {
-                let now_ns = self.set.now_ns();
-                self.io().end(Ending::Closed, now_ns);
-                Ok(value)
-            }
-            Asked::Abort => Err(Cause::Closed.into()),
-            Asked::Stop => {
-                // Replied before the stop, so sent, as far as the socket takes it.
-                self.flush()?;
-                Err(Exit::Stop)
-            }
-        }
     }
 
     // ---- The whole of a visit ----

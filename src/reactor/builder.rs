@@ -19,6 +19,21 @@ pub struct Builder<S> {
     state: PhantomData<fn(&mut S)>,
 }
 
+impl<S> Reactor<S> {
+    /// A reactor with the default [`Limits`].
+    ///
+    /// # Errors
+    /// No descriptors for an epoll set, a timerfd and an eventfd.
+    pub fn new() -> io::Result<Reactor<S>> {
+        Reactor::<S>::builder().build()
+    }
+
+    /// A reactor with other limits or buffers.
+    pub fn builder() -> Builder<S> {
+        Builder::default()
+    }
+}
+
 impl<S> Builder<S> {
     /// The bounds of everything.
     #[must_use]

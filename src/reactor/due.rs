@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    client::{
-        deadlines::slot_due,
-        visit::{Lent, wake},
-    },
+    client::{deadlines::slot_due, visit::wake, visit_state::Lent},
     observe::event::{What, Who},
     poll::timers::Due,
     set::{

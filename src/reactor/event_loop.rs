@@ -13,7 +13,8 @@ use mio::{Events, Interest, Waker};
 use crate::{
     client::{
         admit::register,
-        visit::{Lent, visit as visit_client, visit_at_once},
+        visit::{visit as visit_client, visit_at_once},
+        visit_state::Lent,
     },
     observe::{
         event::VisitEnd,
@@ -24,7 +25,7 @@ use crate::{
         registry::Noted,
         wait::{self, Spin},
     },
-    reactor::{builder::Builder, closed::deliver_closed, due},
+    reactor::{closed::deliver_closed, due},
     set::{
         lifecycle::Phase,
         poll_set::PollSet,
@@ -69,19 +70,6 @@ pub enum Turn {
 }
 
 impl<S> Reactor<S> {
-    /// A reactor with the default [`Limits`].
-    ///
-    /// # Errors
-    /// No descriptors for an epoll set, a timerfd and an eventfd.
-    pub fn new() -> io::Result<Reactor<S>> {
-        Reactor::<S>::builder().build()
-    }
-
-    /// A reactor with other limits or buffers.
-    pub fn builder() -> Builder<S> {
-        Builder::default()
-    }
-
     pub(crate) fn make(
         limits: Limits,
         events: usize,
@@ -89,7 +77,7 @@ impl<S> Reactor<S> {
         spin: Option<Spin>,
         clock: Clock,
     ) -> io::Result<Reactor<S>> {
-        sys::fork::watch();
+        sys::fork::start_counting()?;
         let mut set = PollSet::new(limits, read_buffer, clock)?;
         let fd = set.timers.fd().as_raw_fd();
         let timers = set.registry.next_key();

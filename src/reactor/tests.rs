@@ -11,10 +11,7 @@ use std::{
 use crate::{
     bytes::framing::Framing,
     client::connect::target,
-    net::{
-        listener::{Listener, ListenerKind},
-        peer::PeerAddress,
-    },
+    net::{listener::Listener, peer::PeerAddress, transport::ListenerKind},
     reactor::event_loop::{Reactor, Turn},
     set::{context::Context, session::Session},
     sys::socket,
@@ -65,7 +62,12 @@ impl Session<Vec<String>> for Told {
         Ok(())
     }
 
-    fn on_request(&mut self, _: &[u8], _: &mut Context<'_, Vec<String>>, _: &mut Vec<String>) -> io::Result<()> {
+    fn on_request(
+        &mut self,
+        _: &[u8],
+        _: &mut Context<'_, Vec<String>>,
+        _: &mut Vec<String>,
+    ) -> io::Result<()> {
         Ok(())
     }
 
@@ -101,7 +103,8 @@ fn a_host_is_reached_at_whichever_address_serves() {
     };
     let (_v4, refuses) = deaf("127.0.0.1:0").unwrap();
     let (_v6, v6) = deaf("[::1]:0").or_else(|_| deaf("127.0.0.1:0")).unwrap();
-    for addresses in [&[serves][..], &[refuses, serves], &[v6, refuses, refuses, serves], &[serves, refuses]] {
+    for addresses in [&[serves][..], &[refuses, serves], &[v6, refuses, refuses, serves], &[serves, refuses]]
+    {
         assert_eq!(told(addresses), ["open", "closed by a handler"], "{addresses:?}");
     }
     let refused = told(&[v6, refuses]);

@@ -18,7 +18,7 @@ use crate::{
         buffer::{Buffer, Pool},
         framing::Framing,
     },
-    net::listener::ListenerKind,
+    net::transport::ListenerKind,
     sys::{scm, sockaddr::SockAddr, socket},
     types::cause::{Cause, Limit},
 };

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use log::{Level, log_enabled};
 
 use crate::{
-    net::{listener::ListenerKind, peer::Peer},
+    net::{peer::Peer, transport::ListenerKind},
     observe::{
         event::{Observer, VisitEnd, What, Who},
         observers::Observers,

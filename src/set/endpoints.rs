@@ -84,7 +84,7 @@ pub(crate) struct DatagramBatch {
 
 impl DatagramBatch {
     pub(crate) fn new(message_size: usize) -> DatagramBatch {
-        DatagramBatch { bytes: vec![0; BATCH * message_size], arrivals: [Arrival::to_fill(); BATCH] }
+        DatagramBatch { bytes: vec![0; BATCH * message_size], arrivals: [Arrival::zeroed(); BATCH] }
     }
 
     /// The first `count`: the bytes, how many there were if some are missing, and the sender.

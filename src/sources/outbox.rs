@@ -1,4 +1,4 @@
-//! What waits for room in a pipe, as a source.
+//! A pipe's outbox in the poll set.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use crate::{
 impl<S> FdSource<S> for Outbox {
     fn on_ready(&mut self, ready: Ready, _: &mut Context<'_, S>, _: &mut S) -> io::Result<Progress> {
         if ready.is_write_closed() {
-            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the pipe's last reader has left"));
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the pipe has no reader any more"));
         }
         self.flush()?;
         Ok(Progress::Drained)

@@ -42,7 +42,7 @@ impl<S> Context<'_, S> {
 /// Who may subscribe is the factory's affair, which sees the peer.
 ///
 /// ```
-/// use ipc_reactor::shm::{Handout, Publisher};
+/// use ipc_reactor::{Handout, shm::Publisher};
 /// use ipc_reactor::{Listener, Reactor};
 ///
 /// struct Exchange { rate: Publisher }

@@ -1,10 +1,10 @@
-//! What became of something that was given to be sent.
+//! What became of a message that had to be sent without waiting.
 
-/// What became of a message given to [`PollSet::post`](crate::PollSet::post), or of bytes for a pipe.
+/// What became of a message given to [`PollSet::post`](crate::PollSet::post).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Posted {
-    /// It is in the queue, or in the pipe.
+    /// It is sent: it is in the queue, or the pipe.
     Sent,
-    /// There is no room. It waits in memory, and goes out as soon as there is.
+    /// The queue or the pipe is full. The message is buffered, and sent as soon as there is room.
     Waits,
 }
