@@ -131,6 +131,8 @@ SHM = [
 
 @dataclass(frozen=True)
 class Gate:
+    """To hold what a change has reached, lower `limit` in the gate's line below; nothing else names it."""
+
     case: str
     metric: str
     limit: float
@@ -150,11 +152,12 @@ GATES = [
     Gate("64", "instructions", 162, goal=150),
     Gate("1000", "syscalls", 2.004, EXACT),
     Gate("pipelined", "syscalls", 0.127, EXACT),
-    Gate("pipelined", "instructions", 10),
+    Gate("pipelined", "instructions", 10, goal=9),
     Gate("pipelined", "syscalls", 0.127, EXACT, OURS_FRAMED),
     Gate("pipelined", "instructions", 45, server=OURS_FRAMED, goal=40),
     Gate("64k", "syscalls", 2.125, EXACT),
     Gate("churn", "syscalls", 9.000, EXACT),
+    Gate("churn", "instructions", 3650, goal=2000),
     Gate("memory", "bytes", 128),
     Gate("queue", "syscalls", 1.05),
     Gate("shm", "instructions", 150),
@@ -166,7 +169,9 @@ GATES = [
 
 @dataclass(frozen=True)
 class Flat:
-    """A message must cost the same in both cases."""
+    """A message must not cost more than in the base case. Less is fine: a larger batch shares the price of a turn, and
+    the smaller the price of a message, the more that shows.
+    """
 
     case: str
     base: str
