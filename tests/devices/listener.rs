@@ -227,6 +227,11 @@ fn of_racing_binders_exactly_one_wins() {
     assert!(place.names().is_empty());
 }
 
+/// The same socket, to accept from.
+fn duplicate(master: &Listener) -> UnixListener {
+    UnixListener::from(master.as_fd().try_clone_to_owned().unwrap())
+}
+
 #[test]
 fn takeover_refuses_no_client() {
     let place = place();
@@ -248,11 +253,24 @@ fn takeover_refuses_no_client() {
         client_ready.wait();
         // All live to the end: a client may have found an inode and not yet knocked, for as long as it is not run.
         let mut former = Vec::new();
+        // Each is accepted from to the end: a client that meets a full backlog would wait for ever.
+        let mut sockets = vec![duplicate(&current)];
+        let accept = |sockets: &[UnixListener]| {
+            for socket in sockets {
+                // Bounded: the client may connect as fast as it is accepted.
+                let _ = (0..100).try_for_each(|_| socket.accept().map(drop));
+            }
+        };
         for _ in 0..200 {
             let next = takeover();
+            sockets.push(duplicate(&next));
             former.push(std::mem::replace(&mut current, next));
+            accept(&sockets);
         }
         stop.store(true, Ordering::Relaxed);
+        while !client.is_finished() {
+            accept(&sockets);
+        }
         assert!(client.join().unwrap().unwrap() > 0);
         drop(former);
     });
@@ -393,6 +411,6 @@ fn adoption_checks_what_it_gets() {
 fn an_adopted_socket_does_not_block() {
     let place = place();
     let master = Listener::from(UnixListener::bind(&place.path).unwrap());
-    let same = UnixListener::from(master.as_fd().try_clone_to_owned().unwrap());
+    let same = duplicate(&master);
     assert_eq!(same.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 }
