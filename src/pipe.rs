@@ -52,7 +52,7 @@ use std::{
 };
 
 pub use self::{fifo::Fifo, outbox::Outbox};
-use crate::{Signal, sys};
+use crate::{signals::signal::Signal, sys};
 
 /// A pipe: what is written to its second end is read from its first. See pipe2(2).
 ///

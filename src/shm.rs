@@ -53,7 +53,7 @@ mod ticket;
 #[cfg(feature = "bytemuck")]
 mod typed;
 
-pub use crate::shm_link::Handout;
+pub use crate::sources::shm_link::Handout;
 pub use doorbell::{Doorbell, Notify};
 pub use header::PAYLOAD_MAX;
 pub use mapping::{Access, Mapping};

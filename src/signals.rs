@@ -18,7 +18,7 @@
 //! **After fork(2)** the child has a copy of the descriptor that reads nothing of the parent's signals: a read there
 //! looks at the child's own, and a poll set inherited from the parent still watches the parent. Make new ones.
 
-mod signal;
+pub(crate) mod signal;
 
 use std::fs;
 use std::io;

@@ -10,7 +10,7 @@ use std::{
 
 use super::{PipeReader, PipeWriter, explain_open};
 use crate::{
-    path::{self, FileId},
+    net::path::{self, FileId},
     sys,
 };
 

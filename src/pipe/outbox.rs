@@ -6,7 +6,14 @@ use std::{
 };
 
 use super::PipeWriter;
-use crate::{Context, FdSource, Posted, Progress, Ready, buffer::Buffer};
+use crate::{
+    bytes::buffer::Buffer,
+    set::{context::Context, source::Ready},
+    sources::{
+        fd::{FdSource, Progress},
+        queue::Posted,
+    },
+};
 
 /// A pipe to write to without ever waiting: what it has no room for is kept, up to a bound, and written when there is room.
 ///

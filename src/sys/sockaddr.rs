@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::peer::PeerAddress;
+use crate::net::peer::PeerAddress;
 
 /// The longest path, and the longest abstract name, that `sun_path` carries: 108 bytes, one of
 /// which is the NUL after a path or before a name.

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::sockaddr::SockAddr;
 use super::{check, check_len};
-use crate::peer::{Credentials, PeerAddress};
+use crate::net::peer::{Credentials, PeerAddress};
 
 /// Not in every libc: asm-generic's number, since Linux 6.16.
 const SO_PASSRIGHTS: libc::c_int = 83;

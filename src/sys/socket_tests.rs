@@ -3,7 +3,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use super::*;
-use crate::{Address, Listener, ListenerKind, Peer};
+use crate::net::{
+    address::Address,
+    listener::{Listener, ListenerKind},
+    peer::Peer,
+};
 
 /// A seqpacket or stream client of the master socket at `path`.
 fn connect(path: &Path, kind: libc::c_int) -> OwnedFd {

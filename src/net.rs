@@ -1,0 +1,8 @@
+//! Sockets as typed descriptors, each usable without a reactor.
+
+pub(crate) mod address;
+pub(crate) mod allow;
+pub(crate) mod datagram;
+pub(crate) mod listener;
+pub(crate) mod path;
+pub(crate) mod peer;

@@ -1,0 +1,334 @@
+//! A flight recorder: the latest events in a ring, to be read when something has gone wrong.
+
+use std::{
+    fmt,
+    io::{self, Write},
+    mem,
+    time::Duration,
+};
+
+use event::{Event, Record, Why};
+use text::Shown;
+
+use crate::{
+    observe::event::{Detail, Observer, Seen, What, Who},
+    types::{cause::Cause, key::Key},
+};
+
+mod event;
+mod text;
+
+/// An [`Observer`] that keeps the latest few thousand events in a ring, and says what they were when somebody asks, when a
+/// handler panics, or when one holds up the loop.
+///
+/// The ring is allocated once. Recording formats nothing, allocates nothing and makes no system call, so it can be left
+/// on in service; `docs/explain.md` says what it costs. A visit and its end are one record, and so are a turn and its
+/// end; an event has none of its own, because the visit that it leads to tells the same. A timer has one, which names the
+/// client whose session it belongs to.
+///
+/// # When it writes by itself
+/// Only if it was told where to ([`dump_to`](FlightRecorder::dump_to)): when a handler has panicked, and when a visit took
+/// as long as [`slow`](FlightRecorder::slow) says. The loop waits while it writes, so a storm of slow handlers must not
+/// make it write for ever: after one dump there is no other for ten seconds, or as long as
+/// [`apart`](FlightRecorder::apart) says. The next one says how many there would have been.
+///
+/// A handler that never returns is never told, and no signal is read meanwhile: against that only a watchdog outside helps.
+///
+/// ```
+/// use std::{io, time::Duration};
+/// use ipc_reactor::{FlightRecorder, Reactor, Signal};
+///
+/// let mut reactor = Reactor::<()>::new()?;
+/// reactor.observe(FlightRecorder::new().slow(Duration::from_millis(10)).dump_to(io::stderr()));
+/// reactor.signals([Signal::USR2], |_, cx, ()| match cx.observer_mut::<FlightRecorder>() {
+///     Some(recorder) => recorder.dump(&mut io::stderr()),
+///     None => Ok(()),
+/// })?;
+/// # reactor.after(Duration::ZERO, |cx, ()| { cx.stop(); Ok(()) });
+/// reactor.run(&mut ())?;
+/// # let recorder = reactor.take_observer::<FlightRecorder>().unwrap();
+/// # assert!(recorder.to_string().contains("timers 0:0"), "{recorder}");
+/// # io::Result::Ok(())
+/// ```
+pub struct FlightRecorder {
+    ring: Box<[Record]>,
+    /// How many were ever written. The ring's length is a power of two, so the place of the next is this, masked.
+    written: usize,
+    /// Where the last turn was written, and the visit under way if it was: to be completed at their ends.
+    turn: usize,
+    visit: Option<usize>,
+    /// A timer's handler has been blamed for all the time that its visit will have taken.
+    blamed: bool,
+    /// When the last thing ended that has an account of its own.
+    accounted_ns: u64,
+    detail: Detail,
+    slow_ns: u64,
+    apart_ns: u64,
+    sink: Option<Box<dyn Write>>,
+    dumped_ns: Option<u64>,
+    /// Dumps that were left out since the last one.
+    left_out: u64,
+}
+
+impl FlightRecorder {
+    /// One of 4,096 events (some 200 KiB) of [`Detail::Visits`], which dumps only when asked to.
+    pub fn new() -> FlightRecorder {
+        FlightRecorder {
+            ring: blank(4096),
+            written: 0,
+            turn: 0,
+            visit: None,
+            blamed: false,
+            accounted_ns: u64::MAX,
+            detail: Detail::Visits,
+            slow_ns: u64::MAX,
+            apart_ns: 10_000_000_000,
+            sink: None,
+            dumped_ns: None,
+            left_out: 0,
+        }
+    }
+
+    /// How many events it keeps, rounded up to a power of two. What it has recorded so far is dropped.
+    #[must_use]
+    pub fn capacity(self, events: usize) -> FlightRecorder {
+        let ring = blank(events.clamp(2, 1 << 30).next_power_of_two());
+        FlightRecorder { ring, written: 0, turn: 0, visit: None, ..self }
+    }
+
+    /// Records each message too: which request it was that took so long. It costs several times as much.
+    #[must_use]
+    pub fn messages(self) -> FlightRecorder {
+        FlightRecorder { detail: Detail::Messages, ..self }
+    }
+
+    /// Dumps when a visit, or a timer's handler, took as long as this or longer, and when that long went by between two visits, where
+    /// `on_close` is called.
+    #[must_use]
+    pub fn slow(self, threshold: Duration) -> FlightRecorder {
+        FlightRecorder { slow_ns: nanos(threshold).max(1), ..self }
+    }
+
+    /// How long there is no other dump by itself after one. Default ten seconds.
+    #[must_use]
+    pub fn apart(self, time: Duration) -> FlightRecorder {
+        FlightRecorder { apart_ns: nanos(time), ..self }
+    }
+
+    /// Where dumps by itself go: standard error, a file, a pipe. It should not block.
+    #[must_use]
+    pub fn dump_to(self, sink: impl Write + 'static) -> FlightRecorder {
+        FlightRecorder { sink: Some(Box::new(sink)), ..self }
+    }
+
+    /// Writes what is in the ring, the oldest first: the text of its [`Display`](fmt::Display).
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn dump(&self, out: &mut impl Write) -> io::Result<()> {
+        // In one piece: standard error has no buffer, and the loop waits.
+        out.write_all(self.to_string().as_bytes())?;
+        out.flush()
+    }
+
+    #[inline(always)]
+    fn write(&mut self, at_ns: u64, event: Event) -> usize {
+        let at = self.written & (self.ring.len() - 1);
+        self.ring[at] = Record { at_ns, event };
+        self.written += 1;
+        at
+    }
+
+    /// Replaces a visit that was written while it lasted.
+    #[cold]
+    fn complete(&mut self, begun: usize, visit: Event) {
+        // If the ring has gone round since, something else is there, and no other visit.
+        if let event @ Event::Visit { .. } = &mut self.ring[begun].event {
+            *event = visit;
+        }
+        self.visit = None;
+    }
+
+    /// The records that there are, the oldest first.
+    fn records(&self) -> impl DoubleEndedIterator<Item = &Record> + Clone {
+        let (newer, older) = self.ring.split_at(self.written & (self.ring.len() - 1));
+        let older = if self.written < self.ring.len() { &[] } else { older };
+        older.iter().chain(newer)
+    }
+
+    /// Time that has an account of its own is over. Answers how much went by before it that had none.
+    #[inline]
+    fn account(&mut self, from_ns: u64, to_ns: u64) -> u64 {
+        from_ns.saturating_sub(mem::replace(&mut self.accounted_ns, to_ns))
+    }
+
+    #[cold]
+    fn slow_visit(&mut self, at_ns: u64, who: Who, took_ns: u64) {
+        // Whose timer it was in the timers' visit has been said.
+        if took_ns >= self.slow_ns && !mem::take(&mut self.blamed) {
+            let (took, limit) = (Duration::from_nanos(took_ns), Duration::from_nanos(self.slow_ns));
+            let who = Shown(who);
+            self.dump_by_itself(
+                at_ns,
+                format_args!("{who} held up the loop for {took:.1?}; slow is {limit:.1?}"),
+            );
+        }
+    }
+
+    #[inline]
+    fn between_visits(&mut self, at_ns: u64, took_ns: u64) {
+        if took_ns >= self.slow_ns {
+            let took = Duration::from_nanos(took_ns);
+            self.dump_by_itself(
+                at_ns,
+                format_args!("{took:.1?} between two visits, where on_close is called"),
+            );
+        }
+    }
+
+    #[cold]
+    fn dump_by_itself(&mut self, at_ns: u64, why: fmt::Arguments<'_>) {
+        let Some(mut sink) = self.sink.take() else { return };
+        if self.dumped_ns.is_some_and(|dumped_ns| at_ns - dumped_ns < self.apart_ns) {
+            self.left_out += 1;
+        } else {
+            let before = match self.left_out {
+                0 => String::new(),
+                left_out => format!(" ({left_out} dumps were left out before this one)"),
+            };
+            let written =
+                writeln!(sink, "flight recorder: {why}{before}").and_then(|()| self.dump(&mut sink));
+            if let Err(error) = written {
+                log::warn!(target: "ipc_reactor", "the flight recorder cannot dump: {error}");
+            }
+            self.dumped_ns = Some(at_ns);
+            self.left_out = 0;
+        }
+        self.sink = Some(sink);
+    }
+
+    #[cold]
+    fn fault(&mut self, at_ns: u64, key: Key, cause: &Cause) {
+        let panic = matches!(cause, Cause::Panic(_));
+        self.write(at_ns, Event::Fault { key, panic });
+        if panic {
+            let who = self.records().rev().find_map(|record| match record.event {
+                Event::Visit { who, .. } | Event::Closed { who, .. } if who.key == key => {
+                    Some(Shown(who).to_string())
+                }
+                _ => None,
+            });
+            let who = who.unwrap_or_else(|| format!("source {key}"));
+            self.dump_by_itself(at_ns, format_args!("{who}: {cause}"));
+        }
+    }
+}
+
+impl Default for FlightRecorder {
+    fn default() -> FlightRecorder {
+        FlightRecorder::new()
+    }
+}
+
+impl Observer for FlightRecorder {
+    #[inline]
+    fn observe(&mut self, seen: &Seen<'_>) {
+        // Most of what is told, by far.
+        let What::Visited { who, ready, queued_ns, took_ns, end } = seen.what else { return self.note(seen) };
+        let visit = Event::Visit { who, ready, end: Some(end), queued_ns, took_ns };
+        let begun_ns = seen.at_ns - took_ns;
+        match self.visit {
+            None => _ = self.write(begun_ns, visit),
+            Some(written) => self.complete(written, visit),
+        }
+        let before_ns = self.account(begun_ns, seen.at_ns);
+        if took_ns.max(before_ns) >= self.slow_ns {
+            self.between_visits(begun_ns, before_ns);
+            self.slow_visit(seen.at_ns, who, took_ns);
+        }
+    }
+
+    fn detail(&self) -> Detail {
+        self.detail
+    }
+}
+
+impl FlightRecorder {
+    /// Anything but the end of a visit.
+    fn note(&mut self, seen: &Seen<'_>) {
+        let at_ns = seen.at_ns;
+        let event = match seen.what {
+            // Its visit tells the same.
+            What::Edge { .. } | What::Visited { .. } => return,
+            What::Woke { events, waited_ns } => {
+                self.accounted_ns = at_ns;
+                let events = events as u32;
+                self.turn = self.write(
+                    at_ns,
+                    Event::Turn { turn: seen.turn, events, ready: None, waited_ns, took_ns: 0 },
+                );
+                return;
+            }
+            What::Visit { who, ready, queued_ns } => {
+                let visit = Event::Visit { who, ready, end: None, queued_ns, took_ns: 0 };
+                self.visit = Some(self.write(at_ns, visit));
+                let before_ns = self.account(at_ns, at_ns);
+                self.between_visits(at_ns, before_ns);
+                return;
+            }
+            What::Turned { took_ns: time_ns, ready: left } => {
+                let before_ns = self.account(at_ns, at_ns);
+                self.between_visits(at_ns, before_ns);
+                if let Event::Turn { took_ns, ready, .. } = &mut self.ring[self.turn].event {
+                    (*took_ns, *ready) = (time_ns, Some(left as u32));
+                }
+                return;
+            }
+            What::Fault { key, cause } => return self.fault(at_ns, key, cause),
+            What::Stale { key } => Event::Stale { key },
+            What::Cir { client, clients, handler_ns, .. } => {
+                Event::Cir { client, clients: clients as u32, handler_ns }
+            }
+            What::CirRefused { .. } => Event::CirRefused,
+            What::Read { bytes, .. } => Event::Read { bytes },
+            What::Srm { request, reply_bytes, handler_ns, .. } => {
+                Event::Srm { bytes: request.len() as u32, reply_bytes: reply_bytes as u32, handler_ns }
+            }
+            What::Sent { bytes, left, .. } => Event::Sent { bytes, left },
+            What::Message { bytes, handler_ns, .. } => Event::Message { bytes: bytes.len(), handler_ns },
+            What::Signal { info, handler_ns, .. } => {
+                Event::Signal { signal: info.signal(), pid: info.pid(), handler_ns }
+            }
+            What::Timer { who, timer, late_ns, handler_ns } => {
+                self.write(at_ns, Event::Timer { timer, of: who.key, late_ns, handler_ns });
+                if handler_ns >= self.slow_ns {
+                    self.slow_visit(at_ns, who, handler_ns);
+                    self.blamed = true;
+                }
+                return;
+            }
+            What::Limit { limit } => Event::Limit { limit },
+            What::Closed { who, cause } => Event::Closed { who, cause: Why::of(cause) },
+        };
+        self.write(at_ns, event);
+    }
+}
+
+impl fmt::Debug for FlightRecorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FlightRecorder")
+            .field("capacity", &self.ring.len())
+            .field("written", &self.written)
+            .field("detail", &self.detail)
+            .finish_non_exhaustive()
+    }
+}
+
+fn blank(events: usize) -> Box<[Record]> {
+    let nothing = Event::Read { bytes: 0 };
+    vec![Record { at_ns: 0, event: nothing }; events].into_boxed_slice()
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,113 @@
+//! What is kept of an event: all of it that has a fixed size.
+
+use crate::{
+    observe::event::{VisitEnd, Who},
+    poll::timers::TimerKey,
+    set::source::Ready,
+    signals::signal::Signal,
+    types::{
+        cause::{Cause, Limit},
+        key::Key,
+    },
+};
+
+#[derive(Clone, Copy)]
+pub(super) struct Record {
+    pub(super) at_ns: u64,
+    pub(super) event: Event,
+}
+
+const _: () = assert!(size_of::<Record>() <= 48, "a record fits in a cache line");
+
+/// [`What`], without what it borrows.
+#[derive(Clone, Copy)]
+pub(super) enum Event {
+    /// What is ready for the next is not known while it lasts.
+    Turn {
+        turn: u64,
+        events: u32,
+        ready: Option<u32>,
+        waited_ns: u64,
+        took_ns: u64,
+    },
+    /// Without an end while it lasts.
+    Visit {
+        who: Who,
+        ready: Ready,
+        end: Option<VisitEnd>,
+        queued_ns: u64,
+        took_ns: u64,
+    },
+    Stale {
+        key: Key,
+    },
+    Cir {
+        client: Who,
+        clients: u32,
+        handler_ns: u64,
+    },
+    CirRefused,
+    Read {
+        bytes: usize,
+    },
+    Srm {
+        bytes: u32,
+        reply_bytes: u32,
+        handler_ns: u64,
+    },
+    Sent {
+        bytes: usize,
+        left: usize,
+    },
+    Message {
+        bytes: usize,
+        handler_ns: u64,
+    },
+    Signal {
+        signal: Signal,
+        pid: u32,
+        handler_ns: u64,
+    },
+    Timer {
+        timer: TimerKey,
+        /// The timers, or a client.
+        of: Key,
+        late_ns: u64,
+        handler_ns: u64,
+    },
+    Fault {
+        key: Key,
+        panic: bool,
+    },
+    Limit {
+        limit: Limit,
+    },
+    Closed {
+        who: Who,
+        cause: Why,
+    },
+}
+
+/// A [`Cause`], without its words.
+#[derive(Clone, Copy)]
+pub(super) struct Why(pub(super) &'static str);
+
+impl Why {
+    pub(super) fn of(cause: &Cause) -> Why {
+        Why(match cause {
+            Cause::Peer => "by the peer",
+            Cause::HalfFrame => "by the peer in the middle of a frame",
+            Cause::Reset => "the peer left with bytes unread",
+            Cause::Closed => "by a handler",
+            Cause::Connect(_) => "connecting failed",
+            Cause::Io(_) => "input or output failed",
+            Cause::Handler(_) => "the handler failed",
+            Cause::Malformed(_) => "malformed frame",
+            Cause::Panic(_) => "the handler panicked",
+            Cause::Limit(_) => "limit reached",
+            Cause::Drain => "drained",
+            Cause::DrainDeadline => "the drain's deadline passed",
+            Cause::Stop => "the reactor stopped",
+        })
+    }
+}

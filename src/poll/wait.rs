@@ -1,0 +1,129 @@
+//! The one place where the reactor waits; and polling before it sleeps, for services that would rather spend a processor
+//! than wake up late.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Poll};
+
+use crate::{
+    sys::{self, time::monotonic_ns},
+    types::stats::Stats,
+};
+
+/// Sleeps until an event comes, or the timeout is over.
+#[inline]
+pub(crate) fn block(poll: &mut Poll, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+    match timeout.filter(|timeout| !timeout.is_zero()) {
+        None => retry(poll, events, timeout, || timeout),
+        Some(time) => {
+            let deadline = Instant::now().checked_add(time);
+            retry(poll, events, timeout, || deadline.map(|at| at.saturating_duration_since(Instant::now())))
+        }
+    }
+}
+
+/// EINTR is not an event: the wait goes on, for what is left of the time.
+#[inline]
+fn retry(
+    poll: &mut Poll,
+    events: &mut Events,
+    mut timeout: Option<Duration>,
+    left: impl Fn() -> Option<Duration>,
+) -> io::Result<()> {
+    while let Err(error) = poll.poll(events, timeout) {
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+        timeout = left();
+    }
+    Ok(())
+}
+
+/// Whether to poll before sleeping, as the latest waits tell.
+#[derive(Debug)]
+pub(crate) struct Spin {
+    limit_ns: u64,
+    /// A bit for each of them: 1 if something came within the limit. At the start none did.
+    recent: u8,
+}
+
+impl Spin {
+    /// `None` where nothing is to be won: on a single processor a loop that spins keeps off whoever it waits for. (A process
+    /// that is bound to one of several processors may well spin there.)
+    pub(crate) fn new(limit: Duration) -> Option<Spin> {
+        let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        (limit_ns > 0 && sys::processors() > 1).then_some(Spin { limit_ns, recent: 0 })
+    }
+
+    /// Half of the latest waits were short, so this one may be.
+    fn pays(&self) -> bool {
+        self.recent.count_ones() >= u8::BITS / 2
+    }
+
+    fn note(&mut self, waited_ns: u64) {
+        self.recent = self.recent << 1 | u8::from(waited_ns <= self.limit_ns);
+    }
+
+    /// Polls while that pays, then sleeps.
+    pub(crate) fn wait(
+        &mut self,
+        poll: &mut Poll,
+        events: &mut Events,
+        timeout: Option<Duration>,
+        stats: &mut Stats,
+    ) -> io::Result<()> {
+        let start_ns = monotonic_ns();
+        let mut waited_ns = 0;
+        if self.pays() {
+            let most_ns =
+                timeout.map_or(self.limit_ns, |timeout| self.limit_ns.min(timeout.as_nanos() as u64));
+            stats.spins += 1;
+            loop {
+                block(poll, events, Some(Duration::ZERO))?;
+                waited_ns = monotonic_ns() - start_ns;
+                if !events.is_empty() || waited_ns >= most_ns {
+                    break;
+                }
+                std::hint::spin_loop();
+            }
+            stats.spin_hits += u64::from(!events.is_empty());
+            stats.spin_time += Duration::from_nanos(waited_ns);
+            if !events.is_empty() {
+                self.note(waited_ns);
+                return Ok(());
+            }
+        }
+        let spun = Duration::from_nanos(waited_ns);
+        block(poll, events, timeout.map(|timeout| timeout.saturating_sub(spun)))?;
+        // The time that waking up takes counts: it is what polling would have saved.
+        self.note(monotonic_ns() - start_ns);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_spins_when_half_of_the_latest_waits_were_short_and_stops_when_they_are_not() {
+        let mut spin = Spin { limit_ns: 100, recent: 0 };
+        assert!(!spin.pays(), "nothing is known yet");
+        (0..3).for_each(|_| spin.note(100));
+        assert!(!spin.pays());
+        spin.note(1);
+        assert!(spin.pays());
+        (0..4).for_each(|_| spin.note(101));
+        assert!(spin.pays(), "four of eight");
+        spin.note(u64::MAX);
+        assert!(!spin.pays());
+    }
+
+    #[test]
+    fn no_time_is_no_spinning() {
+        assert!(Spin::new(Duration::ZERO).is_none());
+    }
+}
