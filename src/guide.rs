@@ -4,7 +4,7 @@
 //! lives, shows the system calls beside this crate's types, names the example to run and what it shows, and corrects
 //! what is often told wrongly. Such a place begins with **The post says**: the post is the introduction to IPC that this crate started
 //! from, and its claims are those of many courses. Behind each correction stands the test that puts it to the kernel, all of them in
-//! `tests/kernel_contract/`; `cargo test --test kernel_contract` runs them.
+//! `tests/kernel/`; `cargo test --test kernel` runs them.
 //!
 //! | page | what it is about |
 //! |---|---|

@@ -1,0 +1,154 @@
+//! Shared memory of a writer that is killed, and where there is no memory. `IPC_TORTURE=1` makes it a long night.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::{Command, Stdio};
+
+use ipc_reactor::shm::{Access, Mapping, Publisher, SharedObject, Subscriber, Ticket, Update};
+
+use crate::support::child::{KillOnDrop, again};
+use crate::support::isolated::{Case, cases};
+use crate::support::needs_root;
+use crate::support::shm::{Name, fill, refused, torture, whole};
+
+pub(crate) const CASES: &[Case] =
+    cases![a_writer_killed_at_any_moment_harms_no_reader, a_full_tmpfs_is_an_error];
+
+pub(crate) const ROLES: &[Case] = cases![child_publishing_until_killed, child_in_a_small_tmpfs];
+
+const KILLED_WORDS: usize = 512;
+const KILLED_CAPACITY: usize = 15;
+
+/// Its place in the segment, as the module's documentation has it.
+fn half_written(segment: &OwnedFd) -> bool {
+    let len = File::from(segment.try_clone().unwrap()).metadata().unwrap().len() as usize;
+    let map = Mapping::of(segment, 0, len, Access::ReadOnly).unwrap();
+    let word = |at: usize| {
+        let mut bytes = [0; 8];
+        map.read(at * 8, &mut bytes).unwrap();
+        u64::from_ne_bytes(bytes)
+    };
+    let published = word(16);
+    let slots = word(3) as usize;
+    let slot_words = (len / 8 - 32) / slots;
+    let payload = 32 + (published + 1) as usize % slots * slot_words;
+    // The last words of a value may be an older one's: lengths differ by up to two.
+    word(payload) == published + 1 && word(payload + KILLED_WORDS - 3) != published + 1
+}
+
+fn a_writer_killed_at_any_moment_harms_no_reader() {
+    let kills = if torture() { 2000 } else { 50 };
+    let mut half_written_count = 0;
+    let mut seed = u64::from(std::process::id());
+    for round in 0..kills {
+        let mut child = KillOnDrop(
+            again("shm::child_publishing_until_killed")
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap(),
+        );
+        let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+        let line = loop {
+            let line = lines.next().expect("the child ended early").unwrap();
+            if let Some((_, ticket)) = line.split_once("ticket ") {
+                break ticket.to_owned();
+            }
+        };
+        let open = |fd: &str, write| {
+            File::options().read(true).write(write).open(format!("/proc/{}/fd/{fd}", child.0.id())).unwrap()
+        };
+        let [segment, page, description] = line.split(' ').collect::<Vec<_>>().try_into().unwrap();
+        let segment = OwnedFd::from(open(segment, false));
+        let fds = vec![segment.try_clone().unwrap(), open(page, true).into()];
+        let description: Vec<u8> = description.split(',').map(|byte| byte.parse().unwrap()).collect();
+        let mut subscriber = Subscriber::open(Ticket::from_fds(&description, fds).unwrap()).unwrap();
+
+        // A different moment each time, and never before there is something to lose.
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let mut left = 1 + (seed >> 33) % 50;
+        let mut newest = 0;
+        while left > 0 {
+            let value = match round % 2 {
+                0 => subscriber.latest().unwrap_or(None),
+                _ => match subscriber.recv().unwrap() {
+                    Some(Update::Value(value)) => Some(value),
+                    _ => None,
+                },
+            };
+            match value {
+                Some(value) => (newest, left) = (whole(value, KILLED_WORDS), left - 1),
+                None => std::thread::yield_now(),
+            }
+        }
+        child.0.kill().unwrap();
+        child.0.wait().unwrap();
+
+        half_written_count += u32::from(half_written(&segment));
+        while let Some(update) = subscriber.recv().unwrap() {
+            if let Update::Value(value) = update {
+                newest = whole(value, KILLED_WORDS);
+            }
+        }
+        assert_eq!(newest, subscriber.position(), "the newest value is readable to the last");
+        assert_eq!(subscriber.latest().unwrap(), None);
+        assert!(subscriber.arm(), "a dead publisher has no news");
+    }
+    eprintln!("{half_written_count} of {kills} writers died in the middle of a value");
+    assert!(half_written_count > 0, "no kill hit the middle of a value: this test proved nothing");
+}
+
+fn child_publishing_until_killed() {
+    let mut publisher = Publisher::every(KILLED_WORDS * 8, KILLED_CAPACITY).unwrap();
+    let (_, ticket) = publisher.subscribe_via(|| Ok(())).unwrap();
+    let (description, fds) = ticket.into_fds();
+    let description: Vec<_> = description.iter().map(u8::to_string).collect();
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "ticket {} {} {}", fds[0].as_raw_fd(), fds[1].as_raw_fd(), description.join(",")).unwrap();
+    out.flush().unwrap();
+    let parent = std::os::unix::process::parent_id();
+    let mut buffer = vec![0; KILLED_WORDS * 8];
+    for number in 1u64.. {
+        publisher.publish(fill(&mut buffer, number)).unwrap();
+        // Orphaned if the test itself was killed.
+        if number % 10_000 == 0 && std::os::unix::process::parent_id() != parent {
+            return;
+        }
+    }
+}
+
+/// Memory that is not there is an error at the call, not a SIGBUS at a write.
+fn a_full_tmpfs_is_an_error() {
+    if !needs_root("mounts a small tmpfs over /dev/shm") {
+        return;
+    }
+    let child = again("shm::child_in_a_small_tmpfs");
+    let mount = "mount -t tmpfs -o size=16k tmpfs /dev/shm && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", mount, "sh"]).arg(child.get_program()).args(child.get_args());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn child_in_a_small_tmpfs() {
+    assert!(std::fs::read_dir("/dev/shm").unwrap().next().is_none(), "not the child: /dev/shm is in use");
+    let name = Name::new();
+    refused(
+        SharedObject::create(&name.0, 64 << 10, 0o600),
+        ErrorKind::StorageFull,
+        "cannot reserve 65536 bytes",
+    );
+    refused(SharedObject::open(&name.0, Access::ReadOnly), ErrorKind::NotFound, "");
+
+    let file = File::create_new("/dev/shm/file").unwrap();
+    file.set_len(64 << 10).expect("a hole costs nothing");
+    let file = File::options().read(true).write(true).open("/dev/shm/file").unwrap();
+    refused(
+        Mapping::of(&file, 0, 64 << 10, Access::ReadWrite),
+        ErrorKind::StorageFull,
+        "cannot reserve bytes 0..65536",
+    );
+    let map = Mapping::of(&file, 0, 8 << 10, Access::ReadWrite).unwrap();
+    map.write(0, &[1; 8 << 10]).unwrap();
+}

@@ -1,0 +1,349 @@
+//! How subscriptions end, whose fault it may be, and that each end is told once, on both sides.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use ipc_reactor::Handout;
+use ipc_reactor::shm::{PublisherOptions, Subscriber, Ticket, Update};
+use ipc_reactor::{
+    Address, Cause, Context, Delivery, Drain, Framing, Limit, Limits, Listener, Reactor, Session,
+    SubscriptionHandler,
+};
+
+use crate::support::shm::refused;
+use crate::support::turning::{run, settle, until};
+use crate::support::world::{Ear, Heard, World, address, numbers, publishing_at, subscribed, value};
+
+fn end(cause: &str) -> Heard {
+    Heard::End(cause.into())
+}
+
+/// Both sides have forgotten it.
+#[track_caller]
+fn is_over(reactor: &mut Reactor<World>, world: &mut World) {
+    settle(reactor, world);
+    world.publish([9]);
+    settle(reactor, world);
+    assert_eq!((world.publisher.subscribers(), reactor.clients().count()), (0, 0));
+    assert_eq!(world.heard.iter().filter(|heard| matches!(heard, Heard::End(_))).count(), 1);
+}
+
+#[test]
+fn closing_the_connection_ends_the_subscription() {
+    let (mut reactor, mut world, connection) = subscribed(numbers(7), Delivery::Every, Limits::default());
+    assert_eq!(world.publisher.subscribers(), 1);
+    assert!(reactor.close(connection));
+    is_over(&mut reactor, &mut world);
+    assert_eq!(world.heard, [end("closed by a handler")]);
+}
+
+#[test]
+fn closing_the_subscription_ends_the_connection() {
+    let (mut reactor, mut world, connection) = subscribed(numbers(7), Delivery::Every, Limits::default());
+    assert!(reactor.close(world.open[0]));
+    is_over(&mut reactor, &mut world);
+    assert_eq!(world.heard, [end("closed by a handler")]);
+    assert!(!reactor.close(connection));
+}
+
+/// What a handler does with each value.
+type Deed = fn(&mut Context<'_, World>) -> io::Result<()>;
+
+struct Hand(Deed);
+
+impl SubscriptionHandler<World> for Hand {
+    fn on_update(
+        &mut self,
+        update: Update<&[u8]>,
+        cx: &mut Context<'_, World>,
+        world: &mut World,
+    ) -> io::Result<()> {
+        Ear.on_update(update, cx, world)?;
+        (self.0)(cx)
+    }
+
+    fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, World>, world: &mut World) {
+        Ear.on_close(cause, cx, world);
+    }
+}
+
+fn finish(cx: &mut Context<'_, World>) -> io::Result<()> {
+    cx.finish();
+    Ok(())
+}
+
+#[test]
+fn a_handler_that_finishes_fails_or_panics_ends_its_own_subscription_alone() {
+    let hands: [(Deed, &str); 3] = [
+        (finish, "closed by a handler"),
+        (|_| Err(io::Error::other("enough")), "the handler failed: enough"),
+        (|_| panic!("ouch"), "the handler panicked: ouch"),
+    ];
+    for (hand, cause) in hands {
+        let (_folder, address) = address();
+        let mut reactor = publishing_at(&address, Limits::default());
+        let mut world = World::new(numbers(7));
+        reactor.connect_subscriber(&address, Delivery::Every, Hand(hand)).unwrap();
+        let (_, other) = world.publisher.subscribe().unwrap();
+        let other = reactor.subscribe(Subscriber::open(other).unwrap(), Delivery::Every, |_, _, _| Ok(()));
+        until(&mut reactor, &mut world, |world| world.publisher.subscribers() == 2);
+        settle(&mut reactor, &mut world);
+        world.publish([1, 2]);
+        settle(&mut reactor, &mut world);
+        assert_eq!(world.heard, [value(1), end(cause)]);
+        assert_eq!((world.publisher.subscribers(), reactor.clients().count()), (1, 0));
+        assert!(reactor.close(other.unwrap()), "the other one stands");
+    }
+}
+
+#[test]
+fn a_handler_can_refuse_what_it_has_subscribed_to() {
+    struct Picky;
+
+    impl SubscriptionHandler<World> for Picky {
+        fn on_open(
+            &mut self,
+            subscriber: &Subscriber,
+            _: &mut Context<'_, World>,
+            _: &mut World,
+        ) -> io::Result<()> {
+            Err(io::Error::other(format!("tag {} is not mine", subscriber.tag())))
+        }
+
+        fn on_update(
+            &mut self,
+            _: Update<&[u8]>,
+            _: &mut Context<'_, World>,
+            _: &mut World,
+        ) -> io::Result<()> {
+            unreachable!("it was refused");
+        }
+
+        fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, World>, world: &mut World) {
+            Ear.on_close(cause, cx, world);
+        }
+    }
+
+    let (_folder, address) = address();
+    let mut reactor = publishing_at(&address, Limits::default());
+    let mut world = World::new(PublisherOptions::latest(8).tag(5).create().unwrap());
+    world.publish([1]);
+    reactor.connect_subscriber(&address, Delivery::Latest, Picky).unwrap();
+    until(&mut reactor, &mut world, World::has_ended);
+    is_over(&mut reactor, &mut world);
+    assert_eq!(world.heard, [end("the handler failed: tag 5 is not mine")]);
+}
+
+#[test]
+fn what_was_published_before_the_hang_up_is_told_before_the_end() {
+    // With the smallest budget, so that the end has to wait for several visits.
+    let limits = Limits { messages_per_visit: 1, ..Limits::default() };
+    let (mut reactor, mut world, connection) = subscribed(numbers(7), Delivery::Every, limits);
+    let handed_out = reactor.clients().find(|&key| key != connection).unwrap();
+    world.publish(1..=20);
+    reactor.client(handed_out).unwrap().abort();
+    until(&mut reactor, &mut world, World::has_ended);
+    let mut expected = vec![Heard::Lost(13)];
+    expected.extend((14..=20).map(value));
+    expected.push(end("closed by the peer"));
+    assert_eq!(world.heard, expected);
+    is_over(&mut reactor, &mut world);
+}
+
+#[test]
+fn a_publisher_that_hung_up_and_goes_on_publishing_holds_up_no_end() {
+    let limits = Limits { messages_per_visit: 1, ..Limits::default() };
+    let (mut reactor, mut world, connection) = subscribed(numbers(7), Delivery::Every, limits);
+    let handed_out = reactor.clients().find(|&key| key != connection).unwrap();
+    reactor.client(handed_out).unwrap().abort();
+    for number in 0.. {
+        world.publish([number]);
+        let _ = reactor.turn(Some(Duration::ZERO), &mut world).unwrap();
+        if world.has_ended() {
+            break;
+        }
+        assert!(number < 1000, "it does not end");
+    }
+}
+
+#[test]
+fn stopping_and_draining_end_each_once() {
+    for drain in [false, true] {
+        let (mut reactor, mut world, _) = subscribed(numbers(7), Delivery::Every, Limits::default());
+        if drain {
+            reactor.drain(Duration::from_secs(20)).unwrap();
+        } else {
+            reactor.stop();
+        }
+        run(&mut reactor, &mut world);
+        assert_eq!(world.publisher.subscribers(), 0);
+        assert_eq!(world.heard.len(), 1);
+        assert!(world.has_ended());
+    }
+}
+
+#[test]
+fn no_publisher_is_an_end_as_well() {
+    let (_folder, address) = address();
+    let mut reactor = Reactor::<World>::new().unwrap();
+    let mut world = World::new(numbers(7));
+    reactor.connect_subscriber(&address, Delivery::Every, Ear).unwrap();
+    until(&mut reactor, &mut world, World::has_ended);
+    let heard = world.take();
+    assert!(matches!(&heard[..], [Heard::End(cause)] if cause.starts_with("connecting failed")), "{heard:?}");
+
+    let tcp = Address::Tcp("127.0.0.1:1".into());
+    refused(
+        reactor.connect_subscriber(&tcp, Delivery::Every, Ear),
+        io::ErrorKind::InvalidInput,
+        "use a Unix socket",
+    );
+}
+
+/// A server that is no publisher: says this, and nothing more.
+struct Says(&'static [u8]);
+
+impl Session<World> for Says {
+    fn on_open(&mut self, cx: &mut Context<'_, World>, _: &mut World) -> io::Result<()> {
+        cx.reply(self.0)
+    }
+
+    fn on_request(&mut self, _: &[u8], _: &mut Context<'_, World>, _: &mut World) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn on_drain(&mut self, _: &mut Context<'_, World>, _: &mut World) -> io::Result<Drain> {
+        Ok(Drain::Wait)
+    }
+}
+
+#[track_caller]
+fn heard_from(says: &'static [u8]) -> String {
+    let (_folder, address) = address();
+    let limits = Limits { connect: Duration::from_millis(50), ..Limits::default() };
+    let mut reactor = Reactor::<World>::builder().limits(limits).build().unwrap();
+    reactor.listen(Listener::bind(&address).unwrap(), Framing::raw(), move |_, _| Ok(Says(says))).unwrap();
+    let mut world = World::new(numbers(7));
+    reactor.connect_subscriber(&address, Delivery::Every, Ear).unwrap();
+    until(&mut reactor, &mut world, World::has_ended);
+    match &world.heard[..] {
+        [Heard::End(cause)] => cause.clone(),
+        heard => panic!("{heard:?}"),
+    }
+}
+
+#[test]
+fn a_server_that_is_no_publisher_is_found_out() {
+    assert!(heard_from(b"").contains("no ticket came within 50ms"));
+    assert!(heard_from(b"220 smtp ready\r\n").contains("not a ticket: its magic number is missing"));
+    let (bytes, _) = numbers(7).subscribe().unwrap().1.into_fds();
+    let without_descriptors = heard_from(Box::leak(Box::new(bytes)));
+    assert!(without_descriptors.contains("it names 3 descriptors, 0 came"), "{without_descriptors}");
+}
+
+#[test]
+fn who_says_anything_else_is_closed_on_either_side() {
+    let (_folder, address) = address();
+    let mut reactor = publishing_at(&address, Limits::default());
+    let mut world = World::new(numbers(7));
+    let Address::UnixStream(path) = &address else { unreachable!() };
+    let client = UnixStream::connect(path).unwrap();
+    until(&mut reactor, &mut world, |world| world.publisher.subscribers() == 1);
+    io::Write::write_all(&mut &client, b"0123456789abcdef").unwrap();
+    until(&mut reactor, &mut world, |world| world.publisher.subscribers() == 0);
+    assert_eq!(reactor.stats().handler_errors, 1);
+
+    let (mut reactor, mut world, connection) = subscribed(numbers(7), Delivery::Every, Limits::default());
+    let handed_out = reactor.clients().find(|&key| key != connection).unwrap();
+    reactor.client(handed_out).unwrap().send(b"0123456789abcdef").unwrap();
+    until(&mut reactor, &mut world, World::has_ended);
+    let said = format!("{:?}", world.heard);
+    assert!(said.contains("no message between a publisher and its subscriber: 0123456789abcdef"), "{said}");
+}
+
+#[test]
+fn a_factory_that_refuses_and_a_publisher_that_is_full() {
+    let (_folder, address) = address();
+    let mut reactor = Reactor::<World>::new().unwrap();
+    let mut refusals = 1;
+    reactor
+        .listen(Listener::bind(&address).unwrap(), Handout::framing(), move |peer, _| {
+            peer.credentials()?;
+            if refusals > 0 {
+                refusals -= 1;
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            Ok(Handout::new(|world: &mut World| &mut world.publisher))
+        })
+        .unwrap();
+    let mut world = World::new(PublisherOptions::latest(8).subscribers_max(1).create().unwrap());
+    for expected in [vec![end("closed by the peer")], vec![Heard::Open], vec![end("closed by the peer")]] {
+        reactor.connect_subscriber(&address, Delivery::Every, Ear).unwrap();
+        until(&mut reactor, &mut world, |world| !world.heard.is_empty());
+        settle(&mut reactor, &mut world);
+        assert_eq!(world.take(), expected);
+    }
+    assert_eq!(world.publisher.subscribers(), 1);
+}
+
+#[test]
+fn a_ticket_does_not_go_over_tcp() {
+    let mut reactor = Reactor::<World>::new().unwrap();
+    let listener = Listener::tcp("127.0.0.1:0").unwrap();
+    let Address::Tcp(address) = listener.local_address().unwrap() else { unreachable!() };
+    reactor
+        .listen(listener, Handout::framing(), |_, _| {
+            Ok(Handout::new(|world: &mut World| &mut world.publisher))
+        })
+        .unwrap();
+    let mut world = World::new(numbers(7));
+    let _client = std::net::TcpStream::connect(address).unwrap();
+    while reactor.stats().closed == 0 {
+        let _ = reactor.turn(Some(Duration::from_secs(20)), &mut world).unwrap();
+    }
+    assert_eq!((world.publisher.subscribers(), reactor.stats().handler_errors), (0, 1));
+}
+
+#[test]
+fn values_that_change_seldom_end_no_subscription() {
+    let limits = Limits { idle: Some(Duration::from_millis(40)), ..Limits::default() };
+    let (mut reactor, mut world, _) = subscribed(numbers(7), Delivery::Every, limits);
+    while reactor.stats().timers < 20 {
+        let _ = reactor.turn(Some(Duration::from_secs(20)), &mut world).unwrap();
+        assert_eq!(reactor.stats().trips(Limit::Idle), 0);
+    }
+    world.publish([1]);
+    settle(&mut reactor, &mut world);
+    assert_eq!(world.take(), [value(1)]);
+    reactor.stop();
+    run(&mut reactor, &mut world);
+    assert_eq!(reactor.timers(), 0);
+}
+
+#[test]
+fn a_ticket_can_be_handed_out_by_a_session_of_ones_own() {
+    struct Own;
+
+    impl Session<World> for Own {
+        fn on_request(
+            &mut self,
+            wish: &[u8],
+            cx: &mut Context<'_, World>,
+            world: &mut World,
+        ) -> io::Result<()> {
+            assert_eq!(wish, b"rates");
+            cx.reply_ticket(world.publisher.subscribe()?.1)
+        }
+    }
+
+    let mut reactor = Reactor::<World>::new().unwrap();
+    let mut world = World::new(numbers(7));
+    let (client, ours) = UnixStream::pair().unwrap();
+    reactor.adopt(ours, Framing::lines(), Own).unwrap();
+    io::Write::write_all(&mut &client, b"rates\n").unwrap();
+    settle(&mut reactor, &mut world);
+    let mut bytes = [0; Ticket::BYTES];
+    io::Read::read_exact(&mut &client, &mut bytes).unwrap();
+    assert_eq!(&bytes[..4], b"shmT");
+}

@@ -1,0 +1,19 @@
+//! What the tests of all crates share.
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test crate uses a part of it")]
+
+pub(crate) mod allocations;
+pub(crate) mod child;
+pub(crate) mod clerk;
+pub(crate) mod fds;
+pub(crate) mod isolated;
+pub(crate) mod limits;
+pub(crate) mod programs;
+pub(crate) mod shm;
+mod skip;
+pub(crate) mod sockets;
+pub(crate) mod turning;
+pub(crate) mod turns;
+pub(crate) mod world;
+
+pub(crate) use limits::needs_descriptors;
+pub(crate) use skip::{SKIPPED, can, have, is_root, needs_root, skip};

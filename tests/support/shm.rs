@@ -1,0 +1,74 @@
+//! What several of these files need.
+
+use ipc_reactor::shm::{Publisher, SharedObject, Subscriber};
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A name for a POSIX object that no other test, process or run has; freed when dropped.
+pub(crate) struct Name(pub(crate) String);
+
+impl Name {
+    pub(crate) fn new() -> Name {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        Name(format!("/ipc-reactor-test-{}-{count}", std::process::id()))
+    }
+
+    pub(crate) fn path(&self) -> String {
+        format!("/dev/shm{}", self.0)
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        let _ = SharedObject::unlink(&self.0);
+    }
+}
+
+pub(crate) use super::{child::KillOnDrop, is_root, skip};
+
+/// A subscriber of this process.
+pub(crate) fn subscribe(publisher: &mut Publisher) -> Subscriber {
+    Subscriber::open(publisher.subscribe().unwrap().1).unwrap()
+}
+
+/// Holds an error to its kind and to saying what was wrong.
+#[track_caller]
+pub(crate) fn refused<T>(result: io::Result<T>, kind: io::ErrorKind, says: &str) {
+    let Err(e) = result else { panic!("not refused, should have said {says:?}") };
+    assert!(
+        e.kind() == kind && e.to_string().contains(says),
+        "{:?}: {e}; wanted {kind:?}: …{says}…",
+        e.kind()
+    );
+}
+
+/// Whether the long tests are wanted.
+pub(crate) fn torture() -> bool {
+    std::env::var_os("IPC_TORTURE").is_some_and(|value| value == "1")
+}
+
+/// The length in bytes of value `number`, which consists of that number over and over: so a value
+/// of parts shows.
+fn len(number: u64, words_max: usize) -> usize {
+    (words_max - number as usize % 3) * 8
+}
+
+pub(crate) fn fill(buffer: &mut [u8], number: u64) -> &[u8] {
+    let len = len(number, buffer.len() / 8);
+    let value = &mut buffer[..len];
+    value.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&number.to_ne_bytes()));
+    value
+}
+
+/// The value's number, if it is whole.
+#[track_caller]
+pub(crate) fn whole(value: &[u8], words_max: usize) -> u64 {
+    let number = u64::from_ne_bytes(value[..8].try_into().unwrap());
+    assert_eq!(value.len(), len(number, words_max), "value {number} has the length of another");
+    if value[8..] != value[..value.len() - 8] {
+        let at = value.chunks(8).position(|word| word != number.to_ne_bytes()).unwrap();
+        panic!("value {number} is torn at word {at}: {:?}", &value[at * 8..][..8]);
+    }
+    number
+}
