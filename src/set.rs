@@ -1,6 +1,7 @@
 //! The poll set: its sources, the traits of their handlers, and the one function that calls them.
 
 pub(crate) mod accounts;
+pub(crate) mod asked;
 pub(crate) mod call;
 pub(crate) mod children;
 pub(crate) mod client;
@@ -14,6 +15,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod output;
 pub(crate) mod poll_set;
 pub(crate) mod remote;
+pub(crate) mod removal;
 pub(crate) mod session;
 pub(crate) mod source;
 pub(crate) mod task;

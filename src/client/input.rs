@@ -10,7 +10,8 @@ use crate::{
     client::visit_state::{Exit, Flow, Visit, io_of},
     observe::event::{SourceKind, What, Who},
     set::{
-        call::{Asked, call_outcome},
+        asked::Asked,
+        call::call_outcome,
         client::{ClientIo, Ending, Flags, Read},
         context::Context,
         driver::{Driver, failed},

@@ -25,7 +25,8 @@ use crate::{
     },
     poll::registry::Slot,
     set::{
-        call::{Asked, Called, call_taken},
+        asked::Asked,
+        call::{Called, call_taken},
         client::{Ending, Flags, Read},
         driver::{Driver, failed},
         io::ReplyMode,

@@ -5,7 +5,8 @@ use std::io;
 use crate::{
     poll::registry::Registry,
     set::{
-        call::{Asked, Called, call},
+        asked::Asked,
+        call::{Called, call},
         client::{ClientIo, Ending, Flags, Read},
         context::Context,
         driver::Driver,

@@ -3,9 +3,8 @@
 use crate::{
     set::{
         call::{call_closed, report},
-        lifecycle::{Closed, PendingClose},
         poll_set::PollSet,
-        source::Source,
+        source::{Closed, PendingClose, Source},
     },
     sources::{child, shm},
 };

@@ -7,7 +7,8 @@ use crate::{
     observe::event::{What, Who},
     poll::timers::Due,
     set::{
-        call::{Asked, call_once},
+        asked::Asked,
+        call::call_once,
         poll_set::PollSet,
         source::Visited,
         task::{Every, Task},

@@ -15,6 +15,7 @@ use log::Level;
 use crate::{
     observe::{event::What, throttle::Kind},
     set::{
+        asked::Asked,
         context::Context,
         driver::{Driver, failed},
         handlers::{ChildHandler, DatagramHandler, QueueHandler, SignalHandler, Subscription, TypedSource},
@@ -30,20 +31,6 @@ use crate::{
     },
 };
 
-/// What a handler asked for while it ran; of several, the last in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Asked {
-    Nothing,
-    /// So many replies wait that they should be sent before more requests are handled.
-    Flush,
-    /// Its own source is to be closed, once flushed.
-    Close,
-    /// Its own source is to be closed at once.
-    Abort,
-    /// The loop is to end.
-    Stop,
-}
-
 impl Asked {
     /// How the visit of a source that has nothing to flush ends, if this ends it. `left`: the edges not used up.
     pub(crate) fn ends_visit(self, left: Ready) -> Option<Visited> {
@@ -52,42 +39,6 @@ impl Asked {
             Asked::Close | Asked::Abort => Some(Visited::closed(Cause::Closed)),
             Asked::Stop => Some(Visited::Again(left)),
         }
-    }
-}
-
-/// The call under way.
-#[derive(Debug)]
-pub(crate) struct CurrentCall {
-    /// The source whose handler runs.
-    key: Key,
-    asked: Asked,
-}
-
-impl Default for CurrentCall {
-    fn default() -> CurrentCall {
-        CurrentCall { key: Key::NONE, asked: Asked::Nothing }
-    }
-}
-
-impl CurrentCall {
-    /// Whether the handler of `key` runs.
-    #[inline]
-    pub(crate) fn is_of(&self, key: Key) -> bool {
-        self.key == key
-    }
-
-    #[inline]
-    pub(crate) fn has_asked(&self) -> bool {
-        self.asked != Asked::Nothing
-    }
-
-    /// What the last handler that ran has asked for.
-    pub(crate) fn asked(&self) -> Asked {
-        self.asked
-    }
-
-    pub(crate) fn ask(&mut self, asked: Asked) {
-        self.asked = self.asked.max(asked);
     }
 }
 
@@ -219,14 +170,12 @@ pub(crate) fn call_closed<S>(set: &mut PollSet<S>, key: Key, f: impl FnOnce(&mut
 /// caller closes its source, or goes on without it. The reactor's own state is whole at every point where a handler runs.
 #[inline(always)]
 fn run<S, T>(set: &mut PollSet<S>, key: Key, f: impl FnOnce(&mut Context<'_, S>) -> Outcome<T>) -> Called<T> {
-    debug_assert!(set.call.is_of(Key::NONE), "a handler cannot run another");
-    set.call = CurrentCall { key, asked: Asked::Nothing };
+    set.call.begin(key);
     let result = match catch_unwind(AssertUnwindSafe(|| f(&mut Context { set, key }))) {
         Ok(result) => result,
         Err(panic) => Err(panicked(&*panic)),
     };
-    set.call.key = Key::NONE;
-    Called { result, asked: set.call.asked }
+    Called { result, asked: set.call.end() }
 }
 
 #[cold]
@@ -262,17 +211,6 @@ mod tests {
 
     fn set() -> PollSet<u32> {
         PollSet::new(Limits::default(), 4096, Default::default()).unwrap()
-    }
-
-    #[test]
-    fn of_several_requests_the_strongest_counts() {
-        let mut current = CurrentCall::default();
-        for asked in [Asked::Flush, Asked::Abort, Asked::Close] {
-            current.ask(asked);
-        }
-        assert_eq!(current.asked, Asked::Abort);
-        current.ask(Asked::Stop);
-        assert_eq!(current.asked, Asked::Stop);
     }
 
     #[test]

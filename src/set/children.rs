@@ -1,8 +1,7 @@
-//! Children: those that are reaped by SIGCHLD, and a child by its key.
+//! Children that are reaped by SIGCHLD.
 
 use crate::{
-    children::{Exit, Reaper, process::ChildProcess},
-    set::{poll_set::PollSet, source::Source},
+    children::{Exit, Reaper},
     types::key::Key,
 };
 
@@ -31,14 +30,5 @@ impl Children {
     pub(crate) fn give_back(&mut self, mut exits: Vec<Exit>) {
         exits.clear();
         self.exits = exits;
-    }
-}
-
-impl<S> PollSet<S> {
-    pub(crate) fn child_of(&mut self, key: Key) -> Option<&mut ChildProcess> {
-        match self.registry.get_mut(key)? {
-            Source::Child { port, .. } => Some(&mut port.process),
-            _ => None,
-        }
     }
 }

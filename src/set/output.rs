@@ -5,7 +5,7 @@ use std::{io, os::fd::OwnedFd, rc::Rc};
 use crate::{
     bytes::{buffer::Buffer, framing::Framing},
     set::{
-        call::Asked,
+        asked::Asked,
         client::{ClientIo, ConnectionConfig},
         context::not_connected,
         io::{ReplyMode, append},

@@ -6,6 +6,7 @@ use log::Level;
 use mio::Interest;
 
 use crate::{
+    children::process::ChildProcess,
     observe::{
         event::What,
         observers::Observers,
@@ -18,13 +19,13 @@ use crate::{
     },
     set::{
         accounts::Accounts,
-        call::CurrentCall,
+        asked::CurrentCall,
         children::Children,
         context::ClientHandle,
         endpoints::Acceptors,
         io::Io,
         lifecycle::{Lifecycle, Phase},
-        source::Source,
+        source::{PendingClose, Source},
         task::Task,
     },
     types::{cause::Limit, key::Key, limits::Limits, ready::Ready, stats::Stats},
@@ -47,7 +48,7 @@ pub struct PollSet<S> {
     pub(crate) acceptors: Acceptors,
     pub(crate) children: Children,
     /// Running, draining or stopped, and the sources whose `on_close` is still to be called.
-    pub(crate) lifecycle: Lifecycle<S>,
+    pub(crate) lifecycle: Lifecycle<PendingClose<S>>,
     pub(crate) limits: Limits,
     pub(crate) stats: Stats,
     pub(crate) throttle: Throttle,
@@ -161,6 +162,14 @@ impl<S> PollSet<S> {
         let mut reached = 0;
         self.each_client(|mut client| reached += usize::from(client.send(bytes).is_ok()));
         reached
+    }
+
+    /// The child of this key, that of the running handler included.
+    pub(crate) fn child_of(&mut self, key: Key) -> Option<&mut ChildProcess> {
+        match self.registry.get_mut(key)? {
+            Source::Child { port, .. } => Some(&mut port.process),
+            _ => None,
+        }
     }
 
     // ---- Time ----

@@ -118,3 +118,17 @@ impl Visited {
         }
     }
 }
+
+/// A handler whose source is out of the poll set; its `on_close` comes next.
+pub(crate) struct PendingClose<S> {
+    pub(crate) key: Key,
+    pub(crate) cause: Cause,
+    pub(crate) handler: Closed<S>,
+}
+
+pub(crate) enum Closed<S> {
+    /// A client's; its descriptor is closed already.
+    Session(Box<dyn Driver<S>>),
+    /// Any other's, with its endpoint.
+    Source(Source<S>),
+}

@@ -8,7 +8,8 @@ use crate::{
     net::datagram::{Datagram, address::SocketAddress},
     observe::{event::What, throttle::Kind},
     set::{
-        call::{Asked, call},
+        asked::Asked,
+        call::call,
         context::Context,
         endpoints::{DatagramBatch, DatagramPort},
         handlers::{Closure, DatagramHandler, Incoming},

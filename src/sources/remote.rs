@@ -2,7 +2,8 @@
 
 use crate::{
     set::{
-        call::{Asked, call_once},
+        asked::Asked,
+        call::call_once,
         poll_set::PollSet,
         source::{Source, Visited},
     },

@@ -12,7 +12,8 @@ use crate::{
     children::{self, Exit},
     observe::event::What,
     set::{
-        call::{Asked, call},
+        asked::Asked,
+        call::call,
         context::Context,
         endpoints::SignalPort,
         handlers::SignalHandler,
