@@ -88,7 +88,7 @@ pub(crate) fn visit_at_once<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &
 /// The rest of the straight line, where what was read is any number of frames, or a part of one.
 #[inline(never)]
 fn visit_frames<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, count: usize) -> bool {
-    if P::ON {
+    if P::ON && set.observes_messages() {
         set.emit_timed(|_, who| What::Read { who, bytes: count });
     }
     let (io, session) = halves(&mut set.registry, key);
@@ -107,7 +107,7 @@ fn visit_frames<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_,
     let borrowed = set.io.end_replies(read);
     let bytes_out = set.stats.bytes_out;
     let mut sent = send_replies(set, key, &called, borrowed);
-    if P::ON {
+    if P::ON && set.observes_messages() {
         let (bytes, left) = ((set.stats.bytes_out - bytes_out) as usize, set.io.out.len());
         if bytes > 0 {
             set.emit_timed(|_, who| What::Sent { who, bytes, left });
