@@ -142,7 +142,8 @@ impl<S> Visit<'_, S> {
             cx.set.stats.srms += 1;
             let replied = cx.set.io.unsent();
             session.on_request(record, cx, state).map_err(failed)?;
-            cx.set.emit_request(cx.key, record, replied);
+            let key = cx.key();
+            cx.set.emit_request(key, record, replied);
             Ok(())
         });
         let asked = called.asked;
@@ -238,7 +239,8 @@ impl<S> Visit<'_, S> {
                     cx.set.stats.srms += 1;
                     let replied = cx.set.io.unsent();
                     session.on_request(request, cx, state).map_err(failed)?;
-                    cx.set.emit_request(cx.key, request, replied);
+                    let key = cx.key();
+                    cx.set.emit_request(key, request, replied);
                     Ok(())
                 })
                 .map(drop)

@@ -45,34 +45,32 @@ use crate::{
 
 // ---- The straight line ----
 
-/// What became of an event.
+/// What a visit has left for the loop to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AtOnce {
     /// The straight line was all: no handler has asked for anything, so nothing has changed that concerns the loop.
     Straight,
-    /// The client was visited.
-    Visited,
-    /// Nothing was done: the edge is to be noted.
-    NotVisited,
+    Other,
 }
 
-/// Visits a client as its event comes, if that says that there is something to read and nothing else, and if nothing about the
-/// client is unusual.
+/// Whether nothing is unusual about a client, and it is in no ready list: a readable event can be served at once.
+#[inline(always)]
+pub(crate) fn is_plain<S>(set: &PollSet<S>, key: Key) -> bool {
+    matches!(
+        set.registry.slot(key),
+        Some(Slot { value: Source::Client { io, .. }, queued: false, .. }) if io.is_plain()
+    )
+}
+
+/// Visits a client that [is plain](is_plain), as its event comes: there is something to read, and nothing else.
 #[inline(always)]
 pub(crate) fn visit_at_once<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) -> AtOnce {
-    let Some(Slot { value: Source::Client { io, session }, queued: false, .. }) = set.registry.slot_mut(key)
-    else {
-        return AtOnce::NotVisited;
-    };
-    if !io.is_plain() {
-        return AtOnce::NotVisited;
-    }
-    let (io, session) = if P::ON {
+    if P::ON {
+        let io = io_of(&mut set.registry, key);
         let who = Who { key, fd: Some(io.raw_fd()), kind: SourceKind::Client };
         set.begin_visit_at_once(who);
-        halves(&mut set.registry, key)
-    } else {
-        (io, session)
-    };
+    }
+    let (io, session) = halves(&mut set.registry, key);
     let count = match socket::recv(io.fd(), lent.scratch) {
         Ok(count) if (1..lent.scratch.len()).contains(&count) => count,
         unusual => return go_on(set, key, lent, Progress::Read(unusual.into())),
@@ -247,7 +245,7 @@ fn go_on<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, progress: Pr
     };
     let end = visit.finish(flow);
     set.end_visit(end);
-    AtOnce::Visited
+    AtOnce::Other
 }
 
 // ---- Everything else ----

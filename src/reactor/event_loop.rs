@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use mio::{Events, Interest, Waker};
+use mio::{Events, Interest, Waker, event::Event};
 
 use crate::{
     client::{
         admit::register,
-        visit::{AtOnce, visit as visit_client, visit_at_once},
+        visit::{AtOnce, is_plain, visit as visit_client, visit_at_once},
         visit_state::Lent,
     },
     observe::{
@@ -280,29 +280,34 @@ fn take_events<S, P: Probe>(
     round: &mut Vec<Key>,
     lent: &mut Lent<'_, S>,
 ) {
-    let mut visits_at_once = set.lifecycle.visits_at_once;
-    for event in events {
-        set.stats.events += 1;
-        let key = Key::from_token(event.token());
-        let visited = if visits_at_once && Ready::is_just_readable(event) {
-            visit_at_once::<S, P>(set, key, lent)
-        } else {
-            AtOnce::NotVisited
-        };
-        match visited {
-            AtOnce::Straight => continue,
-            AtOnce::Visited => {}
-            AtOnce::NotVisited => note_edge(set, round, key, Ready::of(event)),
+    let mut events = events.iter();
+    // A drain, a stop or a new observer ends this; none of them can come of a straight line.
+    while set.lifecycle.visits_at_once {
+        loop {
+            let Some(event) = events.next() else { return };
+            set.stats.events += 1;
+            let key = Key::from_token(event.token());
+            if !(Ready::is_just_readable(event) && is_plain(set, key)) {
+                note_edge(set, round, event);
+                break;
+            }
+            if visit_at_once::<S, P>(set, key, lent) == AtOnce::Other {
+                break;
+            }
         }
         if !set.lifecycle.pending.is_empty() {
             deliver_closed(set, lent.state);
         }
-        visits_at_once = set.lifecycle.visits_at_once;
+    }
+    for event in events {
+        set.stats.events += 1;
+        note_edge(set, round, event);
     }
 }
 
 #[cold]
-fn note_edge<S>(set: &mut PollSet<S>, round: &mut Vec<Key>, key: Key, ready: Ready) {
+fn note_edge<S>(set: &mut PollSet<S>, round: &mut Vec<Key>, event: &Event) {
+    let (key, ready) = (Key::from_token(event.token()), Ready::of(event));
     match set.note(key, ready) {
         Noted::New => round.push(key),
         Noted::Queued => {}

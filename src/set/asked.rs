@@ -59,6 +59,12 @@ impl CurrentCall {
         std::mem::replace(&mut self.asked, Asked::Nothing)
     }
 
+    /// The source whose handler runs; none between two calls.
+    #[inline]
+    pub(crate) fn key(&self) -> Key {
+        self.key
+    }
+
     /// Whether the handler of `key` runs.
     #[inline]
     pub(crate) fn is_of(&self, key: Key) -> bool {

@@ -181,7 +181,7 @@ pub(crate) fn call_closed<S>(set: &mut PollSet<S>, key: Key, f: impl FnOnce(&mut
 #[inline(always)]
 fn run<S, T>(set: &mut PollSet<S>, key: Key, f: impl FnOnce(&mut Context<'_, S>) -> Outcome<T>) -> Called<T> {
     set.call.begin(key);
-    match catch_unwind(AssertUnwindSafe(|| f(&mut Context { set, key }))) {
+    match catch_unwind(AssertUnwindSafe(|| f(&mut Context { set }))) {
         Ok(Ok(value)) => Called { result: Ok(value), asked: set.call.end() },
         Ok(Err(cause)) => failed_call(set, cause),
         Err(panic) => {

@@ -17,14 +17,13 @@ use crate::{
 /// source whose handler it is. There is no way to run the loop from here.
 pub struct Context<'a, S> {
     pub(crate) set: &'a mut PollSet<S>,
-    pub(crate) key: Key,
 }
 
 impl<S> Context<'_, S> {
     /// The key of the source whose handler runs. In `on_close` it is void already.
     #[inline]
     pub fn key(&self) -> Key {
-        self.key
+        self.set.call.key()
     }
 
     /// Sends `bytes` to the client whose session runs, as they are. On a seqpacket socket they are a record.
@@ -45,27 +44,27 @@ impl<S> Context<'_, S> {
     /// # Errors
     /// Those of [`reply`](Context::reply), and `InvalidInput` where the payload does not fit the framing.
     pub fn reply_frame(&mut self, payload: &[u8]) -> io::Result<()> {
-        match self.set.framing_of(self.key) {
-            Some(framing) => framing.encode(payload, |parts| self.set.put(self.key, parts)),
+        match self.set.framing_of(self.key()) {
+            Some(framing) => framing.encode(payload, |parts| self.set.put_current(parts)),
             None => Err(not_connected()),
         }
     }
 
     /// Closes the client or source whose handler runs, when its handler returns; replies are sent first.
     pub fn finish(&mut self) {
-        self.set.close(self.key);
+        self.set.close(self.key());
     }
 
     /// The child whose handler runs, to write to its standard input or to signal it. `None` where that of another source runs,
     /// and once the child has ended.
     pub fn child_process(&mut self) -> Option<&mut ChildProcess> {
-        self.set.child_of(self.key)
+        self.set.child_of(self.key())
     }
 
     /// Has [`Session::on_timer`](crate::Session::on_timer) called for the client whose session runs, once, `after`
     /// from now. A timer of a client that is gone by then does nothing.
     pub fn wake_after(&mut self, after: Duration) -> TimerKey {
-        self.set.wake_session(self.key, after)
+        self.set.wake_session(self.key(), after)
     }
 
     /// Takes the oldest descriptor that the running session's client has passed and nobody has taken yet. Only where
@@ -89,7 +88,7 @@ impl<S> Context<'_, S> {
     /// Those of [`reply`](Context::reply). `InvalidInput`: more than 253 descriptors, no bytes for them to travel with,
     /// or no Unix socket.
     pub fn reply_with(&mut self, bytes: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
-        self.set.put_with(self.key, bytes, descriptors)
+        self.set.put_with(self.key(), bytes, descriptors)
     }
 }
 
@@ -109,7 +108,7 @@ impl<S> DerefMut for Context<'_, S> {
 
 impl<S> fmt::Debug for Context<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Context").field("key", &self.key()).finish_non_exhaustive()
     }
 }
 

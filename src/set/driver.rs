@@ -71,7 +71,8 @@ fn handle_frames<S, T: Session<S>, P: Probe>(
             return Err(failed(error));
         }
         if P::ON {
-            cx.set.emit_request(cx.key, request, replied);
+            let key = cx.key();
+            cx.set.emit_request(key, request, replied);
         }
         messages -= 1;
         if messages == 0 || cx.set.call.has_asked() {
@@ -103,7 +104,7 @@ pub(crate) fn failed(error: io::Error) -> Box<Cause> {
 
 #[cold]
 fn refused<S>(refusal: Refusal, cx: &mut Context<'_, S>) -> Box<Cause> {
-    let key = cx.key;
+    let key = cx.key();
     Box::new(match refusal {
         Refusal::TooLarge(size, max) => {
             cx.set.report_limit(
