@@ -38,8 +38,13 @@ pub(super) fn keep_borrowed<S>(set: &mut PollSet<S>, borrowed: &[u8]) -> Outcome
 
 impl<S> Visit<'_, S> {
     /// Sends what waits for the client, as far as its socket takes it.
+    #[inline]
     pub(super) fn flush(&mut self) -> Flow<()> {
-        if self.set.io.out.is_empty() || !self.has(Flags::WRITABLE) {
+        if self.set.io.out.is_empty() { Ok(()) } else { self.send_waiting() }
+    }
+
+    fn send_waiting(&mut self) -> Flow<()> {
+        if !self.has(Flags::WRITABLE) {
             return Ok(());
         }
         while !self.set.io.out.is_empty() {

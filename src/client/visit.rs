@@ -21,12 +21,12 @@ use crate::{
     },
     observe::{
         event::{SourceKind, VisitEnd, What, Who},
-        probe::Probe,
+        probe::{Off, On, Probe},
     },
     poll::registry::Slot,
     set::{
         asked::Asked,
-        call::{Called, call_session},
+        call::{Called, call, call_session},
         client::{Ending, Flags, Read},
         driver::{Driver, failed},
         io::ReplyMode,
@@ -91,6 +91,31 @@ pub(crate) fn visit_at_once<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &
         Ok(()) => AtOnce::Straight,
         Err(sent) => finish_request(set, key, lent, sent..borrowed.len()),
     }
+}
+
+/// The first visit to a client that was just accepted and is not registered yet: its session is opened, and what came with the
+/// connect is handled. What comes later makes an edge of its own when the client is registered.
+pub(crate) fn first_visit<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) {
+    let Some(ready) = set.registry.begin_visit(key) else { return };
+    let io = io_of(&mut set.registry, key);
+    let (config, received) = (io.config.clone(), set.stats.bytes_in);
+    if !io.becomes_plain() {
+        visit(set, key, ready, lent);
+        return;
+    }
+    io.flags.set(Flags::OPENED, true);
+    set.io.begin_replies(&[]);
+    let state = &mut *lent.state;
+    let called = call(set, key, |session: &mut Box<dyn Driver<S>>, cx| session.on_open(cx, state));
+    set.io.end_replies(&[]);
+    if !called.is_plain() || !set.io.out.is_empty() {
+        go_on(set, key, lent, Progress::handled(called, Ok(()), 0));
+    } else if set.observes() {
+        visit_at_once::<S, On>(set, key, lent);
+    } else {
+        visit_at_once::<S, Off>(set, key, lent);
+    }
+    config.note_first_visit(set.stats.bytes_in > received);
 }
 
 /// Puts the session back, where it has asked for nothing, and sends the replies, if all of them are a piece of what was read.
@@ -254,19 +279,17 @@ fn go_on<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, progress: Pr
 pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, lent: &mut Lent<'_, S>) -> VisitEnd {
     let received = set.stats.bytes_in;
     let mut visit = Visit::new(set, key, ready, lent);
-    let is_first = !visit.io().flags.has(Flags::OPENED);
     visit.begin();
-    visit.io().flags.set_if(Flags::WRITABLE, ready.has(Ready::WRITABLE | Ready::WRITE_CLOSED | Ready::ERROR));
+    let io = visit.io();
+    let first = (!io.flags.has(Flags::OPENED)).then(|| io.config.clone());
+    io.flags.set_if(Flags::WRITABLE, ready.has(Ready::WRITABLE | Ready::WRITE_CLOSED | Ready::ERROR));
     if ready.has(Ready::READ_CLOSED | Ready::WRITE_CLOSED | Ready::ERROR) {
         visit.left |= Ready::READABLE;
     }
-    if is_first {
-        let config = visit.io().config.clone();
-        let flow = visit.run();
-        config.note_first_visit(visit.set.stats.bytes_in > received);
-        return visit.finish(flow);
-    }
     let flow = visit.run();
+    if let Some(config) = first {
+        config.note_first_visit(visit.set.stats.bytes_in > received);
+    }
     visit.finish(flow)
 }
 
@@ -310,6 +333,15 @@ impl<S> Visit<'_, S> {
                 _ => Visited::Again(self.left),
             },
             Err(Exit::Close(cause)) => Visited::Closed(cause),
+            Err(Exit::Ended(ending)) => {
+                let Visit { set, key, .. } = self;
+                set.io.mode = ReplyMode::None;
+                if let Some(extra) = io_of(&mut set.registry, key).extra() {
+                    mem::swap(&mut set.io.descriptors, &mut extra.descriptors);
+                }
+                set.remove(key, ending.into());
+                return VisitEnd::Closed;
+            }
         };
         let Visit { set, key, .. } = self;
         set.io.mode = ReplyMode::None;
@@ -356,14 +388,15 @@ impl<S> Visit<'_, S> {
         let gone = self.left.has(Ready::WRITE_CLOSED);
         loop {
             self.flush()?;
-            if let Some(ending) = self.io().ending() {
+            let io = io_of(&mut self.set.registry, self.key);
+            if let Some(ending) = io.ending() {
                 return if self.set.io.out.is_empty() {
-                    Err(Cause::from(ending).into())
+                    Err(Exit::Ended(ending))
                 } else {
                     Ok(Visited::Blocked(self.left))
                 };
             }
-            if self.set.io.out.len() > self.set.limits.output_high_water || self.has(Flags::THROTTLED) {
+            if self.set.io.out.len() > self.set.limits.output_high_water || io.flags.has(Flags::THROTTLED) {
                 if self.stays_throttled()? {
                     return Ok(Visited::Blocked(self.left));
                 }

@@ -48,6 +48,8 @@ pub(super) fn io_of<S>(registry: &mut Registry<Source<S>>, key: Key) -> &mut Cli
 /// Why a visit ends early.
 pub(super) enum Exit {
     Close(Box<Cause>),
+    /// All that waited has been sent.
+    Ended(Ending),
     /// The loop has stopped.
     Stop,
 }

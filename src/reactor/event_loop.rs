@@ -13,7 +13,7 @@ use mio::{Events, Interest, Waker, event::Event};
 use crate::{
     client::{
         admit::register,
-        visit::{AtOnce, is_plain, visit as visit_client, visit_at_once},
+        visit::{AtOnce, first_visit, is_plain, visit as visit_client, visit_at_once},
         visit_state::Lent,
     },
     observe::{
@@ -326,7 +326,7 @@ fn visit_unregistered<S>(set: &mut PollSet<S>, lent: &mut Lent<'_, S>) {
     for key in unregistered.drain(..) {
         // One that another client has put into the ready list has its share of a round when its turn comes.
         if set.lifecycle.phase() != Phase::Stopped && !set.registry.is_queued(key) {
-            visit(set, key, lent);
+            first_visit(set, key, lent);
         }
         register(set, key);
     }

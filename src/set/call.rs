@@ -250,20 +250,20 @@ mod tests {
     /// The class: a handler of a stopped loop runs again.
     #[test]
     fn after_a_stop_only_on_close_runs() {
-        let mut set = set();
-        let called = call_once(&mut set, Key::NONE, |cx| {
+        let (mut set, key) = (set(), Key { index: 9, serial: 9 });
+        let called = call_once(&mut set, key, |cx| {
             cx.stop();
             Ok(())
         });
         assert_eq!(called.asked, Asked::Stop);
         let ran = Rc::new(Cell::new(0));
         let counts = || ran.set(ran.get() + 1);
-        let called = call_once(&mut set, Key::NONE, |_| {
+        let called = call_once(&mut set, key, |_| {
             counts();
             Ok(())
         });
         assert_eq!((ran.get(), called.asked), (0, Asked::Stop));
-        call_closed(&mut set, Key::NONE, |_| counts());
+        call_closed(&mut set, key, |_| counts());
         assert_eq!(ran.get(), 1);
     }
 }

@@ -262,6 +262,11 @@ impl ClientIo {
         self.flags == Flags::PLAIN
     }
 
+    /// It will be plain once its session is opened and it is registered.
+    pub(crate) fn becomes_plain(&self) -> bool {
+        Flags(self.flags.0 & !Flags::UNREGISTERED.0 | Flags::OPENED.0) == Flags::PLAIN
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.ending.is_none()
     }

@@ -90,6 +90,7 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> Visited
     if set.limits.when_full == WhenFull::Shed && port(set, key).spare.is_none() {
         port(set, key).spare = socket::spare().ok();
     }
+    let config = port(set, key).config.clone();
     for _ in 0..set.limits.accepts_per_visit.max(1) {
         let full = set.stats.clients >= set.limits.clients;
         if full && set.limits.when_full == WhenFull::Wait && !any_partial_frame(set) {
@@ -99,8 +100,7 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> Visited
             // No client loses its place before another is there to take it.
             Ok((socket, _)) if full && !evict_partial_frames(set) => shed(set, key, Limit::Clients, socket),
             Ok((socket, address)) => {
-                port(set, key).full = false;
-                accepted(set, key, socket, address, state);
+                accepted(set, key, &config, socket, address, state);
             }
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) if set.lifecycle.phase() == Phase::Draining => {
@@ -189,15 +189,24 @@ fn dropped<S>(set: &mut PollSet<S>, key: Key, error: &io::Error) {
 }
 
 /// One connection was accepted.
-fn accepted<S>(set: &mut PollSet<S>, key: Key, socket: OwnedFd, address: Option<SocketAddr>, state: &mut S) {
-    let (kind, config) = (port(set, key).listener.kind(), port(set, key).config.clone());
+fn accepted<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    config: &Rc<ConnectionConfig>,
+    socket: OwnedFd,
+    address: Option<SocketAddr>,
+    state: &mut S,
+) {
+    let port = port(set, key);
+    port.full = false;
+    let kind = port.listener.kind();
+    if let Err(error) = prepare(port, &socket) {
+        dropped(set, key, &error);
+        return;
+    }
     if config.unix && too_many_of_user(set, &socket) {
         refused(set);
         set.report_limit(Limit::ClientsPerUid, format_args!("a connection at listener {key} was refused"));
-        return;
-    }
-    if let Err(error) = prepare(port(set, key), &socket) {
-        dropped(set, key, &error);
         return;
     }
     let peer = Peer::new(socket.as_fd(), kind, address);
@@ -223,7 +232,7 @@ fn accepted<S>(set: &mut PollSet<S>, key: Key, socket: OwnedFd, address: Option<
         && set.lifecycle.phase() == Phase::Running
         && set.observers.is_none();
     let registration = if early { Registration::AfterFirstVisit } else { Registration::AtOnce };
-    match admit(set, socket, config, session, registration) {
+    match admit(set, socket, config.clone(), session, registration) {
         Ok(client) => {
             set.stats.cirs += 1;
             if early {
