@@ -221,7 +221,7 @@ fn the_interest_can_be_changed_from_outside_and_by_others() {
     let (theirs, ours) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     let key = reactor
-        .fd(ours, Interest::READABLE, |_, ready, cx, heard: &mut Heard| {
+        .fd(ours, Interest::READABLE, |_, ready, _, heard: &mut Heard| {
             heard.push(format!("r{} w{}", ready.is_readable(), ready.is_writable()));
             Ok(Progress::Drained)
         })
