@@ -11,7 +11,7 @@ use ipc_reactor::{
 };
 
 use crate::support::shm::refused;
-use crate::support::turning::{run, settle, until};
+use crate::support::turns::{run, settle, until};
 use crate::support::world::{Ear, Heard, World, address, numbers, publishing_at, subscribed, value};
 
 fn end(cause: &str) -> Heard {
