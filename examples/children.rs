@@ -20,7 +20,7 @@ use std::{
 };
 
 use clap::Parser;
-use ipc_reactor::{Cause, ChildHandler, ChildProcess, Context, Reactor, Signal, children::Exit};
+use ipc_reactor::{Cause, ChildHandler, Context, Reactor, Signal, children::Exit};
 use rustix::process::{Pid, kill_process_group};
 
 /// Runs shell commands in parallel, shows their output line by line, and ends them all on Ctrl-C.
@@ -124,23 +124,11 @@ impl Lines {
 }
 
 impl ChildHandler<Crew> for Lines {
-    fn on_stdout(
-        &mut self,
-        bytes: &[u8],
-        _: &mut ChildProcess,
-        _: &mut Context<'_, Crew>,
-        _: &mut Crew,
-    ) -> io::Result<()> {
+    fn on_stdout(&mut self, bytes: &[u8], _: &mut Context<'_, Crew>, _: &mut Crew) -> io::Result<()> {
         lines(self.number, &mut self.out, bytes, &mut io::stdout())
     }
 
-    fn on_stderr(
-        &mut self,
-        bytes: &[u8],
-        _: &mut ChildProcess,
-        _: &mut Context<'_, Crew>,
-        _: &mut Crew,
-    ) -> io::Result<()> {
+    fn on_stderr(&mut self, bytes: &[u8], _: &mut Context<'_, Crew>, _: &mut Crew) -> io::Result<()> {
         lines(self.number, &mut self.err, bytes, &mut io::stderr())
     }
 

@@ -18,8 +18,8 @@ use std::{
 
 use clap::Parser;
 use ipc_reactor::{
-    Address, Context, Limits, Listener, Peer, Queue, Reactor, Remote, Signal,
-    shm::{Handout, NamedText, Publisher, QueueNotifier, SharedObject, SocketNotifier},
+    Address, Context, Handout, Limits, Listener, Peer, Queue, Reactor, Remote, Signal,
+    shm::{NamedText, Publisher, QueueNotifier, SharedObject, SocketNotifier},
 };
 
 /// Publishes each line of standard input in shared memory, to any number of subscribers; or a text by name.

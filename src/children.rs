@@ -1,31 +1,34 @@
-//! Child processes: started with clean signals, and waited for without waiting.
+//! Child processes: started with a clean signal mask, and reaped without blocking.
 //!
-//! Two ways to hear of an exit (in a reactor they are [`PollSet::spawn`](crate::PollSet::spawn), with SIGCHLD, and
-//! [`PollSet::run_child`](crate::PollSet::run_child), with a pidfd and the child's pipes; a table there tells which is for what):
+//! There are two ways to learn that a child has ended. (In a reactor they are
+//! [`PollSet::spawn`](crate::PollSet::spawn), with `SIGCHLD`, and [`PollSet::run_child`](crate::PollSet::run_child),
+//! with a pidfd and the child's pipes. A table there compares them.)
 //!
-//! - [`Reaper`] with `SIGCHLD` from a [`Signals`](crate::Signals): no descriptor per child. A sweep costs one waitpid(2)
-//!   for each child that is watched, so it suits tens or hundreds.
-//! - [`PidFd`]: one descriptor per child, readable when it has ended. It cannot mean another process than the one it
-//!   was opened for.
+//! - [`Reaper`] with `SIGCHLD` from a [`Signals`](crate::Signals): no descriptor for a child. To reap costs one
+//!   `waitpid(2)` for each watched child, so it suits tens or hundreds of them.
+//! - [`PidFd`]: one descriptor for each child, readable when it has ended. It never refers to another process.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::{Child, Command, ExitStatus};
+pub(crate) mod process;
 
-use crate::signals::Signal;
-use crate::sys::process as sys;
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    process::{Child, Command, ExitStatus},
+};
 
-/// [`Command::spawn`], but the child starts with no signal blocked and `SIGPIPE` at its default.
+use crate::{signals::signal::Signal, sys::process as sys};
+
+/// [`Command::spawn`], but the child starts with no signal blocked and with `SIGPIPE` at its default action.
 ///
-/// A child of [`Command::spawn`] inherits the calling thread's mask. After
-/// [`Signals::new`](crate::Signals::new) that mask has `SIGTERM`, which then waits in the child for ever.
+/// A child of [`Command::spawn`] inherits the calling thread's mask. After [`Signals::new`](crate::Signals::new) that
+/// mask has `SIGTERM`, for example, which would then never end the child.
 ///
-/// This is a closure of [`pre_exec`](std::os::unix::process::CommandExt::pre_exec), which runs after those that the
-/// command has already. It stays with the command; spawned again it runs twice, to the same end. Signals that this
-/// process *ignores* the child ignores too, as ever.
+/// This adds a closure with [`pre_exec`](std::os::unix::process::CommandExt::pre_exec), which runs after those that the
+/// command already has. It stays with the command. If the command is spawned again, it runs twice, with the same
+/// result. The child ignores the signals that this process *ignores*, as always.
 ///
 /// # Errors
-/// As [`Command::spawn`].
+/// Those of [`Command::spawn`].
 ///
 /// ```
 /// use std::process::{Command, Stdio};
@@ -43,24 +46,24 @@ pub fn spawn(command: &mut Command) -> io::Result<Child> {
     command.spawn()
 }
 
-/// A watched child that is gone.
+/// A watched child that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
-    /// Its process id, which the kernel may have given to another by now.
+    /// Its process id. Another process may have it by now.
     pub pid: u32,
-    /// How it ended. `None`: it cannot be waited for, because someone else has done so, because `SIGCHLD` is ignored in
-    /// this process (children then leave no status), or because it never was a child of ours.
+    /// How it ended. `None`: its status is not available, because other code has waited for it, because this process
+    /// ignores `SIGCHLD` (children then leave no status), or because it never was a child of this process.
     pub status: Option<ExitStatus>,
 }
 
-/// The children that are ours to wait for, by `SIGCHLD`.
+/// The watched children, which are reaped at `SIGCHLD`.
 ///
-/// [`reap`](Self::reap) asks for each watched child by its id and never for "any child": a child that somebody else in
-/// this process waits for is left alone. It asks for *all* of them each time, for `SIGCHLD` is a level: many exits
-/// make one signal.
+/// [`reap`](Self::reap) waits for each watched child by its id and never for "any child", so it does not touch children
+/// that other code in this process waits for. It checks *all* watched children each time, because several exits may
+/// send one `SIGCHLD` only.
 ///
-/// Watch `SIGCHLD` first, then spawn, and reap once before the first wait: that finds a child which ended before the
-/// signal was watched. To drop a `Reaper` neither ends nor waits for its children.
+/// Block `SIGCHLD` first (with [`Signals`](crate::Signals)), then spawn, and reap once before the first wait: that
+/// finds a child which ended before. Dropping a `Reaper` neither ends its children nor waits for them.
 ///
 /// ```
 /// use std::process::Command;
@@ -71,7 +74,7 @@ pub struct Exit {
 /// let mut reaper = Reaper::new();
 /// reaper.watch(children::spawn(&mut Command::new("true"))?);
 /// while !reaper.is_empty() {
-///     while signals.recv()?.is_some() {} // a reactor waits here until `signals` is readable
+///     while signals.recv()?.is_some() {} // a reactor would wait until `signals` is readable
 ///     reaper.reap(|exit| assert!(exit.status.unwrap().success()));
 /// }
 /// # Ok::<(), std::io::Error>(())
@@ -83,7 +86,7 @@ pub struct Reaper {
 
 #[derive(Debug)]
 enum Watched {
-    // Kept whole: a Child that was waited for already knows its status, where its pid may be another's.
+    // Not the pid alone: a Child that was waited for knows its status, and another process may have its pid.
     Child(Child),
     Pid(u32),
 }
@@ -105,21 +108,22 @@ impl Watched {
 }
 
 impl Reaper {
-    /// Watches nobody yet.
+    /// A reaper without children.
     pub fn new() -> Reaper {
         Reaper::default()
     }
 
-    /// Watches `child`; answers its pid. Take its pipes out first: those that are left are closed here.
+    /// Watches `child`, and returns its pid. Take its pipes out first: this closes those that are left.
     pub fn watch(&mut self, mut child: Child) -> u32 {
-        // Nobody can reach the pipes any more: a child that reads to the end must see it.
+        // No code can reach the pipes any more, and a child that reads to the end of its input must see the end.
         drop((child.stdin.take(), child.stdout.take(), child.stderr.take()));
         let pid = child.id();
         self.watched.push(Watched::Child(child));
         pid
     }
 
-    /// Watches a child known by its pid only, as from fork(2). From now on nobody else may wait for it.
+    /// Watches a child of which only the pid is known, for example from `fork(2)`. No other code may wait for it from
+    /// now on.
     ///
     /// # Errors
     /// `InvalidInput` for a `pid` of 0 or above `i32::MAX`; `AlreadyExists` if it is watched already.
@@ -135,15 +139,15 @@ impl Reaper {
         Ok(())
     }
 
-    /// Calls `on_exit` once for each watched child that is gone, in the order in which they were watched, and watches
-    /// it no longer; answers how many there were. Never blocks and never allocates.
+    /// Calls `on_exit` once for each watched child that has ended, in the order in which they were added, and removes
+    /// it. Returns how many there were. It never blocks and never allocates.
     pub fn reap(&mut self, mut on_exit: impl FnMut(Exit)) -> usize {
         let before = self.watched.len();
         self.watched.retain_mut(|watched| {
             let status = match watched.try_wait() {
                 Ok(None) => return true,
                 Ok(status) => status,
-                // ECHILD: nothing will ever be heard of it, and the others still have their turn.
+                // ECHILD: its status will never be available. The other children are still checked.
                 Err(_) => None,
             };
             on_exit(Exit { pid: watched.pid(), status });
@@ -168,9 +172,9 @@ impl Reaper {
     }
 }
 
-/// A process, held by a descriptor: it never means another process, where a pid is given out again. CLOEXEC.
+/// A descriptor of a process, close-on-exec: see `pidfd_open(2)`. It never refers to another process, as a pid may.
 ///
-/// It is readable, for epoll(7) and the like, once the process has ended. See pidfd_open(2).
+/// It is readable, for example for `epoll(7)`, when the process has ended.
 ///
 /// ```
 /// use std::process::Command;
@@ -197,7 +201,7 @@ impl PidFd {
         sys::pidfd_open(sys::pid_t(pid)?).map(PidFd)
     }
 
-    /// Opens `child`. It must not have been waited for yet; until then, its pid is its own.
+    /// Opens `child`, which must not have been waited for. Until then no other process can get its pid.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -205,18 +209,19 @@ impl PidFd {
         PidFd::open(child.id())
     }
 
-    /// Sends `signal` to the process. See pidfd_send_signal(2).
+    /// Sends `signal` to the process: `pidfd_send_signal(2)`.
     ///
     /// # Errors
-    /// `ESRCH` once it has ended and was waited for; `PermissionDenied`.
+    /// `ESRCH`: it has ended and was waited for. `PermissionDenied`: it belongs to another user.
     pub fn kill(&self, signal: Signal) -> io::Result<()> {
         sys::pidfd_send_signal(self.0.as_fd(), signal.as_raw())
     }
 
-    /// If the process has ended: its status, which this collects. `None` while it runs.
+    /// The status of the process if it has ended; this reaps it (`waitid(2)`). `None` while it runs.
     ///
     /// # Errors
-    /// `ECHILD` if it is no child of ours or was waited for already, here or by its [`Child`]; `EINVAL` before Linux 5.4.
+    /// `ECHILD`: it is no child of this process, or was waited for already, here or by its [`Child`]. `EINVAL`: before
+    /// Linux 5.4.
     pub fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
         sys::pidfd_try_wait(self.0.as_fd())
     }

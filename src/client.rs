@@ -1,11 +1,10 @@
-//! One stream connection, the whole of it.
+//! One stream connection, the whole of it: admitted or connected, visited, and bounded.
 
 pub(crate) mod accounts;
+pub(crate) mod admit;
 pub(crate) mod connect;
 pub(crate) mod deadlines;
-pub(crate) mod descriptors;
-pub(crate) mod input;
-pub(crate) mod output;
-pub(crate) mod requests;
-pub(crate) mod serve;
+mod input;
+mod output;
 pub(crate) mod visit;
+pub(crate) mod visit_state;

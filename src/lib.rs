@@ -24,31 +24,44 @@ mod sys;
 mod types;
 
 pub use bytes::framing::{Decode, Decoded, Framing, Prefix};
+pub use children::process::ChildProcess;
 pub use mio::Interest;
-pub use net::address::Address;
-pub use net::allow::Allow;
-pub use net::datagram::{Datagram, DatagramOptions, Received, SocketAddress};
-pub use net::listener::{Listener, ListenerKind, ListenerOptions};
-pub use net::peer::{Credentials, Peer, PeerAddress};
-pub use observe::event::{Detail, Observer, Seen, SourceKind, VisitEnd, What, Who};
-pub use observe::recorder::FlightRecorder;
-pub use poll::timers::TimerKey;
+pub use net::{
+    address::Address,
+    allow::Allow,
+    datagram::{Datagram, DatagramOptions, Received, SocketAddress},
+    listener::{Listener, ListenerOptions},
+    peer::{Credentials, Peer, PeerAddress},
+    transport::ListenerKind,
+};
+pub use observe::{
+    event::{Detail, Observer, Seen, SourceKind, VisitEnd, What, Who},
+    recorder::FlightRecorder,
+};
+pub use poll::clock::Clock;
 pub use queue::{Queue, QueueOptions, TrySendError};
-pub use reactor::builder::Builder;
-pub use reactor::event_loop::{Reactor, Turn};
-pub use set::context::{ClientHandle, Context};
-pub use set::poll_set::PollSet;
-pub use set::remote::Remote;
-pub use set::session::{Drain, HalfClose, Session};
-pub use set::source::Ready;
+pub use reactor::{
+    builder::Builder,
+    event_loop::{Reactor, Turn},
+};
+pub use set::{
+    context::{ClientHandle, Context},
+    handlers::{
+        ChildHandler, DatagramHandler, Delivery, FdSource, Incoming, Message, Progress, QueueHandler,
+        SubscriptionHandler,
+    },
+    poll_set::PollSet,
+    remote::Remote,
+    session::{Drain, HalfClose, Session},
+};
 pub use signals::{Signal, SignalInfo, Signals};
-pub use sources::child::{ChildHandler, ChildProcess};
-pub use sources::datagram::{DatagramHandler, Incoming};
-pub use sources::fd::{FdSource, Progress};
-pub use sources::queue::{Message, Posted, QueueHandler};
-pub use sources::shm::{Delivery, SubscriptionHandler};
-pub use types::cause::{Cause, Limit};
-pub use types::key::Key;
-pub use types::limits::{Limits, SlowConsumer, WhenFull};
-pub use types::rejected::Rejected;
-pub use types::stats::Stats;
+pub use sources::shm_link::Handout;
+pub use types::{
+    cause::{Cause, Limit},
+    key::{Key, TimerKey},
+    limits::{Limits, SlowConsumer, WhenFull},
+    posted::Posted,
+    ready::Ready,
+    rejected::Rejected,
+    stats::Stats,
+};

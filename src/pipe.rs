@@ -1,8 +1,9 @@
-//! Pipes and FIFOs: for the poll set, without a wait anywhere and without a `SIGPIPE`.
+//! Pipes and FIFOs for the poll set. They never block, and never cause a `SIGPIPE`.
 //!
-//! A pipe goes one way, between relatives: [`pair`] makes one. A FIFO is a pipe with a path, for strangers: [`Fifo`] makes
-//! and removes the path, [`PipeReader::open`] and [`PipeWriter::open`] are for those who find it there. Every end is
-//! non-blocking and CLOEXEC, and goes into the poll set with [`PollSet::fd`](crate::PollSet::fd). See pipe(7) and fifo(7).
+//! A pipe goes one way, between a process and its children: [`pair`] makes one. A FIFO is a pipe with a path, which any
+//! process can open: [`Fifo`] makes and removes the path, [`PipeReader::open`] and [`PipeWriter::open`] open an
+//! existing one. Every end is non-blocking and close-on-exec, and is registered with
+//! [`PollSet::fd`](crate::PollSet::fd). See `pipe(7)` and `fifo(7)`.
 //!
 //! ```
 //! use ipc_reactor::{Interest, Progress, Reactor, pipe};
@@ -18,7 +19,7 @@
 //!     let count = pipe.read(&mut buffer)?; // WouldBlock: drained
 //!     heard.extend_from_slice(&buffer[..count]);
 //!     if count == 0 {
-//!         cx.stop(); // the last writer has left
+//!         cx.stop(); // the last writer has closed its end
 //!     }
 //!     Ok(Progress::More)
 //! })?;
@@ -28,15 +29,16 @@
 //! # std::io::Result::Ok(())
 //! ```
 //!
-//! **Bytes, not messages.** Writes of up to `PIPE_BUF` (4,096) bytes are whole among those of other writers, and with
-//! nobody else's bytes between theirs; a read may still return half of one, or several. Use lines or lengths.
+//! **Bytes, not messages.** A write of up to `PIPE_BUF` (4,096) bytes is written whole, without bytes of other writers
+//! in between. But one read may return a part of it, or several writes. Use lines or length prefixes.
 //!
-//! **A hang-up is not the end of a FIFO.** When its last writer has left, a reader gets an end of file (`Ok(0)`) and one
-//! event that [says so](crate::Ready::is_read_closed); the next writer's bytes come on the same descriptor, so a server answers
-//! [`Drained`](crate::Progress::Drained) and stays. To open anew is not needed, and would lose what was written between
-//! the two. Who does not want to know of hang-ups uses [`Fifo::reader_kept_open`].
+//! **A hang-up is not the end of a FIFO.** When its last writer has closed it, a reader gets an end of file (`Ok(0)`)
+//! and one event for which [`Ready::is_read_closed`](crate::Ready::is_read_closed) is true. The next writer's bytes
+//! come on the same descriptor, so a server returns [`Drained`](crate::Progress::Drained) and keeps it. Opening it
+//! again is not necessary, and would lose what was written in between. To get no hang-ups, use
+//! [`Fifo::reader_kept_open`].
 //!
-//! **Nobody dies of `SIGPIPE`**, whatever its disposition: see [`PipeWriter`].
+//! **No `SIGPIPE` ends the process**, whatever the signal's action: see [`PipeWriter`].
 
 mod fifo;
 mod outbox;
@@ -54,51 +56,50 @@ use std::{
 pub use self::{fifo::Fifo, outbox::Outbox};
 use crate::{signals::signal::Signal, sys};
 
-/// A pipe: what is written to its second end is read from its first. See pipe2(2).
+/// Makes a pipe: the end to read from, and the end to write to. See `pipe2(2)`.
 ///
 /// # Errors
-/// No descriptors are left; or this user's pipes hold all they may (`/proc/sys/fs/pipe-user-pages-soft`).
+/// `EMFILE` or `ENFILE`: no descriptor is free, or this user's pipes have reached their limit
+/// (`/proc/sys/fs/pipe-user-pages-soft`).
 pub fn pair() -> io::Result<(PipeReader, PipeWriter)> {
     let (reader, writer) = sys::pipe::pipe()?;
     Ok((PipeReader { file: reader.into(), _writer: None }, PipeWriter { file: writer.into() }))
 }
 
-/// The end of a pipe or FIFO that is read.
+/// The end of a pipe or FIFO to read from.
 ///
-/// Reading says `WouldBlock` when it is empty, and `Ok(0)` when it is empty and has no writer.
+/// A read fails with `WouldBlock` if it is empty, and returns `Ok(0)` if it is empty and has no writer.
 #[derive(Debug)]
 pub struct PipeReader {
     file: File,
-    /// Held, never used: while there is a writer, there is no end of file.
+    /// Kept open and never used: while there is a writer, there is no end of file.
     _writer: Option<File>,
 }
 
 impl PipeReader {
-    /// Takes over an end that is open already, such as a [`ChildStdout`](std::process::ChildStdout), and makes it
-    /// non-blocking.
+    /// Adopts an open descriptor, such as a [`ChildStdout`](std::process::ChildStdout), and makes it non-blocking.
     ///
-    /// Not for standard input as it was inherited: to be non-blocking is a property of the open file, and the shell
-    /// has the same one open.
+    /// Do not adopt the inherited standard input: `O_NONBLOCK` belongs to the open file, which the shell shares.
     ///
     /// # Errors
-    /// What ioctl(2) says; none is expected.
+    /// Those of `ioctl(2)`; none is expected.
     pub fn new(fd: impl Into<OwnedFd>) -> io::Result<PipeReader> {
         Ok(PipeReader { file: nonblocking(fd.into())?, _writer: None })
     }
 
-    /// Opens the FIFO at `path`, without waiting for a writer. Until one has come, a read finds an end of file.
+    /// Opens the FIFO at `path`, and does not wait for a writer. Until there is one, a read returns an end of file.
     ///
     /// # Errors
-    /// `InvalidInput`: it is no FIFO. Those of open(2).
+    /// `InvalidInput`: it is no FIFO. Those of `open(2)`.
     pub fn open(path: impl AsRef<Path>) -> io::Result<PipeReader> {
         let file = open_fifo(path.as_ref(), OpenOptions::new().read(true))?;
         Ok(PipeReader { file, _writer: None })
     }
 
-    /// How many bytes wait to be read.
+    /// How many bytes are in the pipe: `FIONREAD` of `ioctl(2)`.
     ///
     /// # Errors
-    /// What ioctl(2) says of `FIONREAD`; none is expected of a pipe.
+    /// None is expected.
     pub fn unread(&self) -> io::Result<usize> {
         sys::pipe::unread(self.as_fd())
     }
@@ -116,25 +117,24 @@ impl AsFd for PipeReader {
     }
 }
 
-/// The end of a pipe or FIFO that is written.
+/// The end of a pipe or FIFO to write to.
 ///
-/// Writing says `WouldBlock` when it is full (it holds 64 KiB unless told otherwise), and `BrokenPipe` when nobody reads it any more.
-/// What cannot wait in the caller waits in an [`Outbox`].
+/// A write fails with `WouldBlock` if the pipe is full (it holds 64 KiB by default), and with `BrokenPipe` if it has no
+/// reader any more. An [`Outbox`] keeps the bytes for which there is no room.
 ///
-/// The `SIGPIPE` that the kernel sends with `BrokenPipe` is blocked during the write and taken off again: a program that leaves
-/// the signal at its default survives. One that has blocked it itself, to read it from a [`Signals`](crate::Signals),
-/// gets it there.
+/// With `BrokenPipe` the kernel sends a `SIGPIPE`. It is blocked during the write and then discarded, so it does not
+/// end a program that leaves the signal at its default action. A program that has blocked it itself, to read it from a
+/// [`Signals`](crate::Signals), gets it there.
 #[derive(Debug)]
 pub struct PipeWriter {
     file: File,
 }
 
 impl PipeWriter {
-    /// Takes over an end that is open already, such as a [`ChildStdin`](std::process::ChildStdin), and makes it
-    /// non-blocking.
+    /// Adopts an open descriptor, such as a [`ChildStdin`](std::process::ChildStdin), and makes it non-blocking.
     ///
     /// # Errors
-    /// What ioctl(2) says; none is expected.
+    /// Those of `ioctl(2)`; none is expected.
     pub fn new(fd: impl Into<OwnedFd>) -> io::Result<PipeWriter> {
         Ok(PipeWriter { file: nonblocking(fd.into())? })
     }
@@ -142,7 +142,7 @@ impl PipeWriter {
     /// Opens the FIFO at `path`.
     ///
     /// # Errors
-    /// `NotConnected`: nobody has it open for reading (`ENXIO`). `InvalidInput`: it is no FIFO. Those of open(2).
+    /// `NotConnected`: it has no reader (`ENXIO`). `InvalidInput`: it is no FIFO. Those of `open(2)`.
     pub fn open(path: impl AsRef<Path>) -> io::Result<PipeWriter> {
         Ok(PipeWriter { file: open_fifo(path.as_ref(), OpenOptions::new().write(true))? })
     }
@@ -153,7 +153,7 @@ impl Write for PipeWriter {
         without_sigpipe(|| self.file.write(bytes))
     }
 
-    /// Nothing is held back: see [`Outbox::flush`].
+    /// Does nothing: every byte was written. (But see [`Outbox::flush`].)
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -166,7 +166,7 @@ impl AsFd for PipeWriter {
 }
 
 fn nonblocking(fd: OwnedFd) -> io::Result<File> {
-    sys::socket::set_nonblocking(fd.as_fd())?;
+    sys::file::set_nonblocking(fd.as_fd(), true)?;
     Ok(fd.into())
 }
 
@@ -176,7 +176,10 @@ fn open_fifo(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
         .open(path)
         .map_err(|error| explain_open(path, error))?;
     if !file.metadata()?.file_type().is_fifo() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{path:?} is no FIFO")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{path:?} is no FIFO; make one with mkfifo(1)"),
+        ));
     }
     Ok(file)
 }
@@ -185,14 +188,15 @@ fn explain_open(path: &Path, error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(libc::ENXIO) => io::Error::new(
             io::ErrorKind::NotConnected,
-            format!("nobody has {path:?} open for reading; start the reader first, or try again later"),
+            format!("the FIFO {path:?} has no reader; start the reader first, or try again later"),
         ),
         _ => io::Error::new(error.kind(), format!("cannot open {path:?}: {error}")),
     }
 }
 
-/// Runs a write to a pipe so that its `SIGPIPE` reaches nobody. The signal goes to the writing thread alone, so that
-/// thread's mask is enough; and it is pending there only if this write made it so, or it would have been delivered before.
+/// Runs a write to a pipe, and discards the `SIGPIPE` that it may cause. The kernel sends the signal to the writing
+/// thread only, so blocking it in that thread is enough. If it was not blocked before, one that is pending now is from
+/// this write: an earlier one would have been delivered.
 fn without_sigpipe(write: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
     let sigpipe = Signal::PIPE.bit();
     let blocked_before = sys::signal::block(sigpipe)?;

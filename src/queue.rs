@@ -1,7 +1,7 @@
-//! POSIX message queues: whole messages with priorities, kept by the kernel under a name.
+//! POSIX message queues: whole messages with priorities, which the kernel keeps under a name.
 //!
-//! [`Queue`] is a thin, owning handle over the calls of `mq_overview(7)`. It is a file descriptor
-//! (on Linux), so it can be polled beside sockets and signals; what it is *not* is tied to a process.
+//! [`Queue`] is a thin, owning handle over the calls of `mq_overview(7)`. On Linux it is a file descriptor, so it can
+//! be polled beside sockets and signals. The queue itself belongs to no process.
 //!
 //! ```
 //! use ipc_reactor::queue::Queue;
@@ -21,106 +21,106 @@
 //! # }
 //! ```
 //!
-//! # What is often told wrongly
+//! # Common errors
 //!
-//! - **A queue does not vanish at its last close.** It and its messages stay, with nobody holding it, until
-//!   [`Queue::unlink`] or the end of the system (or of its IPC namespace). Whoever creates one owes the
-//!   unlink.
-//! - **Unlinking takes the name only.** Those who have the queue open go on using it, and their sends still
-//!   succeed: to a ghost, when the receiver has gone on to a new queue of the same name.
+//! - **A queue is not removed at its last close.** It and its messages stay until [`Queue::unlink`] or the end of the
+//!   system (or of its IPC namespace), even if no process has it open. The program that creates a queue must unlink it.
+//! - **Unlinking removes the name only.** Processes that have the queue open go on using it, and their sends still
+//!   succeed. If the receiver has opened a new queue of the same name, it never gets those messages.
 //!   [`Queue::is_unlinked`] tells.
-//! - **One receiver per queue is a convention.** Any number may receive; each message goes to exactly
-//!   one of them, and a receiver told "readable" may find the queue empty.
-//! - **The order is by priority**, highest first, and oldest first within one priority.
-//! - **The priority argument of C's `mq_receive` is a pointer** through which the priority comes back
-//!   ([`Received::priority`] here); it does not select messages.
-//! - **An empty message is a message**, never an end of file: a queue has none, and does not say when its
-//!   senders are gone.
+//! - **One receiver for a queue is a convention.** Any number may receive. Each message goes to exactly one of them,
+//!   and a receiver that was told "readable" may find the queue empty.
+//! - **The order is by priority**, the highest first, and the oldest first within one priority.
+//! - **The priority argument of C's `mq_receive` is a pointer**, through which the call returns the priority
+//!   ([`Received::priority`] here). It does not select messages.
+//! - **An empty message is a message**, not an end of file. A queue has no end of file, and does not say when its
+//!   senders have closed it.
 //!
 //! # Why `mq_notify` is not used
 //!
-//! The registration is one-shot, goes to one process only, and fires only when a message comes to an *empty*
-//! queue: one re-armed while messages wait stays silent, so a message between the drain and the re-arm is not
-//! told of. A queue's descriptor can be polled, which has none of these faults.
+//! A registration with `mq_notify(3)` is for one notification and for one process, and it fires only when a message
+//! comes to an *empty* queue. So one that is made while messages wait does not fire, and a message that comes between
+//! the last read and the registration is missed. Polling the queue's descriptor has none of these faults.
 
 mod options;
 
-use std::fmt;
-use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt,
+    io::{self, ErrorKind},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use crate::sys::mq;
+use crate::sys::{file, mq};
 
 pub use options::QueueOptions;
 
-/// The epoch itself: a deadline that has always passed, so that a timed call never waits.
+/// The epoch, as a deadline that has passed: a timed call then never waits.
 const PAST: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// An open POSIX message queue.
 ///
-/// Opened with [`Queue::options`] or [`Queue::open`]; closed when dropped, which neither removes the queue
-/// nor its messages ([`Queue::unlink`] does). The descriptor is close-on-exec. All calls take `&self`: the
-/// kernel orders concurrent senders and receivers, and a message is never split or mixed.
+/// Open it with [`Queue::options`] or [`Queue::open`]. Drop closes it, and removes neither the queue nor its messages
+/// ([`Queue::unlink`] does). The descriptor is close-on-exec. All calls take `&self`: the kernel orders concurrent
+/// senders and receivers, and never splits or mixes messages.
 #[derive(Debug)]
 pub struct Queue {
     fd: OwnedFd,
     message_size: usize,
 }
 
-/// A message that has been received into the caller's buffer.
+/// A message that was received into the caller's buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// The message's length in bytes, from the start of the buffer. Zero for an empty message.
+    /// The message's length in bytes. It is at the start of the buffer. 0 for an empty message.
     pub len: usize,
-    /// The priority it was sent with, up to [`Queue::PRIORITY_MAX`].
+    /// The priority that it was sent with, at most [`Queue::PRIORITY_MAX`].
     pub priority: u32,
 }
 
-/// A queue's sizes and state: see [`Queue::attributes`].
+/// A queue's sizes and state, from [`Queue::attributes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes {
-    /// How many messages the queue holds at most. Fixed when the queue is created.
+    /// The most messages that the queue holds. Set when the queue is created.
     pub capacity: usize,
-    /// The longest message in bytes, and so the shortest buffer to receive with. Fixed when the queue is
-    /// created.
+    /// Bytes of the longest message, and so of the shortest buffer to receive with. Set when the queue is created.
     pub message_size: usize,
-    /// How many messages wait now.
+    /// How many messages are in the queue now.
     pub queued: usize,
-    /// Whether calls on this handle fail with [`ErrorKind::WouldBlock`] where they would wait.
+    /// Whether calls with this descriptor fail with [`ErrorKind::WouldBlock`] where they would wait.
     pub nonblocking: bool,
 }
 
-/// Whose a queue is, and who may use it: see [`Queue::owner`].
+/// A queue's owner and permissions, from [`Queue::owner`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// The user who created the queue.
     pub uid: u32,
     /// That user's group.
     pub gid: u32,
-    /// The permission bits, `0o777` at most.
+    /// The permission bits, at most `0o777`.
     pub mode: u32,
 }
 
-/// Why [`Queue::try_send`] did not send.
+/// Why [`Queue::try_send`] has not sent a message.
 #[derive(Debug)]
 pub enum TrySendError {
-    /// The queue holds as many messages as it can; nothing is wrong with this one.
+    /// The queue is full. The message can be sent later.
     Full,
-    /// The message can never be sent, or not through this handle.
+    /// The message can never be sent, or not with this descriptor.
     Failed(io::Error),
 }
 
 impl Queue {
-    /// The highest priority that a message can have: Linux's `MQ_PRIO_MAX`, less one.
+    /// The highest priority that a message can have: Linux's `MQ_PRIO_MAX` - 1.
     pub const PRIORITY_MAX: u32 = 32_767;
 
-    /// Options with which to open or create a queue.
+    /// Options to open or create a queue.
     pub fn options() -> QueueOptions {
         QueueOptions::default()
     }
 
-    /// Opens an existing queue to send and to receive, as `Queue::options().open(name)`.
+    /// Opens an existing queue to send and to receive. It is short for `Queue::options().open(name)`.
     ///
     /// # Errors
     /// Those of [`QueueOptions::open`].
@@ -128,54 +128,54 @@ impl Queue {
         Queue::options().open(name)
     }
 
-    /// Removes a queue's name, and the queue itself as soon as nobody has it open: `mq_unlink(3)`.
+    /// Removes a queue's name, and the queue itself as soon as no process has it open: `mq_unlink(3)`.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) when there is no such queue;
-    /// [`PermissionDenied`](ErrorKind::PermissionDenied) when it is another user's;
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when the name cannot be a queue's.
+    /// - [`NotFound`](ErrorKind::NotFound): there is no such queue.
+    /// - [`PermissionDenied`](ErrorKind::PermissionDenied): it belongs to another user.
+    /// - [`InvalidInput`](ErrorKind::InvalidInput): no queue can have such a name.
     pub fn unlink(name: &str) -> io::Result<()> {
         mq::unlink(&options::checked_name(name)?)
             .map_err(|error| io::Error::new(error.kind(), format!("cannot unlink queue {name}: {error}")))
     }
 
-    /// Sends one message, waiting while the queue is full: `mq_send(3)`.
+    /// Sends one message, and waits while the queue is full: `mq_send(3)`.
     ///
     /// # Errors
-    /// [`WouldBlock`](ErrorKind::WouldBlock) when the queue is full and this handle is non-blocking;
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when the message is longer than
-    /// [`message_size`](Self::message_size) or the priority is over [`PRIORITY_MAX`](Self::PRIORITY_MAX);
-    /// [`PermissionDenied`](ErrorKind::PermissionDenied) when the queue was not opened for writing.
+    /// - [`WouldBlock`](ErrorKind::WouldBlock): the queue is full, and this descriptor is non-blocking.
+    /// - [`InvalidInput`](ErrorKind::InvalidInput): the message is longer than [`message_size`](Self::message_size), or
+    ///   the priority is above [`PRIORITY_MAX`](Self::PRIORITY_MAX).
+    /// - [`PermissionDenied`](ErrorKind::PermissionDenied): the queue was not opened for writing.
     pub fn send(&self, message: &[u8], priority: u32) -> io::Result<()> {
         uninterrupted(|| mq::send(self.as_fd(), message, priority))
             .map_err(|error| self.explain_send(error, message.len(), priority))
     }
 
-    /// Sends one message, waiting at most `timeout` while the queue is full: `mq_timedsend(3)`.
+    /// Sends one message, and waits for at most `timeout` while the queue is full: `mq_timedsend(3)`.
     ///
-    /// The kernel measures this wait by `CLOCK_REALTIME`, so a clock that is set forward ends it early and
-    /// one set back prolongs it. A non-blocking handle does not wait at all; a timeout beyond the clock's
-    /// range waits for ever.
+    /// The kernel measures the wait with `CLOCK_REALTIME`: a clock that is set forward shortens it, and one that is set
+    /// back lengthens it. With a non-blocking descriptor the call does not wait. A timeout beyond the clock's range has
+    /// no end.
     ///
     /// # Errors
-    /// [`TimedOut`](ErrorKind::TimedOut) when the queue stayed full; otherwise as [`send`](Self::send).
+    /// [`TimedOut`](ErrorKind::TimedOut): the queue stayed full. Otherwise those of [`send`](Self::send).
     pub fn send_timeout(&self, message: &[u8], priority: u32, timeout: Duration) -> io::Result<()> {
         let Some(deadline) = deadline(timeout) else { return self.send(message, priority) };
         uninterrupted(|| mq::send_by(self.as_fd(), message, priority, &deadline))
             .map_err(|error| self.explain_send(error, message.len(), priority))
     }
 
-    /// Sends one message if there is room now; never waits, also where the handle is a blocking one.
+    /// Sends one message if there is room. It never waits, also with a blocking descriptor.
     ///
     /// # Errors
-    /// [`TrySendError::Full`], or what [`send`](Self::send) would have failed with.
+    /// [`TrySendError::Full`], or the error of [`send`](Self::send).
     ///
     /// ```no_run
     /// # fn main() -> std::io::Result<()> {
     /// use ipc_reactor::queue::{Queue, TrySendError};
     ///
     /// match Queue::open("/adder-jobs")?.try_send(b"job", 0) {
-    ///     Err(TrySendError::Full) => eprintln!("the adder lags behind: job dropped"),
+    ///     Err(TrySendError::Full) => eprintln!("the queue is full: job dropped"),
     ///     sent => sent?,
     /// }
     /// # Ok(())
@@ -191,28 +191,27 @@ impl Queue {
         })
     }
 
-    /// Takes the oldest message of the highest priority, waiting while the queue is empty: `mq_receive(3)`.
+    /// Receives the oldest message of the highest priority, and waits while the queue is empty: `mq_receive(3)`.
     ///
-    /// The buffer must hold the longest message the queue allows ([`message_size`](Self::message_size)),
-    /// however short the next one is. On a non-blocking handle this is one system call, and allocates nothing
-    /// when the queue is empty.
+    /// The buffer must have room for the longest message of the queue ([`message_size`](Self::message_size)), even if
+    /// the next one is shorter. It makes one system call, and allocates nothing when the queue is empty.
     ///
     /// # Errors
-    /// [`WouldBlock`](ErrorKind::WouldBlock) when the queue is empty and this handle is non-blocking;
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when the buffer is too short, with no message lost;
-    /// [`PermissionDenied`](ErrorKind::PermissionDenied) when the queue was not opened for reading.
+    /// - [`WouldBlock`](ErrorKind::WouldBlock): the queue is empty, and this descriptor is non-blocking.
+    /// - [`InvalidInput`](ErrorKind::InvalidInput): the buffer is too short. No message is lost.
+    /// - [`PermissionDenied`](ErrorKind::PermissionDenied): the queue was not opened for reading.
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<Received> {
         uninterrupted(|| mq::recv(self.as_fd(), buffer))
             .map(Received::from)
             .map_err(|error| self.explain_recv(error, buffer.len()))
     }
 
-    /// Takes a message as [`recv`](Self::recv) does, waiting at most `timeout` for one: `mq_timedreceive(3)`.
+    /// Receives a message as [`recv`](Self::recv) does, and waits for at most `timeout`: `mq_timedreceive(3)`.
     ///
-    /// The clock is that of [`send_timeout`](Self::send_timeout), with the same warning.
+    /// The clock is that of [`send_timeout`](Self::send_timeout), with the same effects of setting it.
     ///
     /// # Errors
-    /// [`TimedOut`](ErrorKind::TimedOut) when no message came; otherwise as [`recv`](Self::recv).
+    /// [`TimedOut`](ErrorKind::TimedOut): no message came. Otherwise those of [`recv`](Self::recv).
     pub fn recv_timeout(&self, buffer: &mut [u8], timeout: Duration) -> io::Result<Received> {
         let Some(deadline) = deadline(timeout) else { return self.recv(buffer) };
         uninterrupted(|| mq::recv_by(self.as_fd(), buffer, &deadline))
@@ -220,10 +219,10 @@ impl Queue {
             .map_err(|error| self.explain_recv(error, buffer.len()))
     }
 
-    /// Takes a message if there is one now, or `None`; never waits, also where the handle is a blocking one.
+    /// Receives a message, or returns `None` if the queue is empty. It never waits, also with a blocking descriptor.
     ///
     /// # Errors
-    /// As [`recv`](Self::recv), but for `WouldBlock`.
+    /// Those of [`recv`](Self::recv) except `WouldBlock`.
     pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
         match uninterrupted(|| mq::recv_by(self.as_fd(), buffer, &PAST)) {
             Ok(received) => Ok(Some(received.into())),
@@ -232,16 +231,16 @@ impl Queue {
         }
     }
 
-    /// The longest message in bytes: what a buffer for [`recv`](Self::recv) must hold. It never changes, and
-    /// asking costs nothing.
+    /// Bytes of the longest message, and so of the shortest buffer for [`recv`](Self::recv). It never changes, and this
+    /// makes no system call.
     pub fn message_size(&self) -> usize {
         self.message_size
     }
 
-    /// The queue's sizes and how many messages wait: `mq_getattr(3)`.
+    /// The queue's sizes, and how many messages are in it: `mq_getattr(3)`.
     ///
     /// # Errors
-    /// None that a queue is known to cause.
+    /// None is expected.
     pub fn attributes(&self) -> io::Result<Attributes> {
         let now = mq::getattr(self.as_fd())?;
         Ok(Attributes {
@@ -252,39 +251,39 @@ impl Queue {
         })
     }
 
-    /// Makes calls fail with [`WouldBlock`](ErrorKind::WouldBlock), or wait, where they cannot proceed:
+    /// Makes calls fail with [`WouldBlock`](ErrorKind::WouldBlock), or wait, while the queue is full or empty:
     /// `mq_setattr(3)`.
     ///
-    /// This is a property of the open file description, which duplicates of the descriptor share; others who
-    /// open the queue by its name have their own.
+    /// This is a property of the open file description, which duplicates of the descriptor share. Each opening of the
+    /// queue by its name makes another one.
     ///
     /// # Errors
-    /// None that a queue is known to cause.
+    /// None is expected.
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         mq::set_nonblocking(self.as_fd(), nonblocking)
     }
 
-    /// Whose the queue is, and who may use it: `fstat(2)`.
+    /// The queue's owner and permissions: `fstat(2)`.
     ///
-    /// Names are first come, first served, so a queue under the right name may be another user's;
-    /// [`QueueOptions::trusted_owner`] asks this before it hands the queue out.
+    /// Any user can create a queue under a free name, so a queue of the right name may belong to another user.
+    /// [`QueueOptions::trusted_owner`] checks the owner when it opens a queue.
     ///
     /// # Errors
-    /// None that a queue is known to cause.
+    /// None is expected.
     pub fn owner(&self) -> io::Result<Owner> {
-        let stat = mq::fstat(self.as_fd())?;
-        Ok(Owner { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o777 })
+        let stat = file::fstat(self.as_fd())?;
+        Ok(Owner { uid: stat.uid, gid: stat.gid, mode: stat.mode & 0o777 })
     }
 
-    /// Whether the queue has lost its name, so that nobody new can open it and messages sent may never be
-    /// read.
+    /// Whether the queue's name was removed: no other process can open it, and messages sent to it may never be
+    /// received.
     ///
-    /// There is no event for this: one asks from time to time. `fstat(2)`.
+    /// There is no event for this. Call it from time to time. It makes one `fstat(2)`.
     ///
     /// # Errors
-    /// None that a queue is known to cause.
+    /// None is expected.
     pub fn is_unlinked(&self) -> io::Result<bool> {
-        Ok(mq::fstat(self.as_fd())?.st_nlink == 0)
+        Ok(file::fstat(self.as_fd())?.is_unlinked)
     }
 
     #[cold]
@@ -342,7 +341,8 @@ impl From<Queue> for OwnedFd {
     }
 }
 
-/// Takes over a descriptor that was inherited or passed. One that is no queue's is refused, and closed.
+/// Adopts a descriptor that was inherited or received. Fails with `InvalidInput` if it is not of a queue, and closes it
+/// then.
 impl TryFrom<OwnedFd> for Queue {
     type Error = io::Error;
 
@@ -351,7 +351,7 @@ impl TryFrom<OwnedFd> for Queue {
             Ok(now) => Ok(Queue { fd, message_size: size(now.mq_msgsize) }),
             Err(error) if error.raw_os_error() == Some(libc::EBADF) => Err(io::Error::new(
                 ErrorKind::InvalidInput,
-                "descriptor is not a message queue's; pass one that mq_open gave",
+                "the descriptor is not of a message queue; pass one from mq_open(3)",
             )),
             Err(error) => Err(error),
         }
@@ -392,12 +392,12 @@ impl From<TrySendError> for io::Error {
     }
 }
 
-/// A blocking handle says `ETIMEDOUT` to a deadline in the past, a non-blocking one `EAGAIN`.
+/// For a deadline in the past: a blocking descriptor fails with `ETIMEDOUT`, a non-blocking one with `EAGAIN`.
 fn would_wait(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
-/// Repeats a call that a signal has cut short. Deadlines are absolute, so a repeat does not prolong the wait.
+/// Repeats a call that a signal interrupts. Deadlines are absolute, so this does not lengthen the wait.
 fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -407,14 +407,14 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// The time of `CLOCK_REALTIME` that is `timeout` from now; `None` when it is beyond the clock's range.
+/// The time of `CLOCK_REALTIME` that is `timeout` from now. `None`: it is beyond the clock's range.
 fn deadline(timeout: Duration) -> Option<libc::timespec> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let end = now.checked_add(timeout)?;
     Some(libc::timespec { tv_sec: end.as_secs().try_into().ok()?, tv_nsec: end.subsec_nanos().into() })
 }
 
-/// The kernel counts in `long`, and never below zero.
+/// A size or a count from the kernel's type. None is negative.
 fn size(n: libc::c_long) -> usize {
     n.try_into().unwrap_or(0)
 }

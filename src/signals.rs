@@ -1,52 +1,53 @@
 //! Signals as readable events, and the calls that send them.
 //!
-//! A handler of sigaction(2) interrupts the program between any two instructions and may do next to nothing.
-//! [`Signals`] is a signalfd(2) instead: the signals are blocked, wait in the kernel, and are read in normal
-//! control flow, where everything is allowed.
+//! A handler of `sigaction(2)` interrupts the program between any two instructions, and may call only a few functions.
+//! [`Signals`] is a `signalfd(2)` instead: the signals are blocked, wait in the kernel, and are read in normal control
+//! flow, where everything is allowed.
 //!
-//! **A signal is a level, never a count.** While one waits unread, further ones of its kind vanish: 101 times
-//! `SIGUSR1` arrive as one or two records, a hundred exits as one `SIGCHLD`. Do all that the signal stands for,
-//! however much that is. Only real-time signals ([`Signal::rt`]) queue one by one, in order.
+//! **A signal is a state, not a count.** While one is pending, further ones of the same number are dropped: 101 times
+//! `SIGUSR1` are read as one or two records, a hundred exits as one `SIGCHLD`. At each signal, do everything that it
+//! may stand for. Only real-time signals ([`Signal::rt`]) queue one by one, in order.
 //!
-//! **Install first, in `main`.** Masks belong to threads. A thread made later inherits the mask; one that was there
-//! before does not block the signal, so the kernel gives it to that thread, by its default action: `SIGTERM` ends
-//! the process. [`Signals::new`] warns of each such thread through `log`, and [`Signals::unblocked_threads`] names them.
+//! **Make it first, in `main`.** Each thread has its own mask. A thread made later inherits the mask. One that exists
+//! already does not block the signal, so the kernel may deliver it there, with its default action: `SIGTERM` ends the
+//! process. [`Signals::new`] logs a warning for each such thread, and [`Signals::unblocked_threads`] lists them.
 //!
-//! **Children inherit the mask**, those of [`std::process::Command`] too: `SIGTERM` would not end them. Use
+//! **Children inherit the mask**, also those of [`std::process::Command`]: `SIGTERM` would not end them. Use
 //! [`children::spawn`](crate::children::spawn).
 //!
-//! **After fork(2)** the child has a copy of the descriptor that reads nothing of the parent's signals: a read there
-//! looks at the child's own, and a poll set inherited from the parent still watches the parent. Make new ones.
+//! **After `fork(2)`** the child's copy of the descriptor does not read the parent's signals: a read there returns the
+//! child's own. A poll set that was inherited from the parent still reports the parent's. Make new ones.
 
 pub(crate) mod signal;
 
-use std::fs;
-use std::io;
-use std::ops::Deref;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::ExitStatus;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{self, ThreadId};
+use std::{
+    fmt, fs, io,
+    ops::Deref,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    process::ExitStatus,
+    sync::atomic::{AtomicU64, Ordering},
+    thread::{self, ThreadId},
+};
 
 pub use self::signal::Signal;
 use crate::sys;
 
-/// What every live [`Signals`] of this process watches, together.
+/// The signals of all [`Signals`] values of this process.
 static WATCHED: AtomicU64 = AtomicU64::new(0);
 
-/// Ends the discarding on drop when a sender keeps the queue filled.
+/// The most pending signals that drop discards, so that it ends even if a sender goes on.
 const DISCARD_MAX: usize = 1 << 16;
 
-/// A set of signals, readable as events: a signalfd(2), non-blocking and CLOEXEC.
+/// A set of signals that are read as events: a `signalfd(2)`, non-blocking and close-on-exec.
 ///
-/// It is readable, for epoll(7) and the like, while one of its signals is pending. What was pending and blocked before
-/// it was made is found too. A read sees the signals sent to the process and those sent to the reading thread
-/// alone, so read on the thread that [`raise`]s.
+/// It is readable, for example for `epoll(7)`, while one of its signals is pending, also one that was pending and
+/// blocked before this was made. A read returns the signals of the process and those of the reading thread, so read on
+/// the thread that calls [`raise`].
 ///
-/// **On drop** the signals are as they were before: those that the thread did not block until then are unblocked,
-/// and those left unread among them are discarded first, or a second `SIGTERM` would end the process in the midst of
-/// its orderly end. Signals that were blocked before stay blocked and pending. A mask can be restored by its own thread
-/// only: dropped on another, the mask stays. Threads made in the meantime keep what they inherited.
+/// **Drop** restores the mask: it unblocks the signals that the thread did not block before. It discards those of them
+/// that are still pending first, because a second `SIGTERM` would otherwise end the process in the middle of an orderly
+/// end. Signals that were blocked before stay blocked and pending. Only the thread that made the value can restore its
+/// mask: dropped on another thread, the mask stays. Threads made in between keep the mask that they inherited.
 ///
 /// ```
 /// use ipc_reactor::signals::{self, Signal, Signals};
@@ -61,20 +62,21 @@ const DISCARD_MAX: usize = 1 << 16;
 /// ```
 #[derive(Debug)]
 pub struct Signals {
-    // Dropped in this order: closed, then unblocked, then free for another.
+    // Dropped in this order: the descriptor is closed, the signals are unblocked, another Signals can watch them.
     fd: OwnedFd,
     _blocked: Blocked,
     claim: Claim,
 }
 
 impl Signals {
-    /// Blocks `signals` in the calling thread and makes them readable. Call it in `main`, before any thread is made.
+    /// Blocks `signals` in the calling thread, and makes them readable. Call it in `main`, before any thread is made.
     ///
     /// # Errors
-    /// - `InvalidInput`: the set is empty, or has `SIGKILL` or `SIGSTOP` (no process can catch them) or one of
-    ///   `SIGSEGV`, `SIGBUS`, `SIGFPE` and `SIGILL` (faults of the running code: to block them is undefined).
-    /// - `ResourceBusy`: another live `Signals` of this process watches one of them. They would steal from each other.
-    /// - What signalfd(2) says: no descriptor is left, for instance. The mask is then as before.
+    /// - `InvalidInput`: the set is empty, or contains `SIGKILL` or `SIGSTOP` (no process can catch them) or one of
+    ///   `SIGSEGV`, `SIGBUS`, `SIGFPE` and `SIGILL` (faults of the running code: blocking them is undefined).
+    /// - `ResourceBusy`: another `Signals` of this process watches one of them. Each signal would be read by only one
+    ///   of the two.
+    /// - Those of `signalfd(2)`, for example that no descriptor is free. The mask is then unchanged.
     pub fn new(signals: impl IntoIterator<Item = Signal>) -> io::Result<Signals> {
         let mut set = 0;
         for signal in signals {
@@ -96,40 +98,45 @@ impl Signals {
         if set == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "no signals to watch: name at least one",
+                "no signals to watch; pass at least one",
             ));
         }
         let claim = Claim::new(set)?;
-        // Blocked before the descriptor is there: none takes its default action in between.
+        // Blocked before the descriptor exists, so that no signal takes its default action in between.
         let blocked = Blocked::new(set)?;
         let signals = Signals { fd: sys::signal::signalfd(set)?, _blocked: blocked, claim };
         signals.warn_of_unblocked_threads();
         Ok(signals)
     }
 
-    /// The next signal, or `None` when none is pending.
+    /// The next pending signal, or `None` if none is pending.
     ///
     /// # Errors
-    /// What read(2) says; none is expected.
+    /// Those of `read(2)`; none is expected.
     pub fn recv(&self) -> io::Result<Option<SignalInfo>> {
-        let mut record = [SignalInfo(sys::signal::blank())];
-        Ok((self.read(&mut record)? == 1).then_some(record[0]))
+        let mut record = [sys::signal::zeroed_record()];
+        Ok((self.read(&mut record)? == 1).then(|| SignalInfo::from(&record[0])))
     }
 
-    /// Fills `batch` with what is pending, in one read(2); answers how many there are.
+    /// Fills `batch` with the pending signals, in one `read(2)`. Returns how many there are.
     ///
-    /// Fewer than [`SignalBatch::CAPACITY`] prove that nothing was left: the next signal makes a new edge, and the
-    /// read that would say `EAGAIN` can be saved.
+    /// If they are fewer than [`SignalBatch::CAPACITY`], none is left: the next signal makes a new edge, and the read
+    /// that would return `WouldBlock` can be saved.
     ///
     /// # Errors
-    /// What read(2) says; none is expected.
+    /// Those of `read(2)`; none is expected.
     pub fn read_into(&self, batch: &mut SignalBatch) -> io::Result<usize> {
         batch.filled = 0;
-        batch.filled = self.read(&mut batch.records)?;
-        Ok(batch.filled)
+        let mut records = [sys::signal::zeroed_record(); SignalBatch::CAPACITY];
+        let filled = self.read(&mut records)?;
+        for (info, record) in batch.records.iter_mut().zip(&records[..filled]) {
+            *info = SignalInfo::from(record);
+        }
+        batch.filled = filled;
+        Ok(filled)
     }
 
-    fn read(&self, records: &mut [SignalInfo]) -> io::Result<usize> {
+    fn read(&self, records: &mut [libc::signalfd_siginfo]) -> io::Result<usize> {
         loop {
             match sys::signal::read(self.fd.as_fd(), records) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(0),
@@ -144,17 +151,17 @@ impl Signals {
         members(self.claim.0)
     }
 
-    /// The threads of this process that do not block every signal of the set, as `/proc/self/task` has it now.
-    /// The kernel may give the signal to one of these, by its default action, and nothing is read here.
+    /// The threads of this process that do not block every signal of the set, from `/proc/self/task`. The kernel may
+    /// deliver a signal to one of these, with its default action, and this value does not read it.
     ///
     /// # Errors
-    /// `/proc` is not there or not readable.
+    /// `/proc` is not mounted or not readable.
     pub fn unblocked_threads(&self) -> io::Result<Vec<UnblockedThread>> {
         let mut found = Vec::new();
         for task in fs::read_dir("/proc/self/task")? {
             let status = match fs::read(task?.path().join("status")) {
                 Ok(status) => status,
-                // It ended since it was listed.
+                // The thread has ended since the directory was read.
                 Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => {
                     continue;
                 }
@@ -177,13 +184,16 @@ impl Signals {
             Ok(threads) => {
                 for UnblockedThread { tid, name, signals } in threads {
                     log::warn!(
-                        "thread {tid} ({name}) does not block {} and takes it by its default action; \
+                        target: "ipc_reactor",
+                        "thread {tid} ({name}) does not block {}, which takes its default action there; \
                          make Signals in main, before any thread",
                         list(signals)
                     );
                 }
             }
-            Err(e) => log::warn!("cannot check which threads block the watched signals: {e}"),
+            Err(e) => {
+                log::warn!(target: "ipc_reactor", "cannot check which threads block the watched signals: {e}");
+            }
         }
     }
 }
@@ -194,18 +204,18 @@ impl AsFd for Signals {
     }
 }
 
-/// A thread that takes signals which a [`Signals`] is meant to read.
+/// A thread that does not block all signals of a [`Signals`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnblockedThread {
-    /// Its thread id, as in gettid(2).
+    /// Its thread id, as from `gettid(2)`.
     pub tid: u32,
-    /// Its name; the kernel keeps 15 bytes of it.
+    /// Its name, of which the kernel keeps 15 bytes.
     pub name: String,
     /// Which of the watched signals it does not block.
     pub signals: Vec<Signal>,
 }
 
-/// Room for the records of one read, to be kept and used again. It derefs to the records that were read.
+/// A buffer for the records of one read, to be used again. It derefs to the records that were read.
 ///
 /// ```
 /// use ipc_reactor::signals::{self, Signal, SignalBatch, Signals};
@@ -227,12 +237,12 @@ pub struct SignalBatch {
 }
 
 impl SignalBatch {
-    /// The most records that one read brings.
+    /// The most records that one read returns.
     pub const CAPACITY: usize = 16;
 
-    /// An empty batch, 2 KiB large.
+    /// An empty batch.
     pub fn new() -> SignalBatch {
-        SignalBatch { records: [SignalInfo(sys::signal::blank()); Self::CAPACITY], filled: 0 }
+        SignalBatch { records: [SignalInfo::from(&sys::signal::zeroed_record()); Self::CAPACITY], filled: 0 }
     }
 }
 
@@ -250,49 +260,68 @@ impl Deref for SignalBatch {
     }
 }
 
-/// A signal that arrived, and what the kernel says of its sender: `signalfd_siginfo` of signalfd(2).
+/// A signal that was received, and its sender: from `signalfd_siginfo` of `signalfd(2)`.
 #[derive(Clone, Copy)]
-#[repr(transparent)]
-pub struct SignalInfo(libc::signalfd_siginfo);
+pub struct SignalInfo {
+    signal: Signal,
+    pid: u32,
+    uid: u32,
+    code: i32,
+    value: i32,
+    status: i32,
+}
+
+impl From<&libc::signalfd_siginfo> for SignalInfo {
+    fn from(record: &libc::signalfd_siginfo) -> SignalInfo {
+        SignalInfo {
+            signal: Signal::from_kernel(record.ssi_signo),
+            pid: record.ssi_pid,
+            uid: record.ssi_uid,
+            code: record.ssi_code,
+            value: record.ssi_int,
+            status: record.ssi_status,
+        }
+    }
+}
 
 impl SignalInfo {
-    /// Which signal it is.
+    /// The signal.
     pub fn signal(&self) -> Signal {
-        Signal::from_kernel(self.0.ssi_signo)
+        self.signal
     }
 
-    /// The process that sent it, or for [`Signal::CHLD`] the child it tells of: one of perhaps many. 0 if the kernel
-    /// itself is the sender, or a process that our pid namespace does not see.
+    /// The process that sent it. For [`Signal::CHLD`] the child, of which there may be more than one. 0: the kernel
+    /// sent it, or a process that is not visible in this pid namespace.
     pub fn pid(&self) -> u32 {
-        self.0.ssi_pid
+        self.pid
     }
 
     /// The real user id of that process.
     pub fn uid(&self) -> u32 {
-        self.0.ssi_uid
+        self.uid
     }
 
-    /// How it came about: `SI_USER` (0) by kill(2), `SI_QUEUE` (-1), `CLD_EXITED` (1), … as in sigaction(2).
+    /// Why it was sent: `SI_USER` (0) from `kill(2)`, `SI_QUEUE` (-1), `CLD_EXITED` (1), … as in `sigaction(2)`.
     pub fn code(&self) -> i32 {
-        self.0.ssi_code
+        self.code
     }
 
-    /// The value that came with it, if it was sent by [`queue`], by a timer or by a message queue.
+    /// The value that was sent with it, if it is from [`queue`], from a timer or from a message queue.
     pub fn value(&self) -> Option<i32> {
-        matches!(self.code(), libc::SI_QUEUE | libc::SI_TIMER | libc::SI_MESGQ).then_some(self.0.ssi_int)
+        matches!(self.code, libc::SI_QUEUE | libc::SI_TIMER | libc::SI_MESGQ).then_some(self.value)
     }
 
-    /// For a [`Signal::CHLD`] of the kernel's: what became of the child [`pid`](Self::pid). No more than a hint: other
-    /// children may have ended behind this record, and this one is yet to be waited for.
+    /// For a [`Signal::CHLD`] from the kernel: how the child [`pid`](Self::pid) has ended or changed. It is only a
+    /// hint: other children may have ended without a record of their own, and this one must still be waited for.
     pub fn status(&self) -> Option<ExitStatus> {
-        // A SIGCHLD by kill(2) has a code that is not positive.
-        (self.signal() == Signal::CHLD && self.code() > 0)
-            .then(|| sys::process::exit_status(self.code(), self.0.ssi_status))
+        // A SIGCHLD from kill(2) has a code that is not positive.
+        (self.signal == Signal::CHLD && self.code > 0)
+            .then(|| sys::process::exit_status(self.code, self.status))
     }
 }
 
-impl std::fmt::Debug for SignalInfo {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for SignalInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SignalInfo")
             .field("signal", &self.signal())
             .field("pid", &self.pid())
@@ -304,7 +333,7 @@ impl std::fmt::Debug for SignalInfo {
     }
 }
 
-/// Sends `signal` to the calling thread, as raise(3) does: a [`Signals`] read on another thread does not see it.
+/// Sends `signal` to the calling thread: `raise(3)`. A [`Signals`] that another thread reads does not return it.
 /// `kill(std::process::id(), signal)` sends it to the process.
 ///
 /// # Errors
@@ -313,21 +342,22 @@ pub fn raise(signal: Signal) -> io::Result<()> {
     sys::signal::raise(signal.as_raw())
 }
 
-/// Sends `signal` to the process `pid`, and never to a group. See kill(2).
+/// Sends `signal` to the process `pid`, and never to a group: `kill(2)`.
 ///
-/// A pid may be another process by now; a [`PidFd`](crate::children::PidFd) cannot.
+/// Another process may have the pid by now. A [`PidFd`](crate::children::PidFd) always refers to the same process.
 ///
 /// # Errors
-/// `InvalidInput` for a `pid` of 0 or above `i32::MAX`; `ESRCH` if there is no such process; `PermissionDenied`.
+/// `InvalidInput`: the `pid` is 0 or above `i32::MAX`. `ESRCH`: there is no such process. `PermissionDenied`: it
+/// belongs to another user.
 pub fn kill(pid: u32, signal: Signal) -> io::Result<()> {
     sys::signal::kill(sys::process::pid_t(pid)?, signal.as_raw())
 }
 
-/// Sends `signal` with a value to the process `pid`. Real-time signals queue, each with its own value; another one is
-/// lost with its value while one of its kind is pending. See sigqueue(3).
+/// Sends `signal` with a value to the process `pid`: `sigqueue(3)`. Real-time signals queue, each with its own value.
+/// Any other signal is dropped, with its value, while one of the same number is pending.
 ///
 /// # Errors
-/// As for [`kill`]; and `WouldBlock` when the receiver's user has `RLIMIT_SIGPENDING` signals queued already.
+/// Those of [`kill`]. `WouldBlock`: the receiver's user has `RLIMIT_SIGPENDING` queued signals already.
 pub fn queue(pid: u32, signal: Signal, value: i32) -> io::Result<()> {
     sys::signal::sigqueue(sys::process::pid_t(pid)?, signal.as_raw(), value).map_err(|e| match e.kind() {
         io::ErrorKind::WouldBlock => io::Error::new(
@@ -338,7 +368,7 @@ pub fn queue(pid: u32, signal: Signal, value: i32) -> io::Result<()> {
     })
 }
 
-/// A share of [`WATCHED`].
+/// The signals that one [`Signals`] has added to [`WATCHED`].
 #[derive(Debug)]
 struct Claim(u64);
 
@@ -350,7 +380,7 @@ impl Claim {
             Err(watched) => Err(io::Error::new(
                 io::ErrorKind::ResourceBusy,
                 format!(
-                    "{} is watched by another Signals of this process; watch it once",
+                    "{} is watched by another Signals of this process; watch it in one",
                     list(members(watched & set))
                 ),
             )),
@@ -364,7 +394,7 @@ impl Drop for Claim {
     }
 }
 
-/// The signals that we have blocked in a thread which did not block them before.
+/// The signals that were blocked for a [`Signals`], in a thread that did not block them before.
 #[derive(Debug)]
 struct Blocked {
     newly: u64,
@@ -388,11 +418,12 @@ impl Drop for Blocked {
             }
         }
         if let Err(e) = sys::signal::unblock(self.newly) {
-            log::warn!("{} stays blocked: {e}", list(members(self.newly)));
+            log::warn!(target: "ipc_reactor", "cannot unblock {}: {e}", list(members(self.newly)));
         }
     }
 }
 
+/// The signals of a mask.
 fn members(set: u64) -> impl Iterator<Item = Signal> {
     (1..=64).map(Signal::from_kernel).filter(move |signal| set & signal.bit() != 0)
 }

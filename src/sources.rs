@@ -1,10 +1,12 @@
-//! Every other source, one file each.
+//! Every other source, one file each: how it is put into the poll set, and how it is visited.
 
 pub(crate) mod accept;
 pub(crate) mod child;
 pub(crate) mod datagram;
 pub(crate) mod fd;
+pub(crate) mod outbox;
 pub(crate) mod queue;
+pub(crate) mod remote;
 pub(crate) mod shm;
 pub(crate) mod shm_link;
 pub(crate) mod signals;

@@ -9,9 +9,9 @@ use std::{
 };
 
 use ipc_reactor::{
-    Address, Context, Datagram, Framing, Interest, Limits, Listener, PollSet, Progress, Queue, Reactor,
-    Session, Signal, children,
-    shm::{Handout, Publisher, PublisherOptions},
+    Address, Context, Datagram, Framing, Handout, Interest, Limits, Listener, PollSet, Progress, Queue,
+    Reactor, Session, Signal, children,
+    shm::{Publisher, PublisherOptions},
 };
 
 use crate::{

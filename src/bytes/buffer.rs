@@ -1,15 +1,20 @@
-//! Bytes that wait: half frames on their way in, unsent replies on their way out.
+//! Bytes that wait: partial frames on their way in, unsent replies on their way out.
 //!
 //! The buffers belong to the reactor. A client holds one only while something of its own waits.
 
-use std::{collections::VecDeque, io, mem, os::fd::OwnedFd};
+use std::{collections::VecDeque, io, os::fd::OwnedFd};
 
-use crate::client::descriptors::Attached;
+/// Descriptors that leave with the byte at this position of the stream, or with this record.
+#[derive(Debug)]
+struct Attached {
+    at: u64,
+    descriptors: Vec<OwnedFd>,
+}
 
 /// A first-in, first-out run of bytes in one piece of memory.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
-    /// Initialised to its whole length, so that a read can go straight behind `end`.
+    /// Initialised to its whole length, so that a read can write straight after `end`.
     data: Vec<u8>,
     start: usize,
     end: usize,
@@ -17,13 +22,13 @@ pub(crate) struct Buffer {
     consumed: u64,
     /// Descriptors on their way out, in the order of their places.
     attached: VecDeque<Attached>,
-    /// When the first of the bytes came (half frames), in nanoseconds of the monotonic clock.
+    /// When the first of the bytes came, or the last whole frame was taken out, in nanoseconds of the turn's clock.
     pub(crate) since_ns: u64,
-    /// How many of the bytes the framing has looked at in vain.
+    /// How many of the bytes are known to hold no whole frame.
     pub(crate) scanned: usize,
 }
 
-/// What a buffer has at least, once it holds anything.
+/// The smallest capacity of a buffer that holds anything.
 const CAPACITY_MIN: usize = 512;
 
 impl Buffer {
@@ -50,7 +55,7 @@ impl Buffer {
         }
     }
 
-    /// Puts `bytes` before all that waits.
+    /// Puts `bytes` in front of all that waits.
     ///
     /// # Errors
     /// `OutOfMemory`; then nothing has changed.
@@ -141,7 +146,7 @@ impl Buffer {
         if self.data.len() - self.end < room { self.make_room(room) } else { Ok(()) }
     }
 
-    /// The room behind the bytes, at least `room` of it, to read into; then [`commit`](Buffer::commit).
+    /// The room after the bytes, at least `room` of it, to read into; then [`commit`](Buffer::commit).
     pub(crate) fn tail(&mut self, room: usize) -> io::Result<&mut [u8]> {
         self.reserve(room)?;
         Ok(&mut self.data[self.end..])
@@ -172,58 +177,10 @@ impl Buffer {
     }
 }
 
-/// The replies that are, one behind the other, a piece of what was read: they are sent from there, and never copied.
-#[derive(Debug, Default)]
-pub(crate) struct Echo {
-    /// The address at which the next would begin; it is only compared. 0: there is none.
-    next: usize,
-    len: usize,
-}
-
-impl Echo {
-    /// This was read, and nothing of it is echoed yet.
-    #[inline]
-    pub(crate) fn begin(&mut self, read: &[u8]) {
-        debug_assert_eq!(self.len, 0, "what was echoed before has been taken");
-        self.next = read.as_ptr().addr();
-    }
-
-    #[inline]
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Takes a reply that continues the echo, and makes it no longer than `most`.
-    #[inline]
-    pub(crate) fn extend(&mut self, reply: &[u8], most: usize) -> bool {
-        // A slice that begins within what was read also ends there.
-        let len = self.len + reply.len();
-        let continues = reply.as_ptr().addr() == self.next && len <= most;
-        if continues {
-            self.next += reply.len();
-            self.len = len;
-        }
-        continues
-    }
-
-    /// What comes from now on comes from elsewhere.
-    pub(crate) fn end(&mut self) {
-        self.next = 0;
-    }
-
-    /// The echo's bytes in what was read, and no echo any more.
-    #[inline]
-    pub(crate) fn take<'a>(&mut self, read: &'a [u8]) -> &'a [u8] {
-        self.next = 0;
-        &read[..mem::take(&mut self.len)]
-    }
-}
-
-/// The buffers that nobody needs at the moment, kept for the next who does.
+/// Buffers that are not in use, kept for the next connection that needs one.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    // Boxed where a client keeps it, so that an idle client is small; boxed here too, so that lending it
-    // allocates nothing.
+    // A connection keeps its buffer boxed, so that an idle one is small. Boxed here, too: lending allocates nothing.
     #[allow(clippy::vec_box)]
     free: Vec<Box<Buffer>>,
     bytes: usize,
@@ -334,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_before_all_else_has_the_descriptors_keep_their_byte() {
+    fn descriptors_stay_with_their_byte_when_bytes_are_put_in_front() {
         let file = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let mut buffer = Buffer::default();
         buffer.extend(b"gone").unwrap();

@@ -8,47 +8,30 @@ use std::{
     time::Duration,
 };
 
-use mio::unix::SourceFd;
-
 use crate::{
     bytes::framing::Framing,
-    client::output::watch_writing,
-    net::{address::Address, listener::ListenerKind},
+    client::{
+        admit::{Registration, admit},
+        visit_state::{Flow, Visit, io_of},
+    },
+    net::{address::Address, transport::ListenerKind},
     set::{
-        client::{self, Client, Extra, Plan, Watched},
+        client::{ClientIo, Connecting, ConnectionConfig, Flags, Target},
+        driver::Driver,
         poll_set::PollSet,
         session::Session,
-        source::Ready,
     },
-    sys::{sockaddr::SockAddr, socket},
-    types::{
-        cause::{Cause, Outcome},
-        key::Key,
-    },
+    sys::{sockaddr::SockAddr, socket, time::nanos},
+    types::{cause::Cause, key::Key, ready::Ready},
 };
 
 /// How soon a full backlog is tried again: no event tells when there is room in it. Each time in vain doubles the pause.
 const BACKLOG_RETRY: Duration = Duration::from_millis(1);
 const BACKLOG_RETRY_MAX: Duration = Duration::from_millis(64);
 
-/// Domain and address.
-type Target = (libc::c_int, SockAddr);
-
-/// A connection of ours that does not stand yet.
-pub(crate) struct Connecting {
-    kind: ListenerKind,
-    /// Where to: the first is being tried, the others are for when that fails.
-    targets: VecDeque<Target>,
-    /// Why the last of them failed at once; told by the first visit.
-    failure: Option<io::Error>,
-    /// A timer has it tried again at this time; visits before, for whatever reason, have nothing to try.
-    retry_ns: u64,
-    pause: Duration,
-}
-
 impl<S> PollSet<S> {
     /// Connects to a Unix stream, Unix seqpacket or TCP address without waiting for it. The session's
-    /// [`on_open`](Session::on_open) is called once the connection stands; what is sent to it before waits.
+    /// [`on_open`](Session::on_open) is called once the connection is established; what is sent to it before waits.
     ///
     /// A connection that cannot be made is told once, to [`on_close`](Session::on_close): with
     /// [`Cause::Connect`], or with [`Limit::Connect`](crate::Limit::Connect) after
@@ -92,22 +75,21 @@ impl<S> PollSet<S> {
         self.connect_to(kind, targets, framing, Box::new(session))
     }
 
-    fn connect_to(
+    pub(crate) fn connect_to(
         &mut self,
         kind: ListenerKind,
         mut targets: VecDeque<Target>,
         framing: Framing,
-        session: Box<dyn Session<S>>,
+        session: Box<dyn Driver<S>>,
     ) -> io::Result<Key> {
         let (socket, failure) = begin(kind, &framing, &mut targets)?;
         let refuses = !kind.is_tcp()
             && framing.descriptors_max() == 0
             && matches!(socket::passes_rights(socket.as_fd()), Ok(false));
-        let plan = Rc::new(Plan::new(kind, framing, refuses));
+        let config = Rc::new(ConnectionConfig::new(kind, framing, refuses));
         let connecting = Connecting { kind, targets, failure, retry_ns: 0, pause: BACKLOG_RETRY };
-        let extra = Extra { connecting: Some(Box::new(connecting)), ..Extra::default() };
-        let key = client::admit(self, socket, plan, session, Some(Box::new(extra)), Watched::AtOnce)?;
-        // What stands or has failed already is found so by the first visit.
+        let key = admit(self, socket, config, session, Registration::Connecting(Box::new(connecting)))?;
+        // If it is established, or has failed, already, the first visit finds that.
         self.mark_ready(key, Ready::NONE);
         Ok(key)
     }
@@ -130,7 +112,7 @@ fn targets(address: &Address) -> io::Result<(ListenerKind, VecDeque<Target>)> {
     }
 }
 
-fn target(ip: std::net::SocketAddr) -> Target {
+pub(crate) fn target(ip: std::net::SocketAddr) -> Target {
     (if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }, SockAddr::inet(ip))
 }
 
@@ -177,145 +159,71 @@ fn is_under_way(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EAGAIN | libc::EINTR))
 }
 
-/// Whether a client is connected; if it is not, goes on with it.
+/// Whether the connection is established; if it is not, goes on with it.
 #[cold]
-pub(crate) fn stands<S>(
-    set: &mut PollSet<S>,
-    key: Key,
-    client: &mut Client<S>,
-    left: &mut Ready,
-) -> Outcome<bool> {
-    let now_ns = set.now_ns();
-    let Some(connecting) = client.extra.as_mut().and_then(|extra| extra.connecting.as_mut()) else {
-        return Ok(true);
-    };
+pub(super) fn poll_connect<S>(visit: &mut Visit<'_, S>) -> Flow<bool> {
+    let (key, now_ns) = (visit.key, visit.set.now_ns());
+    let io = io_of(&mut visit.set.registry, key);
+    let Some(connecting) = io.extra().and_then(|extra| extra.connecting.as_mut()) else { return Ok(true) };
     if let Some(error) = connecting.failure.take() {
         return Err(Cause::Connect(error).into());
     }
     if now_ns < connecting.retry_ns {
         return Ok(false);
     }
+    let target = connecting.targets[0].1;
     // A second connect tells where the first has got to, on every kind of socket.
-    match socket::connect_nonblocking(client.socket.as_fd(), &connecting.targets[0].1) {
-        Ok(()) => {}
-        Err(error) => match error.raw_os_error() {
+    let polled = socket::connect_nonblocking(io.fd(), &target);
+    let Some(connecting) = io.extra().and_then(|extra| extra.connecting.as_mut()) else { return Ok(true) };
+    if let Err(error) = polled {
+        match error.raw_os_error() {
             Some(libc::EISCONN) => {}
             Some(libc::EAGAIN) => {
                 let pause = connecting.pause;
-                connecting.retry_ns = now_ns.saturating_add(pause.as_nanos() as u64);
+                connecting.retry_ns = now_ns.saturating_add(nanos(pause));
                 connecting.pause = (pause * 2).min(BACKLOG_RETRY_MAX);
-                set.resume_after(key, pause);
+                visit.set.resume_after(key, pause);
                 return Ok(false);
             }
             Some(libc::EALREADY | libc::EINPROGRESS | libc::EINTR) => return Ok(false),
             _ if connecting.targets.len() > 1 => {
-                try_next(set, key, client)?;
+                try_next(visit)?;
                 return Ok(false);
             }
             _ => return Err(Cause::Connect(error).into()),
-        },
+        }
     }
-    if let Some(extra) = &mut client.extra {
-        extra.connecting = None;
-    }
-    if !client.plan.passes {
-        client.extra = None;
-    }
-    client.writable = true;
-    client.active_ns = now_ns;
-    // Edges from before (an unconnected socket shows a hang-up) mean nothing now; registering anew tells what is true.
-    *left = Ready::READABLE;
-    // The heap has the connection's deadline: it is put off when it comes.
-    watch_writing(set, key, client, false)?;
+    connecting_is_over(io);
+    io.flags.set(Flags::WRITABLE, true);
+    io.active_ns = now_ns;
+    // Edges from before (an unconnected socket shows a hang-up) mean nothing now; registering anew tells what is true. The
+    // connection's deadline is put off when it comes.
+    visit.left = Ready::READABLE;
+    visit.set_write_interest(false)?;
     Ok(true)
 }
 
-/// The host has more addresses: on to the next, with a new socket in the old one's place.
-fn try_next<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>) -> Outcome<()> {
-    let Some(connecting) = client.extra.as_mut().and_then(|extra| extra.connecting.as_mut()) else {
-        return Ok(());
-    };
-    connecting.targets.pop_front();
-    let (socket, failure) =
-        begin(connecting.kind, &client.plan.framing, &mut connecting.targets).map_err(Cause::Connect)?;
-    connecting.failure = failure;
-    let registry = set.poll.registry();
-    let old = std::mem::replace(&mut client.socket, socket);
-    registry.deregister(&mut SourceFd(&old.as_raw_fd())).map_err(Cause::Io)?;
-    registry
-        .register(
-            &mut SourceFd(&client.socket.as_raw_fd()),
-            key.token(),
-            client::interest(&client.plan, client.watches_write),
-        )
-        .map_err(Cause::Io)?;
-    set.mark_ready(key, Ready::NONE);
-    Ok(())
+fn connecting_is_over(io: &mut ClientIo) {
+    if io.config.passes {
+        io.set_extra(Some(Box::default()));
+    } else {
+        io.set_extra(None);
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::*;
-    use crate::{reactor::event_loop::Reactor, set::context::Context};
-
-    struct Told;
-
-    impl Session<Vec<String>> for Told {
-        fn on_open(&mut self, cx: &mut Context<'_, Vec<String>>, told: &mut Vec<String>) -> io::Result<()> {
-            told.push("open".into());
-            cx.finish();
-            Ok(())
-        }
-
-        fn on_request(
-            &mut self,
-            _: &[u8],
-            _: &mut Context<'_, Vec<String>>,
-            _: &mut Vec<String>,
-        ) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, Vec<String>>, told: &mut Vec<String>) {
-            told.push(cause.to_string());
-            cx.stop();
-        }
-    }
-
-    /// Connects to a host with these addresses.
-    fn told(addresses: &[std::net::SocketAddr]) -> Vec<String> {
-        let targets = addresses.iter().map(|ip| target(*ip)).collect();
-        let mut reactor = Reactor::<Vec<String>>::new().unwrap();
-        reactor.connect_to(ListenerKind::Tcp, targets, Framing::raw(), Box::new(Told)).unwrap();
-        let mut told = Vec::new();
-        reactor.run(&mut told).unwrap();
-        told
-    }
-
-    #[test]
-    fn a_host_is_reached_at_whichever_address_serves() {
-        let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        let serves = server.local_addr().unwrap();
-        // Bound and not listening: nobody else gets the port, and it refuses.
-        let deaf = |address: &str| {
-            let (domain, address) = target(address.parse().unwrap());
-            let socket = socket::socket(domain, libc::SOCK_STREAM)?;
-            socket::bind(socket.as_fd(), &address)?;
-            match socket::getsockname(socket.as_fd())? {
-                crate::net::peer::PeerAddress::Inet(ip) => Ok((socket, ip)),
-                other => Err(io::Error::other(other.to_string())),
-            }
-        };
-        let (_v4, refuses) = deaf("127.0.0.1:0").unwrap();
-        let (_v6, v6) = deaf("[::1]:0").or_else(|_| deaf("127.0.0.1:0")).unwrap();
-        for addresses in
-            [&[serves][..], &[refuses, serves], &[v6, refuses, refuses, serves], &[serves, refuses]]
-        {
-            assert_eq!(told(addresses), ["open", "closed by a handler"], "{addresses:?}");
-        }
-        let refused = told(&[v6, refuses]);
-        assert!(refused.len() == 1 && refused[0].contains("Connection refused"), "{refused:?}");
-    }
+/// The host has more addresses: on to the next, with a new socket in the old one's place.
+fn try_next<S>(visit: &mut Visit<'_, S>) -> Flow<()> {
+    let io = io_of(&mut visit.set.registry, visit.key);
+    let framing = io.config.framing.clone();
+    let Some(connecting) = io.extra().and_then(|extra| extra.connecting.as_mut()) else { return Ok(()) };
+    connecting.targets.pop_front();
+    let (socket, failure) =
+        begin(connecting.kind, &framing, &mut connecting.targets).map_err(Cause::Connect)?;
+    connecting.failure = failure;
+    let old = io.replace_socket(socket);
+    let (fd, interest) = (io.raw_fd(), io.interest());
+    visit.set.registry.deregister(old.as_raw_fd()).map_err(Cause::Io)?;
+    visit.set.registry.register_as(visit.key, fd, interest).map_err(Cause::Io)?;
+    visit.set.mark_ready(visit.key, Ready::NONE);
+    Ok(())
 }

@@ -1,97 +1,106 @@
-//! When a client's time is up: idle, half a frame, a connection that does not stand, last bytes that are not taken.
+//! When a client is closed for want of time: idle, in the middle of a frame, while connecting, or over its last bytes.
 
-use std::{mem, time::Duration};
+use std::time::Duration;
 
 use crate::{
-    set::{client::Client, poll_set::PollSet, source::Source},
+    client::visit_state::io_of,
+    set::{
+        client::{ClientIo, Flags},
+        poll_set::PollSet,
+        source::Source,
+    },
+    sys::time::nanos,
     types::{
         cause::{Cause, Limit},
         key::Key,
+        limits::Limits,
     },
 };
 
-/// When this client's time is up next, and why.
-fn deadline<S>(set: &PollSet<S>, client: &Client<S>) -> Option<(u64, Limit)> {
-    let after = |since_ns: u64, duration: Duration| since_ns.saturating_add(duration.as_nanos() as u64);
-    if !client.is_open() {
-        return Some((after(client.active_ns, set.limits.flush), Limit::Flush));
+/// Clients that are evicted at once.
+const EVICTED_AT_ONCE: usize = 64;
+
+/// When this client's next deadline is, and which.
+fn deadline(limits: &Limits, io: &ClientIo) -> Option<(u64, Limit)> {
+    let after = |since_ns: u64, duration: Duration| since_ns.saturating_add(nanos(duration));
+    if !io.is_open() {
+        return Some((after(io.active_ns, limits.flush), Limit::Flush));
     }
-    if client.is_connecting() {
-        return Some((after(client.active_ns, set.limits.connect), Limit::Connect));
+    if io.is_connecting() {
+        return Some((after(io.active_ns, limits.connect), Limit::Connect));
     }
-    let active_ns = client.active_ns.max(set.idle_since_ns);
-    let idle = set.limits.idle.map(|idle| (after(active_ns, idle), Limit::Idle));
-    let half_frame = match (set.limits.half_frame, client.has_half_frame()) {
-        (Some(limit), Some(since_ns)) if !client.slow => Some((after(since_ns, limit), Limit::HalfFrame)),
+    let idle = limits.idle.map(|idle| (after(io.active_ns, idle), Limit::Idle));
+    let partial_frame = match (limits.half_frame, io.partial_frame_since_ns()) {
+        (Some(limit), Some(since_ns)) if !io.flags.has(Flags::THROTTLED) => {
+            Some((after(since_ns, limit), Limit::HalfFrame))
+        }
         _ => None,
     };
-    [idle, half_frame].into_iter().flatten().min_by_key(|&(due_ns, _)| due_ns)
+    [idle, partial_frame].into_iter().flatten().min_by_key(|&(due_ns, _)| due_ns)
 }
 
 /// Sees to it that this client's deadline will be noticed. One that moves away needs nothing: it is looked at when
 /// the earlier one has come.
-pub(crate) fn arm_deadline<S>(set: &mut PollSet<S>, key: Key, client: &Client<S>) {
-    if let Some((due_ns, _)) = deadline(set, client) {
-        set.timers.client_deadline(&mut set.slots, key.index, due_ns);
+pub(super) fn arm_deadline<S>(set: &mut PollSet<S>, key: Key) {
+    let io = io_of(&mut set.registry, key);
+    if let Some((due_ns, _)) = deadline(&set.limits, io) {
+        set.timers.set_slot_deadline(key.index, due_ns);
     }
 }
 
-/// There is an idle deadline from now on. Without one nobody has looked at the clock when a client was active: all of them
+/// There is an idle deadline from now on. Without one the clock was not read when a client was active: all of them
 /// begin to idle now.
-pub(crate) fn begin_idling<S>(set: &mut PollSet<S>, idle: Duration) {
-    set.idle_since_ns = set.now_ns();
-    let due_ns = set.idle_since_ns.saturating_add(idle.as_nanos() as u64);
-    let keys: Vec<Key> = set.clients().collect();
-    for key in keys {
-        set.timers.client_deadline(&mut set.slots, key.index, due_ns);
+pub(super) fn begin_idling<S>(set: &mut PollSet<S>, idle: Duration) {
+    let now_ns = set.now_ns();
+    let due_ns = now_ns.saturating_add(nanos(idle));
+    for (key, source) in set.registry.iter_mut() {
+        if let Source::Client { io, .. } = source
+            && io.is_open()
+        {
+            io.active_ns = io.active_ns.max(now_ns);
+            set.timers.set_slot_deadline(key.index, due_ns);
+        }
     }
 }
 
-/// A deadline in the heap has come: the client's time is up, or it is put off.
-pub(crate) fn deadline_due<S>(set: &mut PollSet<S>, key: Key, now_ns: u64) {
-    let Some(Source::Client(client)) = set.source(key) else { return };
-    match deadline(set, client) {
+/// A slot's deadline has come: the client is closed, or its deadline has moved.
+pub(crate) fn slot_due<S>(set: &mut PollSet<S>, index: u32, now_ns: u64) {
+    let Some(key) = set.registry.key_at(index) else { return };
+    let Some(Source::Client { io, .. }) = set.registry.get(key) else { return };
+    match deadline(&set.limits, io) {
         Some((due_ns, limit)) if due_ns <= now_ns => {
-            let Some(slot) = set.slot(key) else { return };
-            let source = mem::replace(&mut slot.source, Source::Running);
-            set.trip(limit, format_args!("client {key}"));
-            set.retire(key, source, Cause::Limit(limit));
+            set.report_limit(limit, format_args!("client {key}"));
+            set.remove(key, Cause::Limit(limit));
         }
-        Some((due_ns, _)) => set.timers.client_deadline(&mut set.slots, key.index, due_ns),
+        Some((due_ns, _)) => set.timers.set_slot_deadline(index, due_ns),
         None => {}
     }
 }
 
-pub(crate) fn any_half_frame<S>(set: &PollSet<S>) -> bool {
-    set.slots
-        .iter()
-        .any(|(_, slot)| matches!(&slot.source, Source::Client(client) if client.has_half_frame().is_some()))
+pub(crate) fn any_partial_frame<S>(set: &PollSet<S>) -> bool {
+    set.registry.iter().any(
+        |(_, source)| matches!(source, Source::Client { io, .. } if io.partial_frame_since_ns().is_some()),
+    )
 }
 
-/// Closes the clients that have been holding a half frame for longest, to make room for newcomers: of those that
-/// connected and never finish a request, none keeps a place that somebody else could use.
-pub(crate) fn evict_half_frames<S>(set: &mut PollSet<S>) -> bool {
-    const AT_ONCE: usize = 64;
+/// Closes the clients that have held a partial frame for longest, to make room for new clients: of those that connect
+/// and never finish a request, none keeps a place that another could use. False: there is none.
+pub(crate) fn evict_partial_frames<S>(set: &mut PollSet<S>) -> bool {
     let mut found: Vec<(u64, Key)> = set
-        .slots
+        .registry
         .iter()
-        .filter_map(|(index, slot)| match &slot.source {
-            Source::Client(client) => {
-                Some((client.has_half_frame()?, Key { index: index as u32, serial: slot.serial }))
-            }
+        .filter_map(|(key, source)| match source {
+            Source::Client { io, .. } => Some((io.partial_frame_since_ns()?, key)),
             _ => None,
         })
         .collect();
-    if found.len() > AT_ONCE {
-        found.select_nth_unstable(AT_ONCE);
-        found.truncate(AT_ONCE);
+    if found.len() > EVICTED_AT_ONCE {
+        found.select_nth_unstable(EVICTED_AT_ONCE);
+        found.truncate(EVICTED_AT_ONCE);
     }
     for &(_, key) in &found {
-        if let Some(slot) = set.slot(key) {
-            let source = mem::replace(&mut slot.source, Source::Running);
-            set.trip(Limit::Evicted, format_args!("client {key} with a half frame"));
-            set.retire(key, source, Cause::Limit(Limit::Evicted));
-        }
+        set.report_limit(Limit::Evicted, format_args!("client {key} with a partial frame"));
+        set.remove(key, Cause::Limit(Limit::Evicted));
     }
     !found.is_empty()
 }

@@ -1,311 +1,288 @@
-//! What a client sends, taken in: read, cut into frames, handed to the session.
+//! Input: what a client sends is read, cut into frames, and handed to its session.
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-};
+use std::net::Shutdown;
 
 use crate::{
-    client::{
-        descriptors,
-        requests::{Frames, hand_over_told, keep_rest, tell_srm},
+    bytes::{
+        buffer::Pool,
+        frames::{Frames, Pass},
     },
-    observe::event::What,
+    client::visit_state::{Exit, Flow, Visit, io_of},
+    observe::event::{SourceKind, What, Who},
     set::{
-        client::{Client, Ending, Plan},
+        asked::Asked,
+        call::call_outcome,
+        client::{ClientIo, Ending, Flags, Read},
         context::Context,
-        poll_set::{Halt, Phase, PollSet},
-        source::Ready,
+        driver::{Driver, failed},
+        lifecycle::Phase,
     },
     sys::socket,
-    types::cause::{Cause, Limit, Outcome},
+    types::{
+        cause::{Cause, Limit, Outcome},
+        ready::Ready,
+    },
 };
 
-/// How one pass over a client's input ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pass {
-    /// Nothing is left to read.
-    Drained,
-    /// A budget is spent.
-    Budget,
-    /// The handler wants something done first ([`Halt`]).
-    Halted,
-    /// The peer has shut down its writing side.
-    EndOfFile,
-}
+/// The smallest and the largest room that a partial frame is read on into.
+const ROOM_MIN: usize = 4 << 10;
+const ROOM_MAX: usize = 64 << 10;
 
-/// What a read brought.
-pub(crate) enum Read {
-    Bytes(usize),
-    End,
-    Failed(io::Error),
-    /// More than is allowed.
-    Limit(Limit),
-}
-
-impl From<io::Result<usize>> for Read {
-    fn from(received: io::Result<usize>) -> Read {
-        match received {
-            Ok(0) => Read::End,
-            Ok(count) => Read::Bytes(count),
-            Err(error) => Read::Failed(error),
-        }
-    }
-}
-
-/// What is left of a visit's budget.
-pub(crate) struct Budget {
-    pub(crate) bytes: usize,
-    pub(crate) messages: usize,
-}
-
-impl Budget {
-    /// The limit that it has come to.
-    pub(crate) fn spent(&self) -> Option<Limit> {
-        match self {
-            Budget { bytes: 0, .. } => Some(Limit::Bytes),
-            Budget { messages: 0, .. } => Some(Limit::Messages),
-            _ => None,
-        }
-    }
-}
-
-/// What a visit has to work on, and with.
-pub(crate) struct Work<'a> {
-    /// The edges that are not used up.
-    pub(crate) left: &'a mut Ready,
-    pub(crate) scratch: &'a mut [u8],
-    /// What has been read already.
-    pub(crate) first: Option<Read>,
-    pub(crate) budget: Budget,
-}
-
-/// Reads and handles until nothing is left, the budget is spent, or a handler wants something else.
-pub(crate) fn pump<S>(
-    client: &mut Client<S>,
-    cx: &mut Context<'_, S>,
-    work: &mut Work<'_>,
-    state: &mut S,
-) -> Outcome<Pass> {
-    let Work { left, scratch, first, budget } = work;
-    if !client.opened {
-        client.opened = true;
-        client.session().on_open(cx, state).map_err(Cause::Handler)?;
-        if cx.set.halt != Halt::No {
-            return Ok(Pass::Halted);
-        }
-    }
-    if client.more
-        && let Some(pass) = held_frames(client, cx, budget, state)?
-    {
-        return Ok(pass);
-    }
-    if client.eof || !left.has(Ready::READABLE) {
-        return Ok(Pass::Drained);
-    }
-    if cx.set.phase == Phase::Draining && client.plan.unix && !client.shut {
-        // From here on the peer's sends fail; all that it sent before can be read, and is answered.
-        client.shut = socket::shutdown(client.socket.as_fd(), std::net::Shutdown::Read).is_ok();
-    }
-    // Behind an out-of-band byte, and before an end of file or an error, a short read proves nothing.
-    let proved = client.plan.proved
-        && !left.has(Ready::PRIORITY | Ready::READ_CLOSED | Ready::WRITE_CLOSED | Ready::ERROR);
-    loop {
-        let (read, room) = match &mut client.input {
-            _ if client.plan.records => (read_record(client, cx.set, scratch), usize::MAX),
-            None if first.is_some() => (first.take().expect("there is one"), scratch.len()),
-            None => (read_stream(&client.socket, &client.plan, cx.set, scratch), scratch.len()),
-            Some(held) => {
-                let room = held.tail(held.len().clamp(4 << 10, 64 << 10)).map_err(Cause::Io)?;
-                (read_stream(&client.socket, &client.plan, cx.set, room), room.len())
+impl<S> Visit<'_, S> {
+    /// Reads and handles until nothing is left, the budget is spent, or the session asks for something else.
+    pub(super) fn read_requests(&mut self) -> Flow<Pass> {
+        if !self.has(Flags::OPENED) {
+            self.io().flags.set(Flags::OPENED, true);
+            if self.call_asking(|session, cx, state| session.on_open(cx, state).map_err(failed))?
+                != Asked::Nothing
+            {
+                return Ok(Pass::Asked);
             }
-        };
-        let count = match read {
-            Read::Bytes(count) => count,
-            Read::End => return end_of_file(client, cx, left, budget, state),
-            Read::Failed(error) => match error.raw_os_error() {
-                Some(libc::EAGAIN) => {
-                    **left = Ready::NONE;
-                    return Ok(Pass::Drained);
-                }
-                Some(libc::EINTR) => continue,
-                Some(libc::ECONNRESET) => return Err(Cause::Reset.into()),
-                _ => {
-                    cx.set.stats.failed(error.kind());
-                    return Err(Cause::Io(error).into());
-                }
-            },
-            Read::Limit(limit) => {
-                cx.set.trip(limit, format_args!("client {}", cx.key));
-                return Err(Cause::Limit(limit).into());
-            }
-        };
-        client.active_ns = cx.set.now_ns();
-        cx.set.stats.bytes_in += count as u64;
-        if cx.set.tells_messages() {
-            cx.set.tell_lap(|_, _| What::Read { who: client.who(cx.key), bytes: count });
         }
-        budget.bytes = budget.bytes.saturating_sub(count);
-        let pass = if client.plan.records {
-            one_record(client, &scratch[..count], cx, budget, state)?
-        } else if let Some(held) = &mut client.input {
-            held.commit(count);
-            held_frames(client, cx, budget, state)?
-        } else {
-            fresh_frames(client, &scratch[..count], cx, budget, state)?
-        };
-        if let Some(pass) = pass {
+        if self.has(Flags::FRAMES_PENDING)
+            && let Some(pass) = self.buffered_frames()?
+        {
             return Ok(pass);
         }
-        if count < room && proved && !client.plan.records {
-            **left = Ready::NONE;
+        if self.has(Flags::READ_CLOSED) || !self.left.has(Ready::READABLE) {
             return Ok(Pass::Drained);
         }
-        if let Some(limit) = budget.spent() {
-            cx.set.tripped(limit);
-            return Ok(Pass::Budget);
+        if self.set.lifecycle.phase() == Phase::Draining
+            && self.io().config.unix
+            && !self.has(Flags::READ_SHUTDOWN)
+        {
+            // From here on the peer's sends fail; all that it sent before can be read, and is answered.
+            let shut = socket::shutdown(self.io().fd(), Shutdown::Read).is_ok();
+            self.io().flags.set(Flags::READ_SHUTDOWN, shut);
+        }
+        let records = self.io().config.records;
+        // After an out-of-band byte, and before an end of file or an error, a short read proves nothing.
+        let short_read_drains = self.io().config.short_read_drains
+            && !records
+            && !self.left.has(Ready::PRIORITY | Ready::READ_CLOSED | Ready::WRITE_CLOSED | Ready::ERROR);
+        loop {
+            let (read, room) = self.read()?;
+            let count = match read {
+                Read::Bytes(count) => count,
+                Read::End => return self.end_of_file(),
+                Read::Failed(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => {
+                        self.left = Ready::NONE;
+                        return Ok(Pass::Drained);
+                    }
+                    Some(libc::EINTR) => continue,
+                    Some(libc::ECONNRESET) => return Err(Cause::Reset.into()),
+                    _ => {
+                        self.set.stats.failed(error.kind());
+                        return Err(Cause::Io(error).into());
+                    }
+                },
+                Read::Limit(limit) => {
+                    self.set.report_limit(limit, format_args!("client {}", self.key));
+                    return Err(Cause::Limit(limit).into());
+                }
+            };
+            let now_ns = self.set.now_ns();
+            self.io().active_ns = now_ns;
+            self.set.stats.bytes_in += count as u64;
+            self.emit_read(count);
+            self.budget.bytes = self.budget.bytes.saturating_sub(count);
+            let pass = if records {
+                self.one_record(count)?
+            } else if self.io().has_input() {
+                self.buffered_frames()?
+            } else {
+                self.fresh_frames(count)?
+            };
+            if let Some(pass) = pass {
+                return Ok(pass);
+            }
+            if count < room && short_read_drains {
+                self.left = Ready::NONE;
+                return Ok(Pass::Drained);
+            }
+            if let Some(limit) = self.budget.spent() {
+                self.set.count_limit(limit);
+                return Ok(Pass::Budget);
+            }
         }
     }
-}
 
-fn read_record<S>(client: &Client<S>, set: &mut PollSet<S>, scratch: &mut [u8]) -> Read {
-    let record = if client.plan.passes {
-        descriptors::receive(set, client.fd(), scratch)
-    } else {
-        socket::recv_record(client.fd(), scratch)
-    };
-    match record {
-        Ok(_) if client.plan.passes && descriptors::too_many(set, &client.plan) => {
-            Read::Limit(Limit::DescriptorsHeld)
+    /// One read: into the loop's buffer, or to the end of a partial frame. Also returns how much room there was.
+    fn read(&mut self) -> Flow<(Read, usize)> {
+        if let Some(read) = self.first.take() {
+            return Ok((read, self.scratch.len()));
         }
-        Ok(record) if record.end => Read::End,
-        Ok(record) if record.truncated => Read::Limit(Limit::Frame),
-        Ok(record) if record.len > client.plan.framing.frame_max(set.limits.frame_max) => {
-            Read::Limit(Limit::Frame)
+        let frame_max = self.set.limits.frame_max;
+        let io = io_of(&mut self.set.registry, self.key);
+        let inbox = &mut self.set.io.descriptors;
+        let Some(mut input) = io.take_input().filter(|_| !io.config.records) else {
+            return Ok((io.recv(self.scratch, inbox, frame_max), self.scratch.len()));
+        };
+        let room = input.len().clamp(ROOM_MIN, ROOM_MAX);
+        let read = match input.tail(room) {
+            Ok(tail) => {
+                let room = tail.len();
+                let read = io.recv(tail, inbox, frame_max);
+                if let Read::Bytes(count) = read {
+                    input.commit(count);
+                }
+                Ok((read, room))
+            }
+            Err(error) => Err(Cause::Io(error).into()),
+        };
+        io.put_input(input);
+        read
+    }
+
+    fn one_record(&mut self, count: usize) -> Flow<Option<Pass>> {
+        let record = &self.scratch[..count];
+        let state = &mut *self.state;
+        let called = call_outcome(self.set, self.key, |session: &mut Box<dyn Driver<S>>, cx| {
+            cx.set.stats.srms += 1;
+            let replied = cx.set.io.unsent();
+            session.on_request(record, cx, state).map_err(failed)?;
+            cx.set.emit_request(cx.key, record, replied);
+            Ok(())
+        });
+        let asked = called.asked;
+        self.apply(called)?;
+        self.budget.messages = self.budget.messages.saturating_sub(1);
+        Ok(if asked != Asked::Nothing {
+            Some(Pass::Asked)
+        } else if self.budget.messages == 0 {
+            self.set.count_limit(Limit::Messages);
+            Some(Pass::Budget)
+        } else {
+            None
+        })
+    }
+
+    /// Handles the frames in bytes that were just read; a rest of them is kept.
+    fn fresh_frames(&mut self, count: usize) -> Flow<Option<Pass>> {
+        let config = self.io().config.clone();
+        let mut frames = Frames::new(&config.framing, &self.scratch[..count], self.budget.messages);
+        let called = {
+            let (observed, state) = (self.set.observes(), &mut *self.state);
+            call_outcome(self.set, self.key, |session: &mut Box<dyn Driver<S>>, cx| match observed {
+                true => session.on_frames_observed(&mut frames, cx, state),
+                false => session.on_frames(&mut frames, cx, state),
+            })
+        };
+        if called.result.is_ok() && !frames.rest.is_empty() {
+            let now_ns = self.set.now_ns();
+            let io = io_of(&mut self.set.registry, self.key);
+            keep_rest(io, &frames, &mut self.set.io.pool, now_ns)?;
         }
-        Ok(record) => Read::Bytes(record.len),
-        Err(error) => Read::Failed(error),
+        let (messages, pass) = (frames.messages, frames.pass);
+        self.budget.messages = messages;
+        self.apply(called)?;
+        Ok(pass)
     }
-}
 
-#[inline]
-fn read_stream<S>(socket: &OwnedFd, plan: &Plan, set: &mut PollSet<S>, buffer: &mut [u8]) -> Read {
-    let read = if plan.passes {
-        descriptors::receive(set, socket.as_fd(), buffer).map(|record| record.len)
-    } else {
-        socket::recv(socket.as_fd(), buffer)
-    };
-    match read {
-        Ok(_) if plan.passes && descriptors::too_many(set, plan) => Read::Limit(Limit::DescriptorsHeld),
-        read => read.into(),
+    /// Handles the frames in what the client holds already.
+    fn buffered_frames(&mut self) -> Flow<Option<Pass>> {
+        let Some(mut input) = self.io().take_input() else { return Ok(None) };
+        let config = self.io().config.clone();
+        let mut frames = Frames::new(&config.framing, input.bytes(), self.budget.messages);
+        frames.scanned = input.scanned;
+        let called = {
+            let (observed, state) = (self.set.observes(), &mut *self.state);
+            call_outcome(self.set, self.key, |session: &mut Box<dyn Driver<S>>, cx| match observed {
+                true => session.on_frames_observed(&mut frames, cx, state),
+                false => session.on_frames(&mut frames, cx, state),
+            })
+        };
+        let (used, scanned) = (input.len() - frames.rest.len(), frames.scanned);
+        let (messages, pass) = (frames.messages, frames.pass);
+        self.budget.messages = messages;
+        input.scanned = scanned;
+        if used > 0 {
+            input.consume(used);
+            input.since_ns = self.set.now_ns();
+        }
+        let pending = pass.is_some() && !input.is_empty();
+        self.io().flags.set(Flags::FRAMES_PENDING, pending);
+        if input.is_empty() {
+            self.set.io.pool.give_back(input);
+        } else {
+            self.io().put_input(input);
+        }
+        self.apply(called)?;
+        Ok(pass)
     }
-}
 
-fn one_record<S>(
-    client: &mut Client<S>,
-    record: &[u8],
-    cx: &mut Context<'_, S>,
-    budget: &mut Budget,
-    state: &mut S,
-) -> Outcome<Option<Pass>> {
-    cx.set.stats.srms += 1;
-    let replied = cx.set.unsent();
-    client.session().on_request(record, cx, state).map_err(Cause::Handler)?;
-    tell_srm(record, replied, cx);
-    budget.messages = budget.messages.saturating_sub(1);
-    Ok(if cx.set.halt != Halt::No {
-        Some(Pass::Halted)
-    } else if budget.messages == 0 {
-        cx.set.tripped(Limit::Messages);
-        Some(Pass::Budget)
-    } else {
-        None
-    })
-}
-
-/// Handles the frames in bytes that were just read; a rest of them is kept.
-fn fresh_frames<S>(
-    client: &mut Client<S>,
-    bytes: &[u8],
-    cx: &mut Context<'_, S>,
-    budget: &mut Budget,
-    state: &mut S,
-) -> Outcome<Option<Pass>> {
-    let plan = client.plan.clone();
-    let mut frames = Frames::new(&plan.framing, bytes, budget.messages);
-    hand_over_told(client.session(), &mut frames, cx, state)?;
-    budget.messages = frames.messages;
-    if frames.is_unusual() {
-        let now_ns = cx.set.now_ns();
-        keep_rest(client, &frames, &mut cx.set.pool, now_ns)?;
-    }
-    Ok(frames.pass)
-}
-
-/// Handles the frames in what the client holds already.
-fn held_frames<S>(
-    client: &mut Client<S>,
-    cx: &mut Context<'_, S>,
-    budget: &mut Budget,
-    state: &mut S,
-) -> Outcome<Option<Pass>> {
-    let Some(mut held) = client.input.take() else { return Ok(None) };
-    let plan = client.plan.clone();
-    let mut frames = Frames::new(&plan.framing, held.bytes(), budget.messages);
-    frames.scanned = held.scanned;
-    hand_over_told(client.session(), &mut frames, cx, state)?;
-    budget.messages = frames.messages;
-    let (used, pass) = (held.len() - frames.rest.len(), frames.pass);
-    let scanned = frames.scanned;
-    held.scanned = scanned;
-    if used > 0 {
-        held.consume(used);
-        held.since_ns = cx.set.now_ns();
-    }
-    client.more = pass.is_some() && !held.is_empty();
-    if held.is_empty() {
-        cx.set.pool.give_back(held);
-    } else {
-        client.input = Some(held);
-    }
-    Ok(pass)
-}
-
-/// The peer sends no more: a last message that the framing lets an end of file close, then the end.
-#[cold]
-fn end_of_file<S>(
-    client: &mut Client<S>,
-    cx: &mut Context<'_, S>,
-    left: &mut Ready,
-    budget: &mut Budget,
-    state: &mut S,
-) -> Outcome<Pass> {
-    *left = Ready::NONE;
-    if cx.set.tells_messages() {
-        cx.set.tell_lap(|_, _| What::Read { who: client.who(cx.key), bytes: 0 });
-    }
-    if client.shut {
-        return Ok(Pass::Drained);
-    }
-    if let Some(held) = client.input.take() {
-        let max = client.plan.framing.frame_max(cx.set.limits.frame_max);
-        match client.plan.framing.decode_last(held.bytes()) {
+    /// The peer sends no more: a last message that the framing lets an end of file close, then the end.
+    #[cold]
+    fn end_of_file(&mut self) -> Flow<Pass> {
+        self.left = Ready::NONE;
+        self.emit_read(0);
+        if self.has(Flags::READ_SHUTDOWN) {
+            return Ok(Pass::Drained);
+        }
+        let Some(input) = self.io().take_input() else { return Ok(Pass::EndOfFile) };
+        let config = self.io().config.clone();
+        let max = config.framing.frame_max(self.set.limits.frame_max);
+        let ended = match config.framing.decode_last(input.bytes()) {
             // Its last byte might have been half of a line's end; it was not.
             Some(last) if last.len() > max => {
-                let (key, size) = (cx.key, last.len());
-                cx.set.trip(Limit::Frame, format_args!("client {key}: {size} bytes, {max} allowed"));
-                return Err(Cause::Limit(Limit::Frame).into());
+                let (key, size) = (self.key, last.len());
+                self.set
+                    .report_limit(Limit::Frame, format_args!("client {key}: {size} bytes, {max} allowed"));
+                Err(Cause::Limit(Limit::Frame).into())
             }
             Some(last) => {
-                cx.set.stats.srms += 1;
-                budget.messages = budget.messages.saturating_sub(1);
-                let (replied, request) = (cx.set.unsent(), &held.bytes()[last]);
-                client.session().on_request(request, cx, state).map_err(Cause::Handler)?;
-                tell_srm(request, replied, cx);
+                let request = &input.bytes()[last];
+                self.budget.messages = self.budget.messages.saturating_sub(1);
+                self.call_asking(|session, cx, state| {
+                    cx.set.stats.srms += 1;
+                    let replied = cx.set.io.unsent();
+                    session.on_request(request, cx, state).map_err(failed)?;
+                    cx.set.emit_request(cx.key, request, replied);
+                    Ok(())
+                })
+                .map(drop)
             }
-            None => client.end(Ending::HalfFrame, cx.set.now_ns()),
-        }
-        cx.set.pool.give_back(held);
+            None => {
+                let now_ns = self.set.now_ns();
+                self.io().end(Ending::HalfFrame, now_ns);
+                Ok(())
+            }
+        };
+        self.set.io.pool.give_back(input);
+        ended.map(|()| Pass::EndOfFile)
     }
-    Ok(Pass::EndOfFile)
+
+    /// Calls the session, does what it asks, and says what that was.
+    fn call_asking(
+        &mut self,
+        f: impl FnOnce(&mut dyn Driver<S>, &mut Context<'_, S>, &mut S) -> Outcome<()>,
+    ) -> Result<Asked, Exit> {
+        let state = &mut *self.state;
+        let called = call_outcome(self.set, self.key, |session: &mut Box<dyn Driver<S>>, cx| {
+            f(&mut **session, cx, state)
+        });
+        let asked = called.asked;
+        self.apply(called)?;
+        Ok(asked)
+    }
+
+    fn emit_read(&mut self, bytes: usize) {
+        if self.set.observes_messages() {
+            let who = Who { key: self.key, fd: Some(self.io().raw_fd()), kind: SourceKind::Client };
+            self.set.emit_timed(|_, _| What::Read { who, bytes });
+        }
+    }
+}
+
+/// Keeps a partial frame, or frames that a budget has left.
+#[cold]
+pub(super) fn keep_rest(io: &mut ClientIo, frames: &Frames<'_>, pool: &mut Pool, now_ns: u64) -> Outcome<()> {
+    let mut input = pool.lend();
+    input.extend(frames.rest).map_err(|error| Box::new(Cause::Io(error)))?;
+    input.since_ns = now_ns;
+    input.scanned = frames.scanned;
+    io.put_input(input);
+    io.flags.set(Flags::FRAMES_PENDING, frames.pass.is_some());
+    Ok(())
 }

@@ -1,242 +1,341 @@
-//! The way of an SRM: read, cut into frames, handled and answered, all in one visit to its client.
+//! A visit to a client: read, cut into frames, handled and answered.
 //!
-//! A visit sends what waits, reads until there is proof that nothing is left or until its budget is spent, hands
-//! every whole frame to the session (`intake.rs`), and sends all the replies at once (`output.rs`).
+//! It begins with the straight line that nearly all visits are ([`visit_at_once`]): there is something to read and nothing else,
+//! nothing about the client is unusual, the read is short, every byte of it belongs to a whole frame, and one send takes all
+//! replies. Such a visit leaves nothing to be remembered, and skips the ready list.
+//!
+//! Everything else is [`Visit::run`]: it sends what waits, reads until there is proof that nothing is left or until the
+//! budget is spent, hands every whole frame to the session (`input.rs`), and sends all replies at once (`output.rs`).
 
 use std::mem;
 
 use crate::{
+    bytes::frames::{Frames, Pass},
     client::{
         accounts::account,
-        connect,
+        connect::poll_connect,
         deadlines::arm_deadline,
-        input::{Budget, Pass, Work, pump},
-        output::{flush, stays_slow},
-        serve::Served,
+        input::keep_rest,
+        output::send_replies,
+        visit_state::{Exit, Flow, Lent, Visit, halves, io_of},
     },
-    poll::timers::TimerKey,
+    observe::{
+        event::{SourceKind, VisitEnd, What, Who},
+        probe::Probe,
+    },
+    poll::registry::Slot,
     set::{
-        call::guarded,
-        client::{Client, Ending},
-        poll_set::{Answering, Halt, Phase, PollSet},
+        asked::Asked,
+        call::{Called, call_taken},
+        client::{Ending, Flags, Read},
+        driver::{Driver, failed},
+        io::ReplyMode,
+        lifecycle::Phase,
+        poll_set::PollSet,
         session::{Drain, HalfClose},
-        source::{Ready, Source, Visited},
+        source::{Source, Visited},
     },
+    sys::socket,
     types::{
         cause::{Cause, Outcome},
-        key::Key,
+        key::{Key, TimerKey},
+        ready::Ready,
     },
 };
 
-/// One visit. The client has been taken out of its slot, and may have been served in part.
-#[allow(clippy::too_many_arguments, reason = "what a visit is about, and what was done already")]
-pub(crate) fn visit<S>(
-    set: &mut PollSet<S>,
-    key: Key,
-    client: &mut Client<S>,
-    ready: Ready,
-    served: Served,
-    scratch: &mut [u8],
-    state: &mut S,
-) -> Visited {
-    let mut budget = Budget { bytes: set.limits.bytes_per_visit, messages: set.limits.messages_per_visit };
-    let mut left = ready.without(Ready::WRITABLE);
-    let (mut first, mut spent) = (None, false);
-    match served {
-        Served::Failed(cause) => {
-            set.out.clear();
-            set.halt = Halt::No;
-            return Visited::Closed(cause);
-        }
-        Served::Handled(messages) => {
-            (left, budget.messages) = (Ready::NONE, messages);
-            spent = messages == 0 && client.more;
-        }
-        Served::Not => {}
-        Served::Read(read) => first = Some(read),
+// ---- The straight line ----
+
+/// Visits a client as its event comes, if that says that there is something to read and nothing else, and if nothing about the
+/// client is unusual. False: nothing was done, and the edge is to be noted.
+#[inline(always)]
+pub(crate) fn visit_at_once<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) -> bool {
+    let Some(Slot { value: Source::Client { io, session }, queued: false, .. }) = set.registry.slot_mut(key)
+    else {
+        return false;
+    };
+    if !io.is_plain() {
+        return false;
     }
-    let (newcomer, heard) = (!client.opened, set.stats.bytes_in);
-    let visited = lend(set, key, client, |set, client| {
-        heed(set, client)?;
-        if spent && client.is_open() {
-            flush(set, key, client)?;
-            return Ok(Visited::Again(left));
-        }
-        client.writable |= ready.has(Ready::WRITABLE | Ready::WRITE_CLOSED | Ready::ERROR);
-        if left.has(Ready::READ_CLOSED | Ready::WRITE_CLOSED | Ready::ERROR) {
-            left |= Ready::READABLE;
-        }
-        attend(set, key, client, Work { left: &mut left, scratch, first, budget }, state)
+    let (io, session) = if P::ON {
+        let who = Who { key, fd: Some(io.raw_fd()), kind: SourceKind::Client };
+        set.begin_visit_at_once(who);
+        halves(&mut set.registry, key)
+    } else {
+        (io, session)
+    };
+    let count = match socket::recv(io.fd(), lent.scratch) {
+        Ok(count) if (1..lent.scratch.len()).contains(&count) => count,
+        unusual => return go_on(set, key, lent, Progress::Read(unusual.into())),
+    };
+    set.stats.bytes_in += count as u64;
+    if P::ON || io.config.framing.known_size(count) != Some(count) {
+        return visit_frames::<S, P>(set, key, lent, count);
+    }
+    let Some(session) = session.take() else { unreachable!("it is there unless it runs") };
+    set.stats.srms += 1;
+    let (read, state) = (&lent.scratch[..count], &mut *lent.state);
+    set.io.begin_replies(read);
+    let called = call_taken(set, key, session, |session: &mut Box<dyn Driver<S>>, cx| {
+        session.on_request(read, cx, state).map_err(failed)
     });
-    if newcomer {
-        client.plan.note_newcomer(set.stats.bytes_in > heard);
+    let borrowed = set.io.end_replies(read);
+    match send_replies(set, key, &called, borrowed) {
+        Ok(true) => true,
+        sent => go_on(set, key, lent, Progress::handled(called, sent, 0)),
     }
-    visited
+}
+
+/// The rest of the straight line, where what was read is any number of frames, or a part of one.
+#[inline(never)]
+fn visit_frames<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, count: usize) -> bool {
+    if P::ON && set.observes_messages() {
+        set.emit_timed(|_, who| What::Read { who, bytes: count });
+    }
+    let (io, session) = halves(&mut set.registry, key);
+    let Some(session) = session.take() else { unreachable!("it is there unless it runs") };
+    let config = io.config.clone();
+    let (read, state) = (&lent.scratch[..count], &mut *lent.state);
+    let mut frames = Frames::new(&config.framing, read, set.limits.messages_per_visit);
+    set.io.begin_replies(read);
+    let called = call_taken(set, key, session, |session: &mut Box<dyn Driver<S>>, cx| {
+        if P::ON {
+            session.on_frames_observed(&mut frames, cx, state)
+        } else {
+            session.on_frames(&mut frames, cx, state)
+        }
+    });
+    let borrowed = set.io.end_replies(read);
+    let bytes_out = set.stats.bytes_out;
+    let mut sent = send_replies(set, key, &called, borrowed);
+    if P::ON && set.observes_messages() {
+        let (bytes, left) = ((set.stats.bytes_out - bytes_out) as usize, set.io.out.len());
+        if bytes > 0 {
+            set.emit_timed(|_, who| What::Sent { who, bytes, left });
+        }
+    }
+    if frames.is_done() && matches!(sent, Ok(true)) {
+        if P::ON {
+            set.end_visit(VisitEnd::Drained);
+        }
+        return true;
+    }
+    if called.result.is_ok() && sent.is_ok() && !frames.rest.is_empty() {
+        let now_ns = set.now_ns();
+        let io = io_of(&mut set.registry, key);
+        if let Err(cause) = keep_rest(io, &frames, &mut set.io.pool, now_ns) {
+            sent = Err(cause);
+        }
+    }
+    let progress = Progress::handled(called, sent, frames.messages);
+    go_on(set, key, lent, progress)
+}
+
+/// How far the straight line has come, where it turned out not to be all.
+enum Progress {
+    /// This was read, and is not handled yet.
+    Read(Read),
+    /// All that was read has been handled or kept, and its replies are sent or in the reactor's buffer. So many messages are
+    /// left of the budget.
+    Handled { outcome: Outcome<()>, asked: Asked, messages: usize },
+}
+
+impl Progress {
+    fn handled(called: Called<()>, sent: Outcome<bool>, messages: usize) -> Progress {
+        let Called { result, asked } = called;
+        Progress::Handled { outcome: result.and(sent.map(drop)), asked, messages }
+    }
+}
+
+/// Goes on where the straight line ends.
+#[cold]
+fn go_on<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, progress: Progress) -> bool {
+    let mut visit = Visit::new(set, key, Ready::READABLE, lent);
+    visit.begin();
+    let flow = match progress {
+        Progress::Read(read) => {
+            visit.first = Some(read);
+            visit.run()
+        }
+        Progress::Handled { outcome, asked, messages } => {
+            (visit.left, visit.budget.messages) = (Ready::NONE, messages);
+            visit.apply(Called { result: outcome, asked }).and_then(|()| visit.run_handled())
+        }
+    };
+    let end = visit.finish(flow);
+    set.end_visit(end);
+    true
+}
+
+// ---- Everything else ----
+
+/// One visit to a client whose turn has come.
+pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, lent: &mut Lent<'_, S>) -> VisitEnd {
+    let received = set.stats.bytes_in;
+    let mut visit = Visit::new(set, key, ready, lent);
+    let is_first = !visit.io().flags.has(Flags::OPENED);
+    visit.begin();
+    visit.io().flags.set_if(Flags::WRITABLE, ready.has(Ready::WRITABLE | Ready::WRITE_CLOSED | Ready::ERROR));
+    if ready.has(Ready::READ_CLOSED | Ready::WRITE_CLOSED | Ready::ERROR) {
+        visit.left |= Ready::READABLE;
+    }
+    if is_first {
+        let config = visit.io().config.clone();
+        let flow = visit.run();
+        config.note_first_visit(visit.set.stats.bytes_in > received);
+        return visit.finish(flow);
+    }
+    let flow = visit.run();
+    visit.finish(flow)
 }
 
 /// A session's timer is due.
-pub(crate) fn wake<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, state: &mut S) {
-    let Some(slot) = set.slot(key) else { return };
-    if !matches!(&slot.source, Source::Client(client) if client.is_open()) {
+pub(crate) fn wake<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, lent: &mut Lent<'_, S>) {
+    if !matches!(set.registry.get(key), Some(Source::Client { io, .. }) if io.is_open()) {
         return;
     }
-    let mut source = mem::replace(&mut slot.source, Source::Running);
-    let timers = mem::replace(&mut set.current, key);
-    if let Source::Client(client) = &mut source {
-        let visited = lend(set, key, client, |set, client| {
-            guarded(set, key, |cx| client.session().on_timer(timer, cx, state))?;
-            heed(set, client)?;
-            flush(set, key, client)?;
-            // What it has to do yet, a visit does.
-            Ok(Visited::Again(Ready::NONE))
-        });
-        set.put_back(key, source, visited);
-    }
-    set.current = timers;
+    let mut visit = Visit::new(set, key, Ready::NONE, lent);
+    visit.begin();
+    let flow = visit.call(|session, cx, state| session.on_timer(timer, cx, state)).and_then(|()| {
+        visit.flush()?;
+        // What else there is to do, a visit does.
+        Ok(Visited::Again(Ready::NONE))
+    });
+    visit.finish(flow);
 }
 
-/// Lends a client the reactor's buffers for as long as `work` takes.
-fn lend<S>(
-    set: &mut PollSet<S>,
-    key: Key,
-    client: &mut Client<S>,
-    work: impl FnOnce(&mut PollSet<S>, &mut Client<S>) -> Outcome<Visited>,
-) -> Visited {
-    if let Some(mut waiting) = client.output.take() {
-        mem::swap(&mut set.out, &mut waiting);
-        set.pool.give_back(waiting);
-    }
-    if client.plan.passes {
-        swap_descriptors(set, client);
-    }
-    set.running = Some(client.plan.clone());
-    set.answering = if client.plan.records { Answering::Records } else { Answering::Stream };
-    let visited = work(set, client).unwrap_or_else(Visited::Closed);
-    set.answering = Answering::Nobody;
-    set.running = None;
-    set.halt = Halt::No;
-    if client.plan.passes {
-        swap_descriptors(set, client);
-    }
-    let visited = leave(set, key, client, visited);
-    client.note_plain();
-    visited
-}
-
-#[cold]
-fn swap_descriptors<S>(set: &mut PollSet<S>, client: &mut Client<S>) {
-    if let Some(extra) = &mut client.extra {
-        mem::swap(&mut set.descriptors, &mut extra.descriptors);
-    }
-}
-
-/// The end of a visit: what was not sent stays with the client, and what it holds is accounted.
-fn leave<S>(set: &mut PollSet<S>, key: Key, client: &mut Client<S>, visited: Visited) -> Visited {
-    if matches!(visited, Visited::Closed(_)) {
-        set.out.clear();
-        return visited;
-    }
-    if set.out.is_empty() && client.held == 0 && client.input.is_none() {
-        return visited;
-    }
-    if !set.out.is_empty() {
-        let mut waiting = set.pool.lend();
-        mem::swap(&mut set.out, &mut waiting);
-        client.output = Some(waiting);
-    }
-    let held = client.input.as_ref().map_or(0, |input| input.len())
-        + client.output.as_ref().map_or(0, |output| output.len());
-    if let Some(limit) = account(set, client, held) {
-        set.trip(limit, format_args!("client {key} held {held} bytes"));
-        return Visited::closed(Cause::Limit(limit));
-    }
-    arm_deadline(set, key, client);
-    visited
-}
-
-/// Sends, reads, handles, sends, until there is nothing to do or no budget to do it.
-fn attend<S>(
-    set: &mut PollSet<S>,
-    key: Key,
-    client: &mut Client<S>,
-    mut work: Work<'_>,
-    state: &mut S,
-) -> Outcome<Visited> {
-    if client.extra.is_some() && !connect::stands(set, key, client, work.left)? {
-        return Ok(Visited::Parked(Ready::NONE));
-    }
-    let gone = work.left.has(Ready::WRITE_CLOSED);
-    loop {
-        flush(set, key, client)?;
-        if let Some(ending) = client.ending {
-            return if set.out.is_empty() {
-                Err(Cause::from(ending).into())
-            } else {
-                Ok(Visited::Parked(*work.left))
-            };
+impl<S> Visit<'_, S> {
+    /// Lends the client the reactor's buffers.
+    fn begin(&mut self) {
+        let io = io_of(&mut self.set.registry, self.key);
+        if let Some(mut waiting) = io.take_output() {
+            // After the replies of the straight line there can be nothing else: a plain client has no output.
+            mem::swap(&mut self.set.io.out, &mut waiting);
+            self.set.io.pool.give_back(waiting);
         }
-        if set.out.len() > set.limits.output_high_water || client.slow {
-            if stays_slow(set, key, client)? {
-                return Ok(Visited::Parked(*work.left));
-            }
-            guarded(set, key, |cx| client.session().on_flushed(cx, state))?;
-            heed(set, client)?;
-            continue;
+        if let Some(extra) = io.extra() {
+            mem::swap(&mut self.set.io.descriptors, &mut extra.descriptors);
         }
-        let pass = guarded(set, key, |cx| Ok(pump(client, cx, &mut work, state)))??;
-        heed(set, client)?;
-        match pass {
-            Pass::Halted | Pass::Budget if !client.is_open() => continue,
-            Pass::Halted => match work.budget.spent() {
-                Some(limit) => set.tripped(limit),
-                None => continue,
+        self.set.io.mode = if io.config.records { ReplyMode::Records } else { ReplyMode::Stream };
+    }
+
+    /// Takes the buffers back. What was not sent stays with the client, and what it holds is accounted.
+    fn finish(mut self, flow: Flow<Visited>) -> VisitEnd {
+        let visited = match flow {
+            Ok(visited) => visited,
+            Err(Exit::Stop) => match self.flush() {
+                Err(Exit::Close(cause)) => Visited::Closed(cause),
+                // What was replied before the stop is sent, as far as the socket takes it.
+                _ => Visited::Again(self.left),
             },
-            Pass::Budget => {}
-            Pass::EndOfFile => {
-                client.eof = true;
-                if guarded(set, key, |cx| client.session().on_half_close(cx, state))? == HalfClose::Close {
-                    client.end(Ending::Peer, set.now_ns());
+            Err(Exit::Close(cause)) => Visited::Closed(cause),
+        };
+        let Visit { set, key, .. } = self;
+        set.io.mode = ReplyMode::None;
+        let io = io_of(&mut set.registry, key);
+        if let Some(extra) = io.extra() {
+            mem::swap(&mut set.io.descriptors, &mut extra.descriptors);
+        }
+        if matches!(visited, Visited::Closed(_)) {
+            set.io.out.clear();
+            return set.finish_visit(key, visited);
+        }
+        if set.io.out.is_empty() && io.buffered == 0 && !io.has_input() {
+            return set.finish_visit(key, visited);
+        }
+        if !set.io.out.is_empty() {
+            let mut waiting = set.io.pool.lend();
+            mem::swap(&mut set.io.out, &mut waiting);
+            io.put_output(waiting);
+        }
+        if let Some(limit) = account(set, key) {
+            set.report_limit(limit, format_args!("client {key} held more"));
+            return set.finish_visit(key, Visited::closed(Cause::Limit(limit)));
+        }
+        arm_deadline(set, key);
+        set.finish_visit(key, visited)
+    }
+
+    // ---- The whole of a visit ----
+
+    /// After the straight line has handled what was read.
+    fn run_handled(&mut self) -> Flow<Visited> {
+        if self.budget.messages == 0 && self.has(Flags::FRAMES_PENDING) && self.io().is_open() {
+            self.flush()?;
+            return Ok(Visited::Again(self.left));
+        }
+        self.run()
+    }
+
+    /// Sends, reads, handles, sends, until there is nothing to do or no budget to do it.
+    fn run(&mut self) -> Flow<Visited> {
+        if self.io().extra().is_some() && !poll_connect(self)? {
+            return Ok(Visited::Blocked(Ready::NONE));
+        }
+        let gone = self.left.has(Ready::WRITE_CLOSED);
+        loop {
+            self.flush()?;
+            if let Some(ending) = self.io().ending() {
+                return if self.set.io.out.is_empty() {
+                    Err(Cause::from(ending).into())
+                } else {
+                    Ok(Visited::Blocked(self.left))
+                };
+            }
+            if self.set.io.out.len() > self.set.limits.output_high_water || self.has(Flags::THROTTLED) {
+                if self.stays_throttled()? {
+                    return Ok(Visited::Blocked(self.left));
                 }
-                heed(set, client)?;
+                self.call(|session, cx, state| session.on_flushed(cx, state))?;
                 continue;
             }
-            Pass::Drained => {}
-        }
-        flush(set, key, client)?;
-        if matches!(pass, Pass::Halted | Pass::Budget) {
-            return Ok(Visited::Again(*work.left));
-        }
-        if !client.is_open() || set.out.len() > set.limits.output_high_water {
-            continue;
-        }
-        // In the ready list it is if it began the drain itself: what has come before that is still to be read.
-        if set.phase == Phase::Draining && !client.asked && set.out.is_empty() && !set.is_queued(key) {
-            client.asked = true;
-            if guarded(set, key, |cx| client.session().on_drain(cx, state))? == Drain::Close {
-                client.end(Ending::Drain, set.now_ns());
+            let pass = self.read_requests()?;
+            match pass {
+                Pass::Asked | Pass::Budget if !self.io().is_open() => continue,
+                Pass::Asked => match self.budget.spent() {
+                    Some(limit) => self.set.count_limit(limit),
+                    None => continue,
+                },
+                Pass::Budget => {}
+                Pass::EndOfFile => {
+                    self.io().flags.set(Flags::READ_CLOSED, true);
+                    if self.call(|session, cx, state| session.on_half_close(cx, state))? == HalfClose::Close {
+                        let now_ns = self.set.now_ns();
+                        self.io().end(Ending::Peer, now_ns);
+                    }
+                    continue;
+                }
+                Pass::Drained => {}
             }
-            heed(set, client)?;
-            continue;
+            self.flush()?;
+            if matches!(pass, Pass::Asked | Pass::Budget) {
+                return Ok(Visited::Again(self.left));
+            }
+            if !self.io().is_open() || self.set.io.out.len() > self.set.limits.output_high_water {
+                continue;
+            }
+            if self.drain_is_due() {
+                self.io().flags.set(Flags::DRAIN_NOTIFIED, true);
+                if self.call(|session, cx, state| session.on_drain(cx, state))? == Drain::Close {
+                    let now_ns = self.set.now_ns();
+                    self.io().end(Ending::Drain, now_ns);
+                }
+                continue;
+            }
+            // A client that is kept only for writing ends when the peer does not read any more.
+            let write_closed = self.has(Flags::WRITE_CLOSED);
+            if self.has(Flags::READ_CLOSED.or(Flags::READ_SHUTDOWN)) && (gone || write_closed) {
+                return Err(if write_closed { Cause::Reset } else { Cause::Peer }.into());
+            }
+            return Ok(Visited::Drained);
         }
-        // A client that is kept only for writing ends when nobody reads any more.
-        if (client.eof || client.shut) && (gone || client.mute) {
-            return Err(if client.mute { Cause::Reset } else { Cause::Peer }.into());
-        }
-        return Ok(Visited::Drained);
     }
-}
 
-/// Does what a handler has said about its own client.
-#[inline]
-fn heed<S>(set: &mut PollSet<S>, client: &mut Client<S>) -> Outcome<()> {
-    if set.halt != Halt::No {
-        match mem::replace(&mut set.halt, Halt::No) {
-            Halt::Abort => return Err(Cause::Closed.into()),
-            Halt::Close => {
-                client.end(Ending::Closed, set.now_ns());
-            }
-            Halt::Flush | Halt::No => {}
-        }
+    /// The loop drains, and this client has nothing left to do. A client that has begun the drain itself is in the ready list:
+    /// what has come before is still to be read.
+    fn drain_is_due(&mut self) -> bool {
+        self.set.lifecycle.phase() == Phase::Draining
+            && !self.has(Flags::DRAIN_NOTIFIED)
+            && self.set.io.out.is_empty()
+            && !self.set.registry.is_queued(self.key)
     }
-    Ok(())
 }

@@ -1,17 +1,21 @@
-//! Addresses as people write them.
+//! Addresses in their written form.
 
-use std::ffi::OsString;
-use std::fmt::{self, Write};
-use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
-use std::str::FromStr;
+use std::{
+    ffi::OsString,
+    fmt::{self, Write},
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    os::unix::ffi::OsStringExt,
+    path::PathBuf,
+    str::FromStr,
+};
+
+use crate::net::transport::invalid;
 
 const FORMS: &str = "unix:PATH, unix-seq:PATH, unix-dgram:PATH, abstract:NAME, abstract-seq:NAME, \
                      abstract-dgram:NAME, tcp:HOST:PORT, udp:HOST:PORT, mq:/NAME, or a path that begins with / or ./";
 
-/// An address of anything that a process can be reached at, with one written form for command lines, configuration and logs.
+/// The address of a socket or of a message queue, with one written form for command lines, configuration and logs.
 ///
 /// | written | means |
 /// |---|---|
@@ -23,8 +27,8 @@ const FORMS: &str = "unix:PATH, unix-seq:PATH, unix-dgram:PATH, abstract:NAME, a
 /// | `udp:localhost:4000` | [`Udp`](Self::Udp) |
 /// | `mq:/adder-jobs` | [`Queue`](Self::Queue) |
 ///
-/// Paths and names are bytes, not text. A control character and a byte that is not UTF-8 are written as `\xNN`, a backslash as `\\`, and
-/// read so; so what is displayed parses to the same address again.
+/// Paths and names are bytes, not text. A control character and a byte that is not UTF-8 are written as `\xNN`, a
+/// backslash as `\\`, and parsed from that. So a displayed address parses to the same address.
 ///
 /// ```
 /// use ipc_reactor::Address;
@@ -44,28 +48,28 @@ pub enum Address {
     UnixSeqpacket(PathBuf),
     /// A Unix datagram socket at a path: `unix-dgram:PATH`.
     UnixDatagram(PathBuf),
-    /// A Unix stream socket with an abstract name, its first NUL left out: `abstract:NAME`.
+    /// A Unix stream socket with an abstract name, without its first NUL: `abstract:NAME`.
     AbstractStream(Vec<u8>),
     /// A Unix seqpacket socket with an abstract name: `abstract-seq:NAME`.
     AbstractSeqpacket(Vec<u8>),
     /// A Unix datagram socket with an abstract name: `abstract-dgram:NAME`.
     AbstractDatagram(Vec<u8>),
-    /// TCP, host and port kept as written, unresolved: `tcp:HOST:PORT`.
+    /// TCP, with host and port as they were written, not resolved: `tcp:HOST:PORT`.
     Tcp(String),
-    /// UDP, host and port kept as written, unresolved: `udp:HOST:PORT`.
+    /// UDP, with host and port as they were written, not resolved: `udp:HOST:PORT`.
     Udp(String),
     /// A POSIX message queue: `mq:/NAME`.
     Queue(String),
 }
 
 impl Address {
-    /// The IP addresses behind a TCP or UDP address, in the order of `getaddrinfo(3)`; at least one.
+    /// Resolves the host of a TCP or UDP address: at least one IP address and port, in the order of `getaddrinfo(3)`.
     ///
-    /// A host name may be asked of the network, which blocks: do it before the reactor runs.
+    /// A host name may need a query over the network, which blocks: resolve before the reactor runs.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for any other kind of address; else what the resolver says.
+    /// `InvalidInput` for any other kind of address; `NotFound` if there is no IP address; those of `getaddrinfo(3)`.
     pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         let (Self::Tcp(host_port) | Self::Udp(host_port)) = self else {
             return Err(invalid(format!("{self} has no IP address: only tcp: and udp: addresses do")));
@@ -131,23 +135,19 @@ impl FromStr for Address {
             "tcp" => Self::Tcp(host_port(text, rest)?),
             "udp" => Self::Udp(host_port(text, rest)?),
             "mq" => Self::Queue(queue(text, rest)?),
-            _ => return Err(invalid(format!("{text:?} begins with no known kind; accepted are {FORMS}"))),
+            _ => return Err(invalid(format!("{text:?} has an unknown scheme; accepted are {FORMS}"))),
         })
     }
-}
-
-fn invalid(text: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
 fn name(text: &str, rest: &str) -> io::Result<Vec<u8>> {
     let name = unescape(rest).ok_or_else(|| {
         invalid(format!(
-            r"{text:?} has a stray backslash: write \\ for itself, or \xNN for a byte in hexadecimal"
+            r"{text:?} has a backslash that escapes nothing: write \\ for itself, or \xNN for a byte in hexadecimal"
         ))
     })?;
     if name.is_empty() {
-        return Err(invalid(format!("{text:?} names nothing; accepted are {FORMS}")));
+        return Err(invalid(format!("{text:?} has no path or name; accepted are {FORMS}")));
     }
     Ok(name)
 }
@@ -155,7 +155,7 @@ fn name(text: &str, rest: &str) -> io::Result<Vec<u8>> {
 fn path(text: &str, rest: &str) -> io::Result<PathBuf> {
     let bytes = name(text, rest)?;
     if bytes.contains(&0) {
-        return Err(invalid(format!("{text:?} holds a NUL byte, which no path can")));
+        return Err(invalid(format!("{text:?} contains a NUL byte, which no path can")));
     }
     Ok(OsString::from_vec(bytes).into())
 }
@@ -164,11 +164,11 @@ fn host_port(text: &str, rest: &str) -> io::Result<String> {
     let wrong = |why| invalid(format!("{text:?}: {why}; write HOST:PORT, as in localhost:4000 or [::1]:0"));
     let (host, port) = rest.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?;
     if !port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().is_err() {
-        return Err(wrong("the port is no number from 0 to 65535"));
+        return Err(wrong("the port is not a number from 0 to 65535"));
     }
     if host.starts_with('[') {
         if rest.parse::<SocketAddr>().is_err() {
-            return Err(wrong("no IPv6 address between the brackets"));
+            return Err(wrong("there is no IPv6 address between the brackets"));
         }
     } else if host.is_empty() || host.contains(|c: char| c == ':' || c == '\\' || c.is_control() || c == ']')
     {
@@ -183,7 +183,9 @@ fn queue(text: &str, rest: &str) -> io::Result<String> {
         name.strip_prefix('/').is_some_and(|tail| !tail.is_empty() && !tail.contains(['/', '\0']))
     };
     String::from_utf8(bytes).ok().filter(good).ok_or_else(|| {
-        invalid(format!("{text:?} is no queue name: it is one slash and a name without one, as in mq:/jobs"))
+        invalid(format!(
+            "{text:?} is no queue name; write one slash and a name without a slash, as in mq:/jobs"
+        ))
     })
 }
 
@@ -213,7 +215,7 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
     let mut bytes = parts.next()?.as_bytes().to_vec();
     while let Some(part) = parts.next() {
         if part.is_empty() {
-            // Two backslashes in a row: the one, and whatever follows the other.
+            // Two backslashes in a row are one, and the next part follows it.
             bytes.push(b'\\');
             bytes.extend_from_slice(parts.next()?.as_bytes());
             continue;

@@ -1,12 +1,12 @@
-//! Who may connect, by user and group.
+//! A list of the users and groups that may connect.
 
 use std::io;
 
 use crate::{net::peer::Peer, sys::process};
 
-/// A list of users and groups whose connections are accepted; everybody else's are refused.
+/// A list of users and groups that may connect. Connections of all others are refused.
 ///
-/// It is asked by the factory given to [`listen`](crate::PollSet::listen), which refuses the CIR with its error:
+/// The factory given to [`listen`](crate::PollSet::listen) checks each peer, and refuses the connection with the error:
 ///
 /// ```
 /// # use ipc_reactor::{Context, Framing, Listener, Reactor, Session};
@@ -21,19 +21,19 @@ use crate::{net::peer::Peer, sys::process};
 ///
 /// let allow = Allow::same_user().uid(0).gid(100);
 /// let mut reactor = Reactor::<()>::new()?;
-/// // The path's mode must let them in, too: by default it is for this user alone.
-/// let master = Listener::options().mode(0o666).unix(&path)?;
-/// reactor.listen(master, Framing::fixed(4), move |peer, ()| {
+/// // The path's mode must admit them, too: by default it admits this user only.
+/// let listener = Listener::options().mode(0o666).unix(&path)?;
+/// reactor.listen(listener, Framing::fixed(4), move |peer, ()| {
 ///     allow.check(peer)?;
 ///     Ok(Adder)
 /// })?;
 /// # io::Result::Ok(())
 /// ```
 ///
-/// What counts is who the peer was when it connected: the kernel noted its effective user, its effective group and its
-/// supplementary groups then (`SO_PEERCRED`, `SO_PEERGROUPS`, `unix(7)`). Whoever is given the connection afterwards has it.
-/// Root is let in only if it is listed. A peer from another user namespace, whose ids mean nothing here, shows as
-/// user and group 65534; do not list that.
+/// The check uses the peer's effective user, effective group and supplementary groups at the time of its `connect(2)`
+/// (`SO_PEERCRED`, `SO_PEERGROUPS`, `unix(7)`). A process that gets the connection later, by `fork(2)` or over a
+/// socket, is not checked. Root may connect only if it is listed. A peer from another user namespace, whose ids do not
+/// exist here, has the user and the group 65534: do not list those.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Allow {
     uids: Vec<u32>,
@@ -41,42 +41,42 @@ pub struct Allow {
 }
 
 impl Allow {
-    /// Nobody, yet.
+    /// An empty list, which refuses every peer.
     #[must_use]
     pub fn new() -> Allow {
         Allow::default()
     }
 
-    /// The user whose rights this process has.
+    /// A list of the effective user of this process.
     #[must_use]
     pub fn same_user() -> Allow {
         Allow::new().uid(process::effective_uid())
     }
 
-    /// And this user.
+    /// Adds a user.
     #[must_use]
     pub fn uid(mut self, uid: u32) -> Allow {
         self.uids.push(uid);
         self
     }
 
-    /// And whoever is in this group, as its effective group or as a supplementary one.
+    /// Adds a group: peers with this effective group, and peers that have it among their supplementary groups.
     #[must_use]
     pub fn gid(mut self, gid: u32) -> Allow {
         self.gids.push(gid);
         self
     }
 
-    /// Whether this peer may connect. One system call; one more for a peer that only its supplementary groups can
-    /// let in.
+    /// Checks whether this peer may connect. It makes one system call, and a second one where neither the user nor the
+    /// effective group is in the list.
     ///
     /// # Errors
     ///
-    /// `PermissionDenied`: it may not. That is so for every TCP peer: the kernel vouches for nobody there.
+    /// `PermissionDenied`: it may not. So for every TCP peer, whose user the kernel does not know.
     pub fn check(&self, peer: &Peer<'_>) -> io::Result<()> {
         let denied = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
         if peer.kind().is_tcp() {
-            let why = "a TCP peer cannot be checked by user or group: only a Unix socket tells who connected";
+            let why = "the user of a TCP peer is unknown; listen on a Unix socket to check users and groups";
             return denied(why.to_owned());
         }
         let who = peer.credentials()?;

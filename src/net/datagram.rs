@@ -1,18 +1,21 @@
 //! The datagram socket: messages and their senders' addresses, without connections.
 
-use std::fmt;
-use std::io;
-use std::net::{ToSocketAddrs, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::{
+    fmt, io,
+    net::{ToSocketAddrs, UdpSocket},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixDatagram,
+    },
+    path::{Path, PathBuf},
+};
 
-use crate::net::address::Address;
-use crate::net::path::PathGuard;
-use crate::net::peer::PeerAddress;
-use crate::sys::{
-    datagram::{self, Arrival},
-    socket,
+use crate::{
+    net::{address::Address, path::PathGuard, peer::PeerAddress, transport::invalid},
+    sys::{
+        datagram::{self, Arrival},
+        file, socket,
+    },
 };
 
 pub(crate) mod address;
@@ -20,18 +23,18 @@ mod options;
 pub use address::SocketAddress;
 pub use options::DatagramOptions;
 
-/// A datagram socket, Unix or UDP: non-blocking, closed on `exec`.
+/// A datagram socket, Unix or UDP: non-blocking, close-on-exec.
 ///
-/// Each message comes whole, with its sender's address, or says that it was truncated. There is no end of file:
-/// **an empty datagram is a message**. A Unix socket keeps order and loses nothing (`unix(7)`); its sender is refused or
-/// made to wait while the receiver's queue is full. UDP does neither (`udp(7)`).
+/// Each datagram is received whole, or is marked as truncated, with its sender's address. There is no end of file: **an
+/// empty datagram is a message**. A Unix socket keeps the order and loses nothing (`unix(7)`): while the receiver's
+/// queue is full, sending fails with `WouldBlock`. UDP may lose datagrams, and change their order (`udp(7)`).
 ///
-/// A path is made safe as a [`Listener`](crate::Listener)'s is: one server at a time, a stale socket is removed and nothing
-/// else is, the mode holds from the first instant, and dropping removes the path if it is still the socket bound here. A
-/// living server does not notice the probing connect at all.
+/// A path is handled as safely as a [`Listener`](crate::Listener)'s: one server at a time; only a stale socket is
+/// removed; the path has its mode from the moment at which it exists; drop removes the path if it is still the socket
+/// that was bound here. A running server does not notice the test connection.
 ///
-/// Nobody can pass descriptors to this socket: where the kernel can refuse them (`SO_PASSRIGHTS`, since Linux 6.16) the sender
-/// gets `EPERM`, elsewhere the kernel closes them on arrival.
+/// Descriptors cannot be sent to this socket. Where the kernel can refuse them (`SO_PASSRIGHTS`, since Linux 6.16), the
+/// sender gets `EPERM`. An older kernel closes them on arrival.
 ///
 /// ```
 /// use ipc_reactor::Datagram;
@@ -48,7 +51,7 @@ pub use options::DatagramOptions;
 /// # std::io::Result::Ok(())
 /// ```
 pub struct Datagram {
-    // Before the descriptor, which pins the inode that the guard compares.
+    // Dropped before the descriptor: while that is open, the inode number that the guard compares is not used again.
     guard: Option<Box<PathGuard>>,
     fd: OwnedFd,
     is_unix: bool,
@@ -58,14 +61,14 @@ pub struct Datagram {
 
 const MESSAGE_SIZE_MAX: usize = 16 << 20;
 
-/// A datagram taken by [`Datagram::recv_from`].
+/// A datagram received with [`Datagram::recv_from`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// How many bytes of the buffer it has filled. There may be none.
+    /// How many bytes of the buffer it fills. May be 0.
     pub len: usize,
-    /// `Some` if it did not fit into the buffer: the bytes that it had when it was sent. The rest is lost.
+    /// `Some` if it was longer than the buffer: its length in bytes when it was sent. The rest is lost.
     pub truncated: Option<usize>,
-    /// Who sent it.
+    /// The sender's address.
     pub from: SocketAddress,
 }
 
@@ -73,37 +76,39 @@ impl Datagram {
     /// The default of [`DatagramOptions::message_size`]: all of UDP fits.
     pub const MESSAGE_SIZE: usize = 65_536;
 
-    /// Receives on a path. Mode 0600: senders of this user only.
+    /// Receives on a path. Its mode is 0600: only processes of this user can send to it.
     ///
     /// # Errors
-    /// `AddrInUse` if a socket lives there, `AlreadyExists` if something is there that is no socket, `InvalidInput` if
-    /// the path is longer than 107 bytes, and those of `bind(2)`.
+    /// - `AddrInUse`: a process receives there.
+    /// - `AlreadyExists`: a file of another kind is there.
+    /// - `InvalidInput`: the path is longer than 107 bytes.
+    /// - Those of `bind(2)`.
     pub fn unix(path: impl AsRef<Path>) -> io::Result<Datagram> {
         Self::options().unix(path)
     }
 
-    /// Receives on an abstract name (1 to 107 bytes of any value). It has no mode: **every** process of the
-    /// network namespace can send to it. It vanishes with its last socket.
+    /// Receives on an abstract name (1 to 107 bytes of any value). It has no mode: **every** process of the network
+    /// namespace can send to it. The name is free again when its last socket is closed.
     ///
     /// # Errors
-    /// `AddrInUse` if it is taken, `InvalidInput` for an empty or too long name.
+    /// `AddrInUse`: another socket has the name. `InvalidInput`: the name is empty or too long.
     pub fn unix_abstract(name: impl AsRef<[u8]>) -> io::Result<Datagram> {
         Self::options().unix_abstract(name)
     }
 
-    /// Receives on an abstract name that the kernel chooses: for those who only want answers.
+    /// Receives on an abstract name that the kernel chooses: for a client, which only needs an address for the answers.
     ///
     /// # Errors
-    /// `AddrInUse`: all of the million names are taken.
+    /// `AddrInUse`: all of the million names are in use.
     pub fn unix_autobind() -> io::Result<Datagram> {
         Self::options().unix_autobind()
     }
 
-    /// Receives on the first of the addresses that can be bound, IPv4 or IPv6. Port 0 lets the kernel choose;
-    /// [`local_address`](Self::local_address) tells.
+    /// Receives on the first of the addresses that can be bound, IPv4 or IPv6. For port 0 the kernel chooses a port,
+    /// which [`local_address`](Self::local_address) returns.
     ///
     /// # Errors
-    /// Those of resolving and of `bind(2)`, for the last address tried.
+    /// Those of `getaddrinfo(3)`; those of `bind(2)` for the last address that was tried.
     pub fn udp(address: impl ToSocketAddrs) -> io::Result<Datagram> {
         Self::options().udp(address)
     }
@@ -111,47 +116,51 @@ impl Datagram {
     /// Receives on an address of any kind that takes datagrams.
     ///
     /// # Errors
-    /// `InvalidInput` for streams, seqpacket sockets and queues; else those of the constructor for that kind.
+    /// `InvalidInput` for streams, seqpacket sockets and queues; otherwise those of the constructor for that kind.
     pub fn bind(address: &Address) -> io::Result<Datagram> {
         Self::options().bind(address)
     }
 
-    /// A socket with an address of the kernel's choice, [connected](Self::connect) to `address`. It can be answered.
+    /// A socket [connected](Self::connect) to `address`. The kernel chooses its own address, so that the peer can
+    /// answer.
     ///
     /// # Errors
-    /// `InvalidInput` for an address of another kind; those of resolving and of [`connect`](Self::connect).
+    /// `InvalidInput` for an address of another kind; those of `getaddrinfo(3)` and of [`connect`](Self::connect).
     pub fn connected(address: &Address) -> io::Result<Datagram> {
         Self::options().connected(address)
     }
 
-    /// Options to set before binding.
+    /// Options to set before the socket is made.
     pub fn options() -> DatagramOptions {
         DatagramOptions::new()
     }
 
-    /// Names the one peer from now on: [`send`](Self::send) goes to it, and datagrams of others are refused (Unix) or
-    /// dropped (UDP). What others have sent before is still received. It can be done again, with another peer;
-    /// a Unix socket then throws away what it has not received yet.
+    /// Sets the only peer from now on: [`send`](Self::send) sends to it, and datagrams of others are refused (Unix) or
+    /// dropped (UDP). Those that others have sent before are still received. You may connect again, to another peer; a
+    /// Unix socket then drops the datagrams that it has not received yet.
     ///
-    /// Nothing is sent. Of a UDP peer nothing is known before a datagram to it comes back as an ICMP message: that
-    /// is `ConnectionRefused`, of a later call.
+    /// Nothing is sent. Whether a UDP peer receives is not known before a datagram to it causes an ICMP message: a
+    /// later call then fails with `ConnectionRefused`.
     ///
     /// # Errors
-    /// On a Unix socket: `NotFound`, nothing is there; `ConnectionRefused`, nobody lives there; `PermissionDenied`, no write
-    /// permission, or the peer is connected to another. `InvalidInput`: the address is of another family.
+    /// - `NotFound` (Unix): there is no such path.
+    /// - `ConnectionRefused` (Unix): no process has the socket open.
+    /// - `PermissionDenied` (Unix): no write permission, or the peer is connected to another socket.
+    /// - `InvalidInput`: the address has another family than the socket.
     pub fn connect(&self, to: &SocketAddress) -> io::Result<()> {
         socket::connect_nonblocking(self.as_fd(), &to.0).map_err(|cause| explain(cause, 0))
     }
 
-    /// Sends a datagram, which may be empty. It is taken whole or not at all, and the call never waits.
+    /// Sends a datagram, which may be empty, whole or not at all. It never waits.
     ///
     /// # Errors
-    /// - `WouldBlock`: the receiver's queue is full (Unix), or this socket's send buffer. Nobody tells when there is room at
-    ///   one receiver of many: try later, or [`connect`](Self::connect) a socket to it.
-    /// - `ConnectionRefused`, `NotFound`: nobody receives there, or (UDP, connected) an earlier datagram found nobody.
+    /// - `WouldBlock`: the receiver's queue (Unix) or this socket's send buffer is full. No event says when one
+    ///   receiver of many has room: try again later, or [`connect`](Self::connect) a socket to it.
+    /// - `ConnectionRefused`, `NotFound`: no socket receives there, or (UDP, connected) none received an earlier
+    ///   datagram.
     /// - `PermissionDenied`: no write permission, or the receiver is connected to another socket.
-    /// - `InvalidInput`: too long (more than 65,507 bytes on UDP over IPv4, or than `SO_SNDBUF` on a Unix socket), or an address
-    ///   of another family.
+    /// - `InvalidInput`: the datagram is too long (more than 65,507 bytes on UDP over IPv4, or than `SO_SNDBUF` on a
+    ///   Unix socket), or the address has another family than the socket.
     pub fn send_to(&self, bytes: &[u8], to: &SocketAddress) -> io::Result<()> {
         datagram::send_to(self.as_fd(), bytes, &to.0).map(drop).map_err(|cause| explain(cause, bytes.len()))
     }
@@ -164,12 +173,13 @@ impl Datagram {
         socket::send(self.as_fd(), bytes).map(drop).map_err(|cause| explain(cause, bytes.len()))
     }
 
-    /// Sends several datagrams, 16 a system call (`sendmmsg(2)`), and says how many were taken. Against a `send_to` each
-    /// it costs about a tenth less from 4 datagrams on, and a tenth more for one.
+    /// Sends several datagrams, 16 with each system call (`sendmmsg(2)`), and returns how many were sent. From 4
+    /// datagrams on it costs about a tenth less than [`send_to`](Self::send_to) for each; for one it costs a tenth
+    /// more.
     ///
     /// # Errors
-    /// Those of `send_to`, if the first datagram is refused. A later one's refusal ends the call, and is that of the first
-    /// in the next call that begins with it.
+    /// Those of `send_to`, if the first datagram cannot be sent. If a later one cannot, the call returns how many were
+    /// sent before it; a next call that begins with that datagram returns the error.
     pub fn send_batch(&self, mut datagrams: &[(&[u8], &SocketAddress)]) -> io::Result<usize> {
         let mut sent = 0;
         while let Some((first, _)) = datagrams.first() {
@@ -189,13 +199,13 @@ impl Datagram {
         Ok(sent)
     }
 
-    /// Receives a datagram, and who sent it. Never waits.
+    /// Receives a datagram and its sender's address. It never waits.
     ///
     /// # Errors
-    /// `WouldBlock`: none is there. `ConnectionRefused` and its like: an earlier datagram of ours found nobody; the
-    /// socket is as good as before.
+    /// `WouldBlock`: there is none. `ConnectionRefused` and other errors of ICMP: an earlier datagram of this socket
+    /// was not received; the socket stays usable.
     pub fn recv_from(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        let mut arrival = Arrival::to_fill();
+        let mut arrival = Arrival::zeroed();
         datagram::recv_from(self.as_fd(), buffer, &mut arrival)?;
         let (len, size) = (arrival.len, buffer.len());
         Ok(Received {
@@ -205,21 +215,21 @@ impl Datagram {
         })
     }
 
-    /// The address it receives on, with the actual port of UDP; of a path, as it was given.
+    /// The address that it receives on: for UDP with the real port, for a path as it was given.
     ///
     /// # Errors
-    /// `AddrNotAvailable`: it is unnamed, and nobody can send to it. Those of `getsockname(2)`.
+    /// `AddrNotAvailable`: it is unnamed, so no process can send to it. Those of `getsockname(2)`.
     pub fn local_address(&self) -> io::Result<Address> {
         if let Some(path) = &self.path {
             return Ok(Address::UnixDatagram(path.clone()));
         }
-        match socket::getsockname(self.as_fd())? {
+        match PeerAddress::from(socket::getsockname(self.as_fd())?) {
             PeerAddress::Path(path) => Ok(Address::UnixDatagram(path)),
             PeerAddress::Abstract(name) => Ok(Address::AbstractDatagram(name)),
             PeerAddress::Inet(address) => Ok(Address::Udp(address.to_string())),
             PeerAddress::Unnamed => Err(io::Error::new(
                 io::ErrorKind::AddrNotAvailable,
-                "the socket is unnamed: nobody can send to it; bind it (autobind will do)",
+                "the socket is unnamed, so no process can send to it; bind it, for example with unix_autobind",
             )),
         }
     }
@@ -229,28 +239,28 @@ impl Datagram {
     /// # Errors
     /// `NotConnected`, and those of `getpeername(2)`.
     pub fn peer_address(&self) -> io::Result<PeerAddress> {
-        socket::getpeername(self.as_fd())
+        socket::getpeername(self.as_fd()).map(PeerAddress::from)
     }
 
-    /// Bytes of the largest datagram that the poll set takes whole: [`DatagramOptions::message_size`].
+    /// Bytes of the longest datagram that the poll set receives whole: [`DatagramOptions::message_size`].
     pub fn message_size(&self) -> usize {
         self.message_size
     }
 
-    /// Sets it for an adopted socket, before the socket goes into a poll set.
+    /// Sets [`message_size`](Self::message_size), for an adopted socket. Call it before the socket is in a poll set.
     pub fn set_message_size(&mut self, bytes: usize) {
         self.message_size = bytes.clamp(1, MESSAGE_SIZE_MAX);
     }
 
-    /// Leaves the path in place when the value is dropped: for a process whose successor goes on with the same
-    /// socket, inherited or passed. The lock is held until the drop all the same.
+    /// Keeps the path when the value is dropped: for a process whose successor inherits or receives this socket and
+    /// goes on with it. The lock is still released at the drop.
     pub fn leave_path(&mut self) {
         if let Some(guard) = &mut self.guard {
             guard.keep();
         }
     }
 
-    /// The socket itself; its path is left in place and the lock is released.
+    /// The socket itself. Its path is kept, and the lock is released.
     pub fn into_fd(mut self) -> OwnedFd {
         self.leave_path();
         self.fd
@@ -258,17 +268,17 @@ impl Datagram {
 
     fn around(fd: OwnedFd, is_unix: bool, message_size: usize) -> Datagram {
         if is_unix {
-            // A kernel before 6.16 has no such option, and closes what arrives.
+            // Before Linux 6.16 there is no such option, and the kernel closes the descriptors that arrive.
             let _ = socket::set_passes_rights(fd.as_fd(), false);
         }
         Datagram { guard: None, fd, is_unix, path: None, message_size }
     }
 
-    /// Errors are for those that can be told: `From` has nobody to tell, and on an open socket none can occur.
+    /// `TryFrom` returns the error. `From` cannot, and there is none: the socket is open.
     fn adopt(fd: OwnedFd, is_unix: bool) -> (Datagram, io::Result<()>) {
         let datagram = Self::around(fd, is_unix, Self::MESSAGE_SIZE);
         let fd = datagram.as_fd();
-        let usable = socket::set_nonblocking(fd).and_then(|()| socket::set_cloexec(fd));
+        let usable = file::set_nonblocking(fd, true).and_then(|()| file::set_cloexec(fd));
         (datagram, usable)
     }
 }
@@ -289,33 +299,31 @@ impl fmt::Debug for Datagram {
     }
 }
 
-/// Becomes non-blocking. Its path, if it has one, is left alone on drop.
+/// Makes the socket non-blocking. Drop keeps its path, if it has one.
 impl From<UnixDatagram> for Datagram {
     fn from(socket: UnixDatagram) -> Datagram {
         Self::adopt(socket.into(), true).0
     }
 }
 
-/// Becomes non-blocking.
+/// Makes the socket non-blocking.
 impl From<UdpSocket> for Datagram {
     fn from(socket: UdpSocket) -> Datagram {
         Self::adopt(socket.into(), false).0
     }
 }
 
-/// Adopts a datagram socket that another program made, such as a service manager: it becomes non-blocking and
-/// close-on-exec, and its path is left alone on drop.
+/// Adopts a datagram socket that another program made, such as a service manager. It becomes non-blocking and
+/// close-on-exec, and drop keeps its path.
 ///
-/// Fails with `InvalidInput` if the descriptor is no socket or one of another kind; the descriptor is then closed.
+/// Fails with `InvalidInput` if the descriptor is no socket, or one of another kind. The descriptor is then closed.
 impl TryFrom<OwnedFd> for Datagram {
     type Error = io::Error;
 
     fn try_from(fd: OwnedFd) -> io::Result<Datagram> {
         let option = |name| {
             socket::option(fd.as_fd(), libc::SOL_SOCKET, name).map_err(|cause| match cause.raw_os_error() {
-                Some(libc::ENOTSOCK) => {
-                    invalid("the descriptor is no socket; a datagram socket is wanted".into())
-                }
+                Some(libc::ENOTSOCK) => invalid("the descriptor is no socket; pass a datagram socket".into()),
                 _ => cause,
             })
         };
@@ -333,12 +341,8 @@ impl TryFrom<OwnedFd> for Datagram {
     }
 }
 
-fn invalid(text: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, text)
-}
-
-/// Says what the kernel's number means for a datagram of `len` bytes. `WouldBlock` stays as it is: it is no
-/// fault, and must not cost an allocation.
+/// Explains the errno of a call with a datagram of `len` bytes. `WouldBlock` is returned as it is: it is no fault, and
+/// must not cost an allocation.
 fn explain(cause: io::Error, len: usize) -> io::Error {
     let (kind, why) = match cause.raw_os_error() {
         Some(libc::EMSGSIZE) => {
@@ -351,15 +355,16 @@ fn explain(cause: io::Error, len: usize) -> io::Error {
         Some(libc::EDESTADDRREQ | libc::ENOTCONN) => {
             (io::ErrorKind::NotConnected, "no receiver: connect the socket, or use send_to".into())
         }
-        Some(libc::ECONNREFUSED) => {
-            (cause.kind(), "nobody receives there, or an earlier datagram of this socket found nobody".into())
-        }
+        Some(libc::ECONNREFUSED) => (
+            cause.kind(),
+            "nobody receives there, or nobody received an earlier datagram of this socket".into(),
+        ),
         Some(libc::ENOENT) => (cause.kind(), "no socket is at that path".into()),
-        Some(libc::EPERM) => (cause.kind(), "the receiver takes datagrams from another socket alone".into()),
+        Some(libc::EPERM) => (cause.kind(), "the receiver is connected to another socket".into()),
         Some(libc::EPROTOTYPE) => (io::ErrorKind::InvalidInput, "the receiver is no datagram socket".into()),
         Some(libc::EAFNOSUPPORT | libc::EINVAL) => (
             io::ErrorKind::InvalidInput,
-            "the address is of another family than the socket, or malformed".into(),
+            "the address has another family than the socket, or is malformed".into(),
         ),
         _ => return cause,
     };

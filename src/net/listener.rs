@@ -1,96 +1,62 @@
-//! The master socket, which gives birth to all client handles.
+//! The listener, from which all client handles are accepted.
 
-use std::fmt;
-use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::{
+    fmt, io,
+    net::{SocketAddr, TcpListener, ToSocketAddrs},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixListener,
+    },
+    path::{Path, PathBuf},
+};
 
-use crate::net::address::Address;
-use crate::net::path::PathGuard;
-use crate::net::peer::PeerAddress;
-use crate::sys::socket;
+use crate::{
+    net::{
+        address::Address,
+        path::PathGuard,
+        peer::PeerAddress,
+        transport::{ListenerKind, invalid},
+    },
+    sys::{file, socket},
+};
 
 mod options;
 pub use options::ListenerOptions;
 
-/// The kinds of master socket: what its clients speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ListenerKind {
-    /// A Unix stream: bytes, without boundaries.
-    UnixStream,
-    /// A Unix seqpacket: records, in order, whole.
-    UnixSeqpacket,
-    /// TCP: bytes, without boundaries.
-    Tcp,
-}
-
-impl ListenerKind {
-    /// Of which kind a socket is.
-    pub(crate) fn of(fd: BorrowedFd<'_>) -> io::Result<ListenerKind> {
-        let option = |name| socket::option(fd, libc::SOL_SOCKET, name);
-        match (option(libc::SO_DOMAIN)?, option(libc::SO_TYPE)?) {
-            (libc::AF_UNIX, libc::SOCK_STREAM) => Ok(ListenerKind::UnixStream),
-            (libc::AF_UNIX, libc::SOCK_SEQPACKET) => Ok(ListenerKind::UnixSeqpacket),
-            (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM) => Ok(ListenerKind::Tcp),
-            (domain, kind) => Err(invalid(format!(
-                "a Unix stream, a Unix seqpacket or a TCP socket is wanted; this one has domain {domain}, type {kind}"
-            ))),
-        }
-    }
-
-    /// TCP, of either version; the others are Unix sockets, whose peers the kernel vouches for.
-    pub fn is_tcp(self) -> bool {
-        self == ListenerKind::Tcp
-    }
-
-    /// It keeps message boundaries.
-    pub fn is_seqpacket(self) -> bool {
-        self == ListenerKind::UnixSeqpacket
-    }
-
-    pub(crate) fn socket_type(self) -> libc::c_int {
-        match self {
-            Self::UnixStream | Self::Tcp => libc::SOCK_STREAM,
-            Self::UnixSeqpacket => libc::SOCK_SEQPACKET,
-        }
-    }
-}
-
-/// A master socket: bound, listening, non-blocking, closed on `exec`.
+/// A listening socket: bound, non-blocking, close-on-exec. It is also called the *master socket*.
 ///
-/// On a path the steps "remove an old socket, create, name, bind, listen … remove the socket" are one
-/// constructor and one drop, made safe:
+/// On a path one constructor and one drop do all the steps ("remove an old socket, create, bind, listen … remove the
+/// socket"), and do them safely:
 ///
-/// - A second server is refused with `AddrInUse`: by `PATH.lock`, held under `flock(2)` while the value lives, and by a probing connect,
-///   which a living server sees as a client that leaves at once.
-/// - A stale socket, one that nobody answers for, is removed. A file of another kind never is, a symbolic link is not
-///   followed: `AlreadyExists`.
-/// - The path has its mode from its first instant.
-/// - Dropping removes the path if it is still the socket bound here (device and inode), and only in the process that bound it;
-///   a forked child's drop removes nothing. A socket adopted with `From` or `TryFrom` leaves its path alone.
+/// - A second server gets `AddrInUse`. This server holds the lock file `PATH.lock` under `flock(2)` as long as the
+///   value exists. A server without a lock file is found by a test connection, which it sees as a client that
+///   disconnects at once.
+/// - A stale socket, to which no process listens any more, is removed. A file of another kind is never removed, and a
+///   symbolic link is not followed: `AlreadyExists`.
+/// - The path has its mode from the moment at which it exists.
+/// - Drop removes the path if it is still the socket that was bound here (same device and inode), and only in the
+///   process that bound it, not in a forked child. A socket adopted with `From` or `TryFrom` keeps its path.
 ///
-/// The directory must be writable, for the lock and for moving names, and its filesystem must know
-/// `renameat2(2)`, as all local ones do. In a directory that others can write, too, such as `/tmp`, they can hold the
-/// name or the lock first; a service belongs in a directory of its own.
+/// The directory must be writable, because the lock file is made and names are moved in it. Its filesystem must support
+/// `renameat2(2)`, as all local ones do. In a directory that other users can write to, such as `/tmp`, they can take
+/// the name or the lock first, so give a service a directory of its own.
 ///
-/// Clients cannot pass descriptors to this master socket's clients (`SO_PASSRIGHTS` is off where the kernel has it, since Linux 6.16).
+/// Descriptors cannot be sent to the connections of this listener where the kernel can refuse them (`SO_PASSRIGHTS`,
+/// since Linux 6.16), unless the framing asks for them.
 ///
 /// ```
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("adder.sock");
 /// use ipc_reactor::Listener;
 ///
-/// let master = Listener::options().mode(0o660).backlog(64).unix(&path)?;
+/// let listener = Listener::options().mode(0o660).backlog(64).unix(&path)?;
 /// assert!(Listener::unix(&path).is_err(), "one server at a time");
-/// drop(master);
+/// drop(listener);
 /// assert!(!path.exists());
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Listener {
-    // Before the descriptor, which pins the inode that the guard compares.
+    // Dropped before the descriptor: while that is open, the inode number that the guard compares is not used again.
     guard: Option<PathGuard>,
     fd: OwnedFd,
     kind: ListenerKind,
@@ -100,17 +66,19 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens for streams on a path. Mode 0600: clients of this user only.
+    /// Listens for streams on a path. Its mode is 0600: only clients of this user can connect.
     ///
     /// # Errors
     ///
-    /// `AddrInUse` if a server lives there, `AlreadyExists` if something is there that is no socket, `InvalidInput` if the path
-    /// is longer than 107 bytes, and those of `bind(2)`.
+    /// - `AddrInUse`: a server listens there.
+    /// - `AlreadyExists`: a file of another kind is there.
+    /// - `InvalidInput`: the path is longer than 107 bytes.
+    /// - Those of `bind(2)`.
     pub fn unix(path: impl AsRef<Path>) -> io::Result<Self> {
         Self::options().unix(path)
     }
 
-    /// Listens for seqpacket connections on a path; else as [`unix`](Self::unix).
+    /// Listens for seqpacket connections on a path, otherwise as [`unix`](Self::unix).
     ///
     /// # Errors
     ///
@@ -122,16 +90,16 @@ impl Listener {
     /// Listens for streams on an abstract name (1 to 107 bytes of any value).
     ///
     /// An abstract name has no mode: **every** process of the network namespace can connect, so check
-    /// [`Peer::credentials`](crate::Peer::credentials). It vanishes with its last socket.
+    /// [`Peer::credentials`](crate::Peer::credentials). The name is free again when its last socket is closed.
     ///
     /// # Errors
     ///
-    /// `AddrInUse` if it is taken, `InvalidInput` for an empty or too long name.
+    /// `AddrInUse`: another socket has the name. `InvalidInput`: the name is empty or too long.
     pub fn unix_abstract(name: impl AsRef<[u8]>) -> io::Result<Self> {
         Self::options().unix_abstract(name)
     }
 
-    /// Listens for seqpacket connections on an abstract name; else as [`unix_abstract`](Self::unix_abstract).
+    /// Listens for seqpacket connections on an abstract name, otherwise as [`unix_abstract`](Self::unix_abstract).
     ///
     /// # Errors
     ///
@@ -140,12 +108,12 @@ impl Listener {
         Self::options().seqpacket_abstract(name)
     }
 
-    /// Listens on the first of the addresses that can be bound, with `SO_REUSEADDR`. Port 0 lets the kernel choose;
-    /// [`local_address`](Self::local_address) tells.
+    /// Listens on the first of the addresses that can be bound, with `SO_REUSEADDR`. For port 0 the kernel chooses a
+    /// port, which [`local_address`](Self::local_address) returns.
     ///
     /// # Errors
     ///
-    /// Those of resolving, `bind(2)` and `listen(2)`, for the last address tried.
+    /// Those of `getaddrinfo(3)`; those of `bind(2)` and `listen(2)` for the last address that was tried.
     pub fn tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
         Self::options().tcp(address)
     }
@@ -154,22 +122,22 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for datagram sockets and queues; else those of the constructor for that kind.
+    /// `InvalidInput` for datagram sockets and queues; otherwise those of the constructor for that kind.
     pub fn bind(address: &Address) -> io::Result<Self> {
         Self::options().bind(address)
     }
 
-    /// Options to set before listening.
+    /// Options to set before the socket is made.
     pub fn options() -> ListenerOptions {
         ListenerOptions::new()
     }
 
-    /// What its clients speak.
+    /// The transport of its connections.
     pub fn kind(&self) -> ListenerKind {
         self.kind
     }
 
-    /// The address it listens on, with the actual port of TCP; of a path, as it was given.
+    /// The address that it listens on: for TCP with the real port, for a path as it was given.
     ///
     /// # Errors
     ///
@@ -180,30 +148,31 @@ impl Listener {
         if let Some(path) = &self.path {
             return Ok(at_path(path.clone()));
         }
-        match socket::getsockname(self.as_fd())? {
+        match PeerAddress::from(socket::getsockname(self.as_fd())?) {
             PeerAddress::Path(path) => Ok(at_path(path)),
             PeerAddress::Abstract(name) if seqpacket => Ok(Address::AbstractSeqpacket(name)),
             PeerAddress::Abstract(name) => Ok(Address::AbstractStream(name)),
             PeerAddress::Inet(address) => Ok(Address::Tcp(address.to_string())),
-            PeerAddress::Unnamed => Err(invalid("the master socket has no address".into())),
+            PeerAddress::Unnamed => Err(invalid("the listener has no address".into())),
         }
     }
 
-    /// Leaves the path in place when the value is dropped: for a process whose successor goes on with the same
-    /// socket, inherited or passed. The lock is held until the drop all the same.
+    /// Keeps the path when the value is dropped: for a process whose successor inherits or receives this socket and
+    /// goes on with it. The lock is still released at the drop.
     pub fn leave_path(&mut self) {
         if let Some(guard) = &mut self.guard {
             guard.keep();
         }
     }
 
-    /// The socket itself; its path is left in place and the lock is released.
+    /// The socket itself. Its path is kept, and the lock is released.
     pub fn into_fd(mut self) -> OwnedFd {
         self.leave_path();
         self.fd
     }
 
-    /// `accept4(2)`, one system call: the client handle, and its address if it is TCP.
+    /// Accepts a connection with one system call, `accept4(2)`: the client handle, and the client's address if it is
+    /// TCP.
     pub(crate) fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
         match self.kind {
             ListenerKind::Tcp => socket::accept_inet(self.as_fd()),
@@ -213,16 +182,17 @@ impl Listener {
         }
     }
 
-    /// Whether no client accepted here can ever receive descriptors; then a short read is a proof of drained.
+    /// Whether descriptors can be sent to no connection accepted here. A read that returns less than there is room for
+    /// has then emptied the socket.
     ///
-    /// A client inherits that when it connects. So for an adopted socket it is true only if the one who made it had
-    /// refused them already: connections may have been waiting.
+    /// A connection takes this over from the listener when the client connects. So it is true for an adopted socket
+    /// only if its maker had set `SO_PASSRIGHTS` already: connections may have been waiting.
     pub(crate) fn refuses_descriptors(&self) -> bool {
         self.refuses_descriptors
     }
 
-    /// Whether every client accepted here has `SO_PASSCRED` already, which [`socket::recv_record`] needs. Where
-    /// not (an adopted socket whose maker had not set it), set it on each client handle.
+    /// Whether every connection accepted here has `SO_PASSCRED` already, which [`socket::recv_record`] needs. If not
+    /// (an adopted socket, whose maker had not set it), set it on each client handle.
     pub(crate) fn marks_records(&self) -> bool {
         self.marks_records
     }
@@ -234,7 +204,7 @@ impl Listener {
         if kind == ListenerKind::Tcp {
             socket::set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
         } else {
-            // A kernel before 6.16 has no such option: the reactor then reads until there is nothing more.
+            // Before Linux 6.16 there is no such option, and the reactor reads until `WouldBlock`.
             listener.refuses_descriptors = socket::set_passes_rights(fd, false).is_ok();
         }
         if kind == ListenerKind::UnixSeqpacket {
@@ -248,11 +218,11 @@ impl Listener {
         Self { guard: None, fd, kind, path: None, refuses_descriptors: false, marks_records: false }
     }
 
-    /// Errors are for those that can be told: `From` has nobody to tell, and on an open socket none can occur.
+    /// `TryFrom` returns the error. `From` cannot, and there is none: the socket is open.
     fn adopt(fd: OwnedFd, kind: ListenerKind) -> (Self, io::Result<()>) {
         let mut listener = Self::around(fd, kind);
         let fd = listener.fd.as_fd();
-        let usable = socket::set_nonblocking(fd).and_then(|()| socket::set_cloexec(fd));
+        let usable = file::set_nonblocking(fd, true).and_then(|()| file::set_cloexec(fd));
         if kind != ListenerKind::Tcp {
             let refused = matches!(socket::passes_rights(fd), Ok(false));
             listener.refuses_descriptors = socket::set_passes_rights(fd, false).is_ok() && refused;
@@ -281,32 +251,32 @@ impl fmt::Debug for Listener {
     }
 }
 
-/// Becomes non-blocking. Its path, if it has one, is left alone on drop.
+/// Makes the socket non-blocking. Drop keeps its path, if it has one.
 impl From<UnixListener> for Listener {
     fn from(listener: UnixListener) -> Self {
         Self::adopt(listener.into(), ListenerKind::UnixStream).0
     }
 }
 
-/// Becomes non-blocking.
+/// Makes the socket non-blocking.
 impl From<TcpListener> for Listener {
     fn from(listener: TcpListener) -> Self {
         Self::adopt(listener.into(), ListenerKind::Tcp).0
     }
 }
 
-/// Adopts a listening socket that another program made, such as a service manager: it becomes non-blocking and
-/// close-on-exec, and its path is left alone on drop.
+/// Adopts a listening socket that another program made, such as a service manager. It becomes non-blocking and
+/// close-on-exec, and drop keeps its path.
 ///
-/// Fails with `InvalidInput` if the descriptor is no socket, does not listen, or is of another kind than
-/// [`ListenerKind`] knows; the descriptor is then closed.
+/// Fails with `InvalidInput` if the descriptor is no socket, does not listen, or has none of the transports of
+/// [`ListenerKind`]. The descriptor is then closed.
 impl TryFrom<OwnedFd> for Listener {
     type Error = io::Error;
 
     fn try_from(fd: OwnedFd) -> io::Result<Self> {
         let option = |name| socket::option(fd.as_fd(), libc::SOL_SOCKET, name);
         let listening = option(libc::SO_ACCEPTCONN).map_err(|cause| match cause.raw_os_error() {
-            Some(libc::ENOTSOCK) => invalid("the descriptor is no socket; a master socket is wanted".into()),
+            Some(libc::ENOTSOCK) => invalid("the descriptor is no socket; pass a listening socket".into()),
             _ => cause,
         })?;
         if listening == 0 {
@@ -318,6 +288,5 @@ impl TryFrom<OwnedFd> for Listener {
     }
 }
 
-fn invalid(text: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, text)
-}
+#[cfg(test)]
+mod tests;

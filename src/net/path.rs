@@ -1,46 +1,58 @@
-//! The owner of a socket's path: the lock, the probe, the removal.
+//! The path of a listening socket: the lock, the test whether a server runs, the removal.
 //!
-//! A path outlives its socket, so a server finds one of three things where it wants to bind: nothing, a living server, or the
-//! stale name that a dead one left. The rules here:
+//! A path outlives its socket. So a server finds one of three things at the path where it wants to bind: nothing, the
+//! socket of a running server, or a stale socket that an ended server left. The rules here:
 //!
-//! - **One starter at a time.** `PATH.lock` is held under `flock(2)` from before the path is looked at until the socket is gone. A crash
-//!   releases it. The file is removed at the end, so whoever gets the lock checks that the name still means the file
-//!   that was locked, and else tries again.
-//! - **Only a socket proved dead is removed.** Proof is `ECONNREFUSED`. A full backlog (`EAGAIN`) and a socket of another type
-//!   (`EPROTOTYPE`) are living servers; anything that is no socket is somebody's property. Symlinks are not followed.
-//! - **A name is removed by identity.** `unlink` takes a name, and between a check and an `unlink` the name can come to
-//!   mean something else. So the name is moved aside to one that nobody else knows, looked at there, and only then unlinked; a
-//!   stranger is moved back.
-//! - **A process that did not bind removes nothing**: not a forked child, which inherits the value.
+//! - **One server starts at a time.** It holds `PATH.lock` under `flock(2)` from before it looks at the path until its
+//!   socket is closed. A crash releases the lock. The lock file is removed at the end. So a process that gets the lock
+//!   checks that the name still belongs to the file that it locked, and tries again if not.
+//! - **Only a stale socket is removed.** The proof is `ECONNREFUSED`. A full backlog (`EAGAIN`) and a socket of another
+//!   type (`EPROTOTYPE`) belong to a running server. A file of another kind is never removed. Symbolic links are not
+//!   followed.
+//! - **A name is removed by identity.** `unlink(2)` takes a name, and between a check and the `unlink` another file can
+//!   get the name. So the file is first renamed to a random temporary name, checked there, and only then unlinked. If
+//!   it turns out to be another file, it is renamed back.
+//! - **A process that did not bind removes nothing.** A forked child, for example, inherits the value.
 //!
-//! # Taking over a living server's path
+//! # Taking over a running server's path
 //!
-//! The lock is then in the old server's hands. The successor locks `PATH.lock.next` instead (one successor at a time), and renames it
-//! over `PATH.lock`: the name now means the successor's file, and its lock is the one that starters meet. Only then does the
-//! socket change places. The old server, when it ends, finds that neither name is its own any more and leaves both. The order
-//! matters: one that is still starting looks at the lock once it has noted its socket's identity, and
-//! so cannot have noted its successor's. A successor that dies halfway leaves an unlocked file or a temporary name, and no wrong state.
+//! Then the old server holds the lock. The successor locks `PATH.lock.next` instead (one successor at a time), and
+//! renames it over `PATH.lock`. From now on the name belongs to the successor's file, and a starting server meets the
+//! successor's lock. Only then do the sockets exchange their names. When the old server ends, it finds that neither
+//! name belongs to its own files any more, and removes neither. The order matters: a starting server notes its socket's
+//! identity and checks its lock after that, so it cannot have noted the identity of its successor's socket. A successor
+//! that dies halfway leaves an unlocked file or a temporary name, and no wrong state.
 //!
-//! Two servers that do not use this lock (of another program, say) are told apart by the probe alone: a socket bound but
-//! not yet listening refuses, as a dead one does.
+//! Against a server that does not use this lock (another program's, say) there is only the test connection: a socket
+//! that is bound but does not listen yet refuses it, as a stale one does.
 
-use std::collections::hash_map::RandomState;
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::hash::{BuildHasher, Hasher};
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::hash_map::RandomState,
+    fs::{self, File, Metadata, OpenOptions},
+    hash::{BuildHasher, Hasher},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+};
 
-use crate::sys::path::{flock_exclusive, rename_exchange, rename_noreplace};
-use crate::sys::sockaddr::SockAddr;
-use crate::sys::socket;
+use crate::{
+    net::failure,
+    sys::{
+        file::{flock_exclusive, rename_exchange, rename_noreplace},
+        sockaddr::SockAddr,
+        socket,
+    },
+};
 
-/// Each attempt loses only to somebody else's progress at that very moment.
+/// How often to try again. An attempt fails only if another process changes the same names at that moment.
 const ATTEMPTS: usize = 64;
 
-/// A path that a socket of ours is bound to, and the lock that goes with it. Dropping it removes both, as far as
-/// they are still ours. Drop it before the socket: the open socket pins its inode, which makes the number good for a proof.
+/// The path that a socket of this process is bound to, and its lock file. Drop removes both, unless they belong to
+/// another server by now. Drop it before the socket: while the socket is open, its inode number is not used again, so
+/// an equal number proves that it is the same file.
 #[derive(Debug)]
 pub(crate) struct PathGuard {
     path: PathBuf,
@@ -50,7 +62,7 @@ pub(crate) struct PathGuard {
 }
 
 impl PathGuard {
-    /// Binds `socket` to `path` and, unless it is a datagram socket, makes it listen; or says why not.
+    /// Binds `socket`, which has the type `kind`, to `path`. Unless it is a datagram socket, makes it listen.
     pub(crate) fn listen(
         socket: BorrowedFd<'_>,
         path: &Path,
@@ -59,7 +71,7 @@ impl PathGuard {
         takeover: bool,
     ) -> io::Result<Self> {
         let address = SockAddr::unix_path(path)?;
-        // Absolute, so that a chdir does not make drop look elsewhere; the bind keeps the caller's form, which may be shorter.
+        // Absolute, so that drop finds it after a chdir. The bind uses the caller's form, which may be shorter.
         let absolute = std::path::absolute(path)?;
         let Some(name) = absolute.file_name() else {
             return Err(error(io::ErrorKind::InvalidInput, path, "names no file"));
@@ -101,7 +113,7 @@ impl PathGuard {
     fn take_over(socket: BorrowedFd<'_>, given: &Path, path: PathBuf, backlog: u32) -> io::Result<Self> {
         let busy = || error(io::ErrorKind::AddrInUse, &path, "is just being taken over by another server");
         let next = LockFile::acquire(with_suffix(&path, ".lock.next"))?.ok_or_else(busy)?;
-        Occupant::at(&path)?.refuse_strangers(&path)?;
+        Occupant::at(&path)?.require_socket(&path)?;
 
         let temporary = temporary_name(given);
         let address = SockAddr::unix_path(&temporary)
@@ -121,7 +133,7 @@ impl PathGuard {
         Ok(Self { path, id, keep: false, lock })
     }
 
-    /// Leaves the path in place when the guard is dropped; the lock still goes.
+    /// Makes drop keep the path. The lock file is still removed.
     pub(crate) fn keep(&mut self) {
         self.keep = true;
     }
@@ -133,15 +145,15 @@ impl Drop for PathGuard {
             return;
         }
         if let Err(cause) = remove_exactly(&self.path, self.id) {
-            log::warn!("socket path {:?} stays: {cause}", self.path);
+            log::warn!(target: "ipc_reactor", "cannot remove the socket path {:?}: {cause}", self.path);
         }
     }
 }
 
-/// Puts the socket `temporary` in the place of `path`, without a moment at which `path` is missing or refuses.
+/// Gives the socket at `temporary` the name `path`. There is no moment at which `path` does not exist or refuses.
 fn install(temporary: &Path, path: &Path) -> io::Result<()> {
     for _ in 0..ATTEMPTS {
-        match Occupant::at(path)?.refuse_strangers(path)? {
+        match Occupant::at(path)?.require_socket(path)? {
             None => match rename_noreplace(temporary, path) {
                 Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => continue,
                 result => return result.map_err(|cause| failed("cannot take over", path, cause)),
@@ -154,43 +166,42 @@ fn install(temporary: &Path, path: &Path) -> io::Result<()> {
         let out = fs::symlink_metadata(temporary)?;
         if !out.file_type().is_socket() {
             rename_exchange(temporary, path)?;
-            Occupant::Other(out).refuse_strangers(path)?;
+            Occupant::Other(out).require_socket(path)?;
         }
         return fs::remove_file(temporary);
     }
-    Err(error(io::ErrorKind::AddrInUse, path, "comes and goes too fast to take it over"))
+    Err(error(io::ErrorKind::AddrInUse, path, "is created and removed too fast to take it over"))
 }
 
-/// Removes what a dead server left at `path`; succeeds also where there is nothing.
+/// Removes the stale socket at `path`, if there is one. `AddrInUse` if a server runs there.
 fn remove_stale(path: &Path, address: &SockAddr, kind: libc::c_int) -> io::Result<()> {
-    let Some(found) = Occupant::at(path)?.refuse_strangers(path)? else { return Ok(()) };
+    let Some(found) = Occupant::at(path)?.require_socket(path)? else { return Ok(()) };
     let probe = socket::socket(libc::AF_UNIX, kind)?;
-    let alive = |why| Err(error(io::ErrorKind::AddrInUse, path, why));
+    let in_use = |why| Err(error(io::ErrorKind::AddrInUse, path, why));
     match socket::connect_nonblocking(probe.as_fd(), address).map_err(|cause| (cause.raw_os_error(), cause)) {
-        Ok(()) => alive("is served already: a server answers there"),
-        Err((Some(libc::EAGAIN), _)) => alive("is served already: a server's backlog there is full"),
-        Err((Some(libc::EPROTOTYPE), _)) => alive("is served already, by a socket of another type"),
-        // Of a datagram socket only.
-        Err((Some(libc::EPERM), _)) => alive("is served already, by a socket connected to another"),
+        Ok(()) => in_use("is served already: a server answers there"),
+        Err((Some(libc::EAGAIN), _)) => in_use("is served already: a server's backlog there is full"),
+        Err((Some(libc::EPROTOTYPE), _)) => in_use("is served already, by a socket of another type"),
+        // A datagram socket only.
+        Err((Some(libc::EPERM), _)) => in_use("is served already, by a socket connected to another"),
         Err((Some(libc::ENOENT), _)) => Ok(()),
         Err((Some(libc::ECONNREFUSED), _)) => {
-            log::info!("removing the stale socket {path:?}");
+            log::info!(target: "ipc_reactor", "removing the stale socket {path:?}");
             remove_exactly(path, FileId::of(&found.metadata()?))
                 .map_err(|cause| failed("cannot remove the stale socket", path, cause))
         }
-        Err((_, cause)) => Err(failed("cannot tell whether a server lives at", path, cause)),
+        Err((_, cause)) => Err(failed("cannot tell whether a server runs at", path, cause)),
     }
 }
 
-/// Removes the file that `path` named when `id` was taken, and no other.
+/// Removes the file `id` if `path` is still its name, and no other file. No error if there is no such name any more.
 pub(crate) fn remove_exactly(path: &Path, id: FileId) -> io::Result<()> {
-    let stranger =
-        || error(io::ErrorKind::AlreadyExists, path, "is another file by now, which is left alone");
+    let other = || error(io::ErrorKind::AlreadyExists, path, "is another file by now, and was not removed");
     match fs::symlink_metadata(path) {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
         found => {
             if FileId::of(&found?) != id {
-                return Err(stranger());
+                return Err(other());
             }
         }
     }
@@ -200,12 +211,12 @@ pub(crate) fn remove_exactly(path: &Path, id: FileId) -> io::Result<()> {
         return fs::remove_file(&aside);
     }
     rename_noreplace(&aside, path)
-        .map_err(|cause| failed("cannot put back what is now at", &aside, cause))?;
-    Err(stranger())
+        .map_err(|cause| failed("cannot rename back the file that is now at", &aside, cause))?;
+    Err(other())
 }
 
-/// What is at a path. A socket's inode is pinned by an open descriptor, so that its number cannot be given to another
-/// file while it serves as its identity.
+/// The file at a path. The open descriptor of a socket's path keeps its inode number from being used again, so that the
+/// number is its identity.
 enum Occupant {
     Nothing,
     Socket(File),
@@ -225,7 +236,7 @@ impl Occupant {
         }
     }
 
-    fn refuse_strangers(self, path: &Path) -> io::Result<Option<File>> {
+    fn require_socket(self, path: &Path) -> io::Result<Option<File>> {
         let kind = match self {
             Self::Nothing => return Ok(None),
             Self::Socket(file) => return Ok(Some(file)),
@@ -238,11 +249,12 @@ impl Occupant {
             _ if kind.is_fifo() => "a FIFO",
             _ => "a device",
         };
-        let why = format!("is {what}, not a socket; it was neither followed nor removed");
+        let why = format!("is {what}, not a socket; it was not removed");
         Err(error(io::ErrorKind::AlreadyExists, path, &why))
     }
 }
 
+/// The identity of a file, whatever its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileId {
     dev: u64,
@@ -255,14 +267,14 @@ impl FileId {
     }
 }
 
-/// A file under `flock(2)` whose name goes when it is dropped, if it is still the file's.
+/// A file under `flock(2)`. Drop removes its name, if that still belongs to it.
 #[derive(Debug)]
 struct LockFile {
     path: PathBuf,
     id: FileId,
-    /// A forked child inherits the value, not the duty.
+    /// Only this process removes the file, and not a forked child, which inherits the value.
     owner_pid: u32,
-    /// Never used after `acquire`: the lock is the open file's.
+    /// Kept open, because the lock belongs to the open file.
     _file: File,
 }
 
@@ -271,7 +283,7 @@ impl LockFile {
     fn acquire(path: PathBuf) -> io::Result<Option<Self>> {
         for _ in 0..ATTEMPTS {
             let mut options = OpenOptions::new();
-            // O_NONBLOCK: a FIFO at this name must not hang the start.
+            // O_NONBLOCK: opening a FIFO of this name must not block.
             options.read(true).write(true).create(true).mode(0o600);
             let file =
                 options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path).map_err(|cause| {
@@ -279,7 +291,7 @@ impl LockFile {
                         Some(libc::ELOOP) => error(
                             io::ErrorKind::AlreadyExists,
                             &path,
-                            "is a symbolic link in the lock file's place",
+                            "is a symbolic link; a lock file is needed there",
                         ),
                         _ => failed("cannot open the lock file", &path, cause),
                     }
@@ -289,7 +301,7 @@ impl LockFile {
                 return Err(error(
                     io::ErrorKind::AlreadyExists,
                     &path,
-                    "is in the lock file's place but is no file",
+                    "is no regular file; a lock file is needed there",
                 ));
             }
             match flock_exclusive(file.as_fd()) {
@@ -298,16 +310,16 @@ impl LockFile {
                 result => result.map_err(|cause| failed("cannot lock", &path, cause))?,
             }
             let id = FileId::of(&metadata);
-            if !name_means(&path, id) {
+            if !is_name_of(&path, id) {
                 continue;
             }
             return Ok(Some(Self { path, id, owner_pid: std::process::id(), _file: file }));
         }
-        Err(error(io::ErrorKind::AddrInUse, &path, "is a lock file that comes and goes too fast"))
+        Err(error(io::ErrorKind::AddrInUse, &path, "is a lock file that is created and removed too fast"))
     }
 
     fn is_current(&self) -> bool {
-        name_means(&self.path, self.id)
+        is_name_of(&self.path, self.id)
     }
 
     fn is_by_this_process(&self) -> bool {
@@ -328,12 +340,13 @@ impl Drop for LockFile {
             return;
         }
         if let Err(cause) = remove_exactly(&self.path, self.id) {
-            log::warn!("lock file {:?} stays: {cause}", self.path);
+            log::warn!(target: "ipc_reactor", "cannot remove the lock file {:?}: {cause}", self.path);
         }
     }
 }
 
-fn name_means(path: &Path, id: FileId) -> bool {
+/// Whether `path` is a name of the file `id`.
+fn is_name_of(path: &Path, id: FileId) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| FileId::of(&metadata) == id)
 }
 
@@ -343,19 +356,21 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// A name in the same directory that nobody expects.
+/// A random name in the same directory.
 pub(crate) fn temporary_name(path: &Path) -> PathBuf {
     // Random, not the pid: servers in several pid namespaces may share the directory. Short, for sun_path.
-    let random = RandomState::new().build_hasher().finish();
-    path.with_file_name(format!(".ipc-{:08x}", random as u32))
+    let random = RandomState::new().build_hasher().finish() >> 32;
+    path.with_file_name(format!(".ipc-{random:08x}"))
 }
 
+/// An error that says what is wrong with `path`.
 pub(crate) fn error(kind: io::ErrorKind, path: &Path, why: &str) -> io::Error {
     io::Error::new(kind, format!("{path:?} {why}"))
 }
 
+/// An error that says what could not be done with `path`.
 pub(crate) fn failed(what: &str, path: &Path, cause: io::Error) -> io::Error {
-    io::Error::new(cause.kind(), format!("{what} {path:?}: {cause}"))
+    failure::failed(what, format_args!("{path:?}"), cause)
 }
 
 #[cfg(test)]
@@ -365,7 +380,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_file_removed_meanwhile_is_nobodys_lock() {
+    fn a_lock_file_that_was_removed_is_no_lock() {
         let folder = tempfile::tempdir().unwrap();
         let (path, holders, held) = (folder.path().join("lock"), AtomicUsize::new(0), AtomicUsize::new(0));
         let churn = || {

@@ -4,12 +4,11 @@ use std::{any::Any, os::fd::RawFd};
 
 use crate::{
     net::peer::Peer,
-    poll::timers::TimerKey,
-    set::source::Ready,
     signals::SignalInfo,
     types::{
         cause::{Cause, Limit},
-        key::Key,
+        key::{Key, TimerKey},
+        ready::Ready,
     },
 };
 

@@ -1,7 +1,7 @@
-//! Those who watch a poll set: how they are told, in order, with the time, and at little cost.
+//! The list of observers: who is told what, in order, with the time, and at little cost.
 //!
-//! The beginning of a visit is remembered, and told only if something else is told before the visit's end: what most visits
-//! amount to is then told at once, by [`What::Visited`].
+//! The beginning of a visit is remembered, and told only if something else is told before the visit's end: what most
+//! visits amount to is then told at once, by [`What::Visited`].
 
 use std::{
     any::Any,
@@ -9,23 +9,13 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use log::Level;
-
 use crate::{
-    net::{listener::ListenerKind, peer::Peer},
-    observe::{
-        event::{Detail, Observer, Seen, SourceKind, VisitEnd, What, Who},
-        throttle::Kind,
-    },
-    set::{
-        poll_set::{PollSet, Serves},
-        source::{Ready, Source},
-    },
+    observe::event::{Detail, Observer, Seen, SourceKind, VisitEnd, What, Who},
     sys,
-    types::key::Key,
+    types::{key::Key, ready::Ready},
 };
 
-struct Watcher {
+struct Registered {
     observer: Box<dyn Observer>,
     /// What it wants; nothing more once it has panicked.
     wants: Option<Detail>,
@@ -39,13 +29,18 @@ struct Visit {
     /// Since when it has waited.
     since_ns: u64,
     begun_ns: u64,
+    /// Its beginning has been told.
     told: bool,
 }
 
-/// The observers, and what must be remembered for them.
-pub(crate) struct Watch {
-    watchers: Vec<Watcher>,
-    /// What the most curious of them wants.
+/// What happens outside of any visit has no source.
+const NO_SOURCE: Who = Who { key: Key::NONE, fd: None, kind: SourceKind::Open };
+
+/// The observers, and what must be remembered for them. Methods that tell return false if an observer has panicked:
+/// [`drop_panicked`](Observers::drop_panicked) comes next.
+pub(crate) struct Observers {
+    registered: Vec<Registered>,
+    /// The most that one of them wants.
     detail: Detail,
     /// The last clock reading.
     now_ns: u64,
@@ -54,25 +49,76 @@ pub(crate) struct Watch {
     /// When each slot's source came into the ready list.
     queued_ns: Vec<u64>,
     /// A source was closed since the clock was read last: its `on_close` runs before the next visit.
-    buried: bool,
+    closed: bool,
 }
 
-impl Watch {
-    fn new() -> Watch {
-        Watch {
-            watchers: Vec::new(),
+impl Observers {
+    pub(crate) fn new() -> Observers {
+        Observers {
+            registered: Vec::new(),
             detail: Detail::Visits,
             now_ns: sys::time::monotonic_ns(),
             turn_ns: 0,
             visit: None,
             queued_ns: Vec::new(),
-            buried: false,
+            closed: false,
         }
     }
 
+    // ---- Who observes ----
+
+    pub(crate) fn add(&mut self, observer: Box<dyn Observer>) {
+        let wants = Some(observer.detail());
+        self.registered.push(Registered { observer, wants });
+        self.settle();
+    }
+
+    pub(crate) fn get_mut<T: Observer>(&mut self) -> Option<&mut T> {
+        self.registered.iter_mut().find_map(|registered| {
+            let observer: &mut dyn Any = &mut *registered.observer;
+            observer.downcast_mut()
+        })
+    }
+
+    pub(crate) fn take<T: Observer>(&mut self) -> Option<T> {
+        let is_wanted = |registered: &Registered| {
+            let observer: &dyn Any = &*registered.observer;
+            observer.is::<T>()
+        };
+        let position = self.registered.iter().position(is_wanted)?;
+        let observer: Box<dyn Any> = self.registered.remove(position).observer;
+        self.settle();
+        observer.downcast().ok().map(|observer| *observer)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.registered.is_empty()
+    }
+
+    /// Drops those that have panicked; how many there were.
+    pub(crate) fn drop_panicked(&mut self) -> usize {
+        let before = self.registered.len();
+        self.registered.retain(|registered| registered.wants.is_some());
+        self.settle();
+        before - self.registered.len()
+    }
+
+    fn settle(&mut self) {
+        self.detail =
+            self.registered.iter().filter_map(|registered| registered.wants).max().unwrap_or(Detail::Visits);
+    }
+
+    /// Whether one of them wants to be told of each message.
+    #[inline]
+    pub(crate) fn want_messages(&self) -> bool {
+        self.detail == Detail::Messages
+    }
+
+    // ---- Time ----
+
     /// Reads the clock: the time since it was read last.
     #[inline]
-    fn lap(&mut self) -> u64 {
+    pub(crate) fn lap(&mut self) -> u64 {
         let before_ns = mem::replace(&mut self.now_ns, sys::time::monotonic_ns());
         self.now_ns - before_ns
     }
@@ -87,30 +133,78 @@ impl Watch {
         self.queued_ns[index] = self.now_ns;
     }
 
-    /// A client is served past the ready list: it has waited since the turn's events came.
+    // ---- Visits ----
+
+    /// The source of the visit under way.
     #[inline]
-    pub(crate) fn service(&mut self, who: Who) {
+    pub(crate) fn visiting(&self) -> Option<Who> {
+        self.visit.map(|visit| visit.who)
+    }
+
+    /// The same, or none of the sources.
+    pub(crate) fn visiting_or_none(&self) -> Who {
+        self.visiting().unwrap_or(NO_SOURCE)
+    }
+
+    /// A client is visited as its event comes: it has waited since the turn's events came.
+    #[inline]
+    pub(crate) fn begin_visit_at_once(&mut self, who: Who) {
         self.begin(who, Ready::READABLE, self.turn_ns);
+    }
+
+    /// A source is visited that was in the ready list.
+    pub(crate) fn begin_visit(&mut self, who: Who, ready: Ready) {
+        let since_ns = self.queued_ns.get(who.key.index as usize).copied().unwrap_or(self.now_ns);
+        self.begin(who, ready, since_ns);
     }
 
     #[inline]
     fn begin(&mut self, who: Who, ready: Ready, since_ns: u64) {
-        // What an on_close has taken is not this source's doing.
-        if mem::take(&mut self.buried) {
+        // The time that an on_close has taken is not this source's.
+        if mem::take(&mut self.closed) {
             self.lap();
         }
         self.visit = Some(Visit { who, ready, since_ns, begun_ns: self.now_ns, told: false });
     }
 
-    /// Tells what has just happened, and before it of the visit under way. False as below.
-    #[inline(always)]
-    fn tell(&mut self, turn: u64, what: What<'_>) -> bool {
-        self.tell_visit(turn) & self.show(self.now_ns, turn, what)
+    /// The visit under way, if there is one, is over.
+    #[inline]
+    pub(crate) fn end_visit(&mut self, turn: u64, end: VisitEnd) -> bool {
+        let Some(Visit { who, ready, since_ns, begun_ns, .. }) = self.visit.take() else { return true };
+        self.lap();
+        let (queued_ns, took_ns) = (begun_ns.saturating_sub(since_ns), self.now_ns - begun_ns);
+        self.show(self.now_ns, turn, What::Visited { who, ready, queued_ns, took_ns, end })
+    }
+
+    // ---- Turns ----
+
+    pub(crate) fn woke(&mut self, turn: u64, events: usize) -> bool {
+        let waited_ns = self.lap();
+        self.turn_ns = self.now_ns;
+        self.show(self.now_ns, turn, What::Woke { events, waited_ns })
+    }
+
+    pub(crate) fn turned(&mut self, turn: u64, ready: usize) -> bool {
+        // Its last visit has just read the clock, unless an on_close has run since.
+        if mem::take(&mut self.closed) {
+            self.lap();
+        }
+        let took_ns = self.now_ns - self.turn_ns;
+        self.show(self.now_ns, turn, What::Turned { took_ns, ready })
+    }
+
+    // ---- Telling ----
+
+    /// Tells what has just happened, and before it the visit under way.
+    #[inline]
+    pub(crate) fn emit(&mut self, turn: u64, what: What<'_>) -> bool {
+        self.closed |= matches!(what, What::Closed { .. });
+        self.emit_visit(turn) & self.show(self.now_ns, turn, what)
     }
 
     /// Tells the beginning of the visit under way, if that was not done.
     #[inline]
-    fn tell_visit(&mut self, turn: u64) -> bool {
+    pub(crate) fn emit_visit(&mut self, turn: u64) -> bool {
         match &mut self.visit {
             Some(visit) if !visit.told => {
                 visit.told = true;
@@ -122,263 +216,93 @@ impl Watch {
         }
     }
 
-    /// Tells everybody who wants to know. False if one of them panicked; it is to be dropped.
-    #[inline(always)]
+    #[inline]
     fn show(&mut self, at_ns: u64, turn: u64, what: What<'_>) -> bool {
         let detail = what.detail();
         let seen = Seen { at_ns, turn, what };
-        let mut well = true;
-        for Watcher { observer, wants } in &mut self.watchers {
+        let mut all_well = true;
+        for Registered { observer, wants } in &mut self.registered {
             if *wants >= Some(detail) && catch_unwind(AssertUnwindSafe(|| observer.observe(&seen))).is_err() {
-                (*wants, well) = (None, false);
+                (*wants, all_well) = (None, false);
             }
         }
-        well
-    }
-
-    fn settle(&mut self) {
-        self.detail =
-            self.watchers.iter().filter_map(|watcher| watcher.wants).max().unwrap_or(Detail::Visits);
+        all_well
     }
 }
 
-impl<S> PollSet<S> {
-    /// Has `observer` told of everything from now on. There can be several; each costs what it does.
-    pub fn observe(&mut self, observer: impl Observer) {
-        let wants = Some(observer.detail());
-        let watch = self.watch.get_or_insert_with(|| Box::new(Watch::new()));
-        watch.watchers.push(Watcher { observer: Box::new(observer), wants });
-        watch.settle();
-        // Whose events have come in this turn already goes through the ready list, and is told from there.
-        self.serves = Serves::Nobody;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts what it is told, and panics at the `panics_at`th.
+    struct Counts {
+        wants: Detail,
+        told: Vec<&'static str>,
+        panics_at: usize,
     }
 
-    /// The first observer of this type. `None` if there is none: it was never put in, was taken out, or has panicked.
-    /// It has been told of the visit under way.
-    pub fn observer_mut<T: Observer>(&mut self) -> Option<&mut T> {
-        self.tell_visit();
-        self.watch.as_mut()?.watchers.iter_mut().find_map(|watcher| {
-            let observer: &mut dyn Any = &mut *watcher.observer;
-            observer.downcast_mut()
-        })
-    }
-
-    /// Takes the first observer of this type out; it is told nothing more.
-    pub fn take_observer<T: Observer>(&mut self) -> Option<T> {
-        self.tell_visit();
-        let watch = self.watch.as_mut()?;
-        let is_wanted = |watcher: &Watcher| {
-            let observer: &dyn Any = &*watcher.observer;
-            observer.is::<T>()
-        };
-        let place = watch.watchers.iter().position(is_wanted)?;
-        let observer: Box<dyn Any> = watch.watchers.remove(place).observer;
-        watch.settle();
-        if watch.watchers.is_empty() {
-            self.watch = None;
-        }
-        observer.downcast().ok().map(|observer| *observer)
-    }
-
-    /// Whether anybody wants to know of each message.
-    #[inline]
-    pub(crate) fn tells_messages(&self) -> bool {
-        self.watch.as_ref().is_some_and(|watch| watch.detail == Detail::Messages)
-    }
-
-    #[cold]
-    pub(crate) fn tell(&mut self, what: What<'_>) {
-        if let Some(watch) = &mut self.watch {
-            watch.buried |= matches!(what, What::Closed { .. });
-            let turn = self.stats.turns;
-            if !watch.tell(turn, what) {
-                self.drop_panicked();
-            }
+    impl Counts {
+        fn new(wants: Detail) -> Box<Counts> {
+            Box::new(Counts { wants, told: Vec::new(), panics_at: usize::MAX })
         }
     }
 
-    /// Tells something that has taken the time since the clock was read last.
-    #[cold]
-    pub(crate) fn tell_lap<'a>(&mut self, what: impl FnOnce(u64, Who) -> What<'a>) {
-        if let Some(watch) = &mut self.watch {
-            let took_ns = watch.lap();
-            let who = watch.visit.map_or(NOBODY, |visit| visit.who);
-            if !watch.tell(self.stats.turns, what(took_ns, who)) {
-                self.drop_panicked();
-            }
+    impl Observer for Counts {
+        fn observe(&mut self, seen: &Seen<'_>) {
+            self.told.push(match seen.what {
+                What::Visit { .. } => "visit",
+                What::Visited { .. } => "visited",
+                What::Read { .. } => "read",
+                What::Woke { .. } => "woke",
+                _ => "other",
+            });
+            assert_ne!(self.told.len(), self.panics_at, "as asked for");
+        }
+
+        fn detail(&self) -> Detail {
+            self.wants
         }
     }
 
-    #[cold]
-    fn tell_visit(&mut self) {
-        if let Some(watch) = &mut self.watch
-            && !watch.tell_visit(self.stats.turns)
-        {
-            self.drop_panicked();
-        }
+    const WHO: Who = Who { key: Key { index: 3, serial: 4 }, fd: Some(5), kind: SourceKind::Client };
+
+    #[test]
+    fn a_visits_beginning_is_told_only_before_something_else() {
+        let mut observers = Observers::new();
+        observers.add(Counts::new(Detail::Messages));
+        observers.woke(1, 1);
+        observers.begin_visit_at_once(WHO);
+        observers.end_visit(1, VisitEnd::Drained);
+        observers.begin_visit_at_once(WHO);
+        assert_eq!(observers.visiting(), Some(WHO));
+        observers.emit(1, What::Read { who: WHO, bytes: 1 });
+        observers.end_visit(1, VisitEnd::Drained);
+        observers.end_visit(1, VisitEnd::Drained);
+        let told = &observers.get_mut::<Counts>().unwrap().told;
+        assert_eq!(told, &["woke", "visited", "visit", "read", "visited"]);
     }
 
-    #[cold]
-    fn drop_panicked(&mut self) {
-        let Some(watch) = &mut self.watch else { return };
-        let before = watch.watchers.len();
-        watch.watchers.retain(|watcher| watcher.wants.is_some());
-        let panics = before - watch.watchers.len();
-        watch.settle();
-        if watch.watchers.is_empty() {
-            self.watch = None;
-        }
-        self.stats.panics += panics as u64;
-        self.complain(Kind::Panic, Level::Error, format_args!("an observer panicked, and is dropped"));
+    #[test]
+    fn one_that_wants_less_is_told_less() {
+        let mut observers = Observers::new();
+        assert!(!observers.want_messages());
+        observers.add(Counts::new(Detail::Visits));
+        assert!(!observers.want_messages());
+        observers.emit(1, What::Read { who: WHO, bytes: 1 });
+        assert!(observers.take::<Counts>().unwrap().told.is_empty());
+        assert!(observers.is_empty());
     }
 
-    /// The loop is about to wait.
-    #[cold]
-    pub(crate) fn observe_wait(&mut self) {
-        if let Some(watch) = &mut self.watch {
-            watch.lap();
-        }
-    }
-
-    /// `epoll_wait` has returned.
-    #[inline(never)]
-    pub(crate) fn observe_woke(&mut self, events: usize) {
-        if let Some(watch) = &mut self.watch {
-            let waited_ns = watch.lap();
-            watch.turn_ns = watch.now_ns;
-            if !watch.show(watch.now_ns, self.stats.turns, What::Woke { events, waited_ns }) {
-                self.drop_panicked();
-            }
-        }
-    }
-
-    #[cold]
-    pub(crate) fn observe_edge(&mut self, key: Key, ready: Ready) {
-        match self.source(key) {
-            None => self.tell(What::Stale { key }),
-            // Those who see visits only learn of it from its visit.
-            Some(_) if !self.tells_messages() => {}
-            Some(source) => self.tell(What::Edge { who: source.who(key), ready }),
-        }
-    }
-
-    /// A client is served past the ready list, and its messages are told.
-    #[cold]
-    pub(crate) fn observe_service(&mut self, who: Who) {
-        self.tell(What::Edge { who, ready: Ready::READABLE });
-        if let Some(watch) = &mut self.watch {
-            watch.service(who);
-            self.tell_visit();
-        }
-    }
-
-    /// A source's turn has come; nothing is done if it is gone.
-    #[cold]
-    pub(crate) fn observe_visit(&mut self, key: Key) {
-        let Some(slot) = self.slots.get(key.index as usize).filter(|slot| slot.serial == key.serial) else {
-            return;
-        };
-        let Some(watch) = &mut self.watch else { return };
-        let since_ns = watch.queued_ns.get(key.index as usize).copied().unwrap_or(watch.now_ns);
-        watch.begin(slot.source.who(key), slot.ready, since_ns);
-        if watch.detail == Detail::Messages {
-            self.tell_visit();
-        }
-    }
-
-    #[cold]
-    pub(crate) fn observe_visited(&mut self, end: VisitEnd) {
-        self.end_visit(end);
-    }
-
-    /// The visit under way, if there is one, is over.
-    #[inline(always)]
-    pub(crate) fn end_visit(&mut self, end: VisitEnd) {
-        if let Some(watch) = &mut self.watch
-            && let Some(Visit { who, ready, since_ns, begun_ns, .. }) = watch.visit.take()
-        {
-            watch.lap();
-            let (queued_ns, took_ns) = (begun_ns.saturating_sub(since_ns), watch.now_ns - begun_ns);
-            let what = What::Visited { who, ready, queued_ns, took_ns, end };
-            if !watch.show(watch.now_ns, self.stats.turns, what) {
-                self.drop_panicked();
-            }
-        }
-    }
-
-    /// Whose visit it is, if anybody watches.
-    #[inline]
-    pub(crate) fn watched(&self) -> Option<Who> {
-        self.watch.as_ref()?.visit.map(|visit| visit.who)
-    }
-
-    #[inline(never)]
-    pub(crate) fn observe_turned(&mut self) {
-        let ready = self.ready.len();
-        if let Some(watch) = &mut self.watch {
-            // Its last visit has just read the clock, unless an on_close has run since.
-            if mem::take(&mut watch.buried) {
-                watch.lap();
-            }
-            let took_ns = watch.now_ns - watch.turn_ns;
-            if !watch.show(watch.now_ns, self.stats.turns, What::Turned { took_ns, ready }) {
-                self.drop_panicked();
-            }
-        }
-    }
-
-    /// A CIR has become a client handle.
-    #[cold]
-    pub(crate) fn observe_cir(
-        &mut self,
-        client: Key,
-        kind: ListenerKind,
-        inet: Option<std::net::SocketAddr>,
-        handler_ns: u64,
-    ) {
-        let Some(mut watch) = self.watch.take() else { return };
-        let mut well = true;
-        if let Some(source @ Source::Client(handle)) = self.source(client) {
-            let peer = Peer::new(handle.fd(), kind, inet);
-            let what = What::Cir {
-                master: watch.visit.map_or(NOBODY, |visit| visit.who),
-                client: source.who(client),
-                peer: &peer,
-                handler_ns,
-                clients: self.stats.clients,
-            };
-            let turn = self.stats.turns;
-            well = watch.tell(turn, what);
-        }
-        self.watch = Some(watch);
-        if !well {
-            self.drop_panicked();
-        }
-    }
-
-    /// The time since the clock was read last, where messages are told.
-    #[cold]
-    pub(crate) fn lap(&mut self) -> u64 {
-        self.watch.as_mut().map_or(0, |watch| watch.lap())
-    }
-}
-
-/// Whose doing is what happens outside of any visit.
-const NOBODY: Who = Who { key: Key::NONE, fd: None, kind: SourceKind::Open };
-
-impl<S> Source<S> {
-    pub(crate) fn who(&self, key: Key) -> Who {
-        let kind = match self {
-            Source::Master(_) => SourceKind::Master,
-            Source::Client(_) => SourceKind::Client,
-            Source::Datagram(_) => SourceKind::Datagram,
-            Source::Queue(_) => SourceKind::Queue,
-            Source::Signals(_) => SourceKind::Signals,
-            Source::Shm(_) => SourceKind::SharedMemory,
-            Source::Timers => SourceKind::Timers,
-            Source::Remote(_) => SourceKind::Remote,
-            Source::Open(_) | Source::Running => SourceKind::Open,
-        };
-        Who { key, fd: self.raw_fd(), kind }
+    #[test]
+    fn one_that_panics_is_dropped_and_the_others_are_told() {
+        let mut observers = Observers::new();
+        let mut panics = Counts::new(Detail::Messages);
+        panics.panics_at = 1;
+        observers.add(panics);
+        observers.add(Counts::new(Detail::Visits));
+        assert!(!observers.woke(1, 0));
+        assert_eq!(observers.drop_panicked(), 1);
+        assert!(!observers.want_messages());
+        assert_eq!(observers.take::<Counts>().unwrap().told, ["woke"]);
     }
 }

@@ -12,6 +12,7 @@ use text::Shown;
 
 use crate::{
     observe::event::{Detail, Observer, Seen, What, Who},
+    sys::time::nanos,
     types::{cause::Cause, key::Key},
 };
 
@@ -327,8 +328,4 @@ impl fmt::Debug for FlightRecorder {
 fn blank(events: usize) -> Box<[Record]> {
     let nothing = Event::Read { bytes: 0 };
     vec![Record { at_ns: 0, event: nothing }; events].into_boxed_slice()
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! The owner of a FIFO's path.
+//! A FIFO with the path that it owns.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -14,7 +14,7 @@ use crate::{
     sys,
 };
 
-/// A FIFO at a path, which it removes when it is dropped, if the path still means that FIFO. See fifo(7).
+/// A FIFO at a path: see `fifo(7)`. Drop removes the path, if it still belongs to this FIFO.
 ///
 /// ```
 /// use ipc_reactor::pipe::{Fifo, PipeWriter};
@@ -39,25 +39,25 @@ use crate::{
 pub struct Fifo {
     path: PathBuf,
     id: FileId,
-    /// Pins the inode, so that its number cannot be given to another file while it serves as its identity.
+    /// Kept open, so that no other file gets the inode number, which is part of its identity.
     _pin: File,
-    /// A forked child inherits the value, not the duty.
+    /// Only this process removes the path, and not a forked child, which inherits the value.
     owner_pid: u32,
 }
 
 impl Fifo {
-    /// Makes a FIFO at `path` with the permissions `mode`, whatever the umask; no instant has wider ones. The path is
-    /// absolute from then on.
+    /// Makes a FIFO at `path` with the permissions `mode`, whatever the umask. It never has wider ones. The path is
+    /// made absolute.
     ///
-    /// A FIFO that is there already is taken over if it is this user's and has this mode: what a crash has left, with those who
-    /// have it open. Anything else is left as it is.
+    /// An existing FIFO is adopted if it belongs to this user and has this mode: a crash may have left it, and other
+    /// processes may have it open. Any other file is not changed.
     ///
     /// # Errors
-    /// `AlreadyExists`: something else is there, named in the error; a symbolic link is not followed. `InvalidInput`: `mode` has more than
-    /// the nine permission bits. Those of mkfifo(3) and rename(2).
+    /// `AlreadyExists`: another file is there, which the text describes; a symbolic link is not followed.
+    /// `InvalidInput`: `mode` has more than the nine permission bits. Those of `mkfifo(3)` and `rename(2)`.
     pub fn create(path: impl AsRef<Path>, mode: u32) -> io::Result<Fifo> {
         if mode & !0o777 != 0 {
-            let why = format!("{mode:#o} are no permissions: only the bits of 0o777 are");
+            let why = format!("mode {mode:#o} has more than permission bits (0o777)");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let path = std::path::absolute(path)?;
@@ -65,23 +65,23 @@ impl Fifo {
         if let Some(fifo) = adopted {
             return Ok(fifo);
         }
-        // Made under a name that nobody expects: its mode is right before anyone can find it.
+        // Made under a random name, so that it has its mode before another process can open it.
         let temporary = path::temporary_name(&path);
         sys::pipe::mkfifo(&temporary, 0o600)
             .map_err(|cause| path::failed("cannot make a FIFO beside", &path, cause))?;
-        let made = set_mode(&temporary, mode).and_then(|()| sys::path::rename_noreplace(&temporary, &path));
+        let made = set_mode(&temporary, mode).and_then(|()| sys::file::rename_noreplace(&temporary, &path));
         if let Err(cause) = made {
             fs::remove_file(&temporary)?;
             if cause.kind() != io::ErrorKind::AlreadyExists {
                 return Err(path::failed("cannot make the FIFO", &path, cause));
             }
         }
-        // Made by us, or by another since we looked.
-        let gone = || path::error(io::ErrorKind::NotFound, &path, "was removed as soon as it was made");
+        // Made here, or by another process after the check above.
+        let gone = || path::error(io::ErrorKind::NotFound, &path, "was removed just after it was made");
         Fifo::find(&path, mode)?.ok_or_else(gone)
     }
 
-    /// A FIFO of ours at `path`; None if nothing is there.
+    /// The FIFO at `path`, if it belongs to this user and has this mode. `None`: no file is there.
     fn find(path: &Path, mode: u32) -> io::Result<Option<Fifo>> {
         let pin = match pin(path) {
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -91,38 +91,38 @@ impl Fifo {
         let found = pin.metadata()?;
         let occupied = |why: &str| Err(path::error(io::ErrorKind::AlreadyExists, path, why));
         if !found.file_type().is_fifo() {
-            return occupied("is there already and is no FIFO; it was neither followed nor removed");
+            return occupied("exists already and is no FIFO; it was not removed");
         }
-        if found.uid() != sys::mq::effective_uid() {
-            return occupied(&format!("is a FIFO of another user, {}", found.uid()));
+        if found.uid() != sys::process::effective_uid() {
+            return occupied(&format!("is a FIFO of another user, {}; choose another path", found.uid()));
         }
         if found.mode() & 0o7777 != mode {
-            let is = found.mode() & 0o7777;
-            return occupied(&format!("is a FIFO with mode {is:03o}, not {mode:03o}; remove it first"));
+            let has = found.mode() & 0o7777;
+            return occupied(&format!("is a FIFO with mode {has:03o}, not {mode:03o}; remove it first"));
         }
         let (path, id) = (path.to_owned(), FileId::of(&found));
         Ok(Some(Fifo { path, id, _pin: pin, owner_pid: process::id() }))
     }
 
-    /// Where it is.
+    /// Its path, which is absolute.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Opens it for reading. There is an end of file (`Ok(0)`) whenever the last writer has left, and before the
-    /// first has come; the next writer's bytes come on the same reader.
+    /// Opens it for reading. A read returns the end of file (`Ok(0)`) while there is no writer. The next writer's bytes
+    /// come on the same reader.
     ///
     /// # Errors
-    /// `NotFound`: the path means another file by now, or nothing. Those of open(2).
+    /// `NotFound`: the path belongs to another file by now, or was removed. Those of `open(2)`.
     pub fn reader(&self) -> io::Result<PipeReader> {
         Ok(PipeReader { file: self.open(OpenOptions::new().read(true))?, _writer: None })
     }
 
-    /// Opens it for reading, and holds it open for writing too: there never is an end of file, and writers come and go
-    /// unnoticed.
+    /// Opens it for reading, and keeps it open for writing, too. So there is never an end of file, and a writer's
+    /// closing is not reported.
     ///
     /// # Errors
-    /// As for [`reader`](Fifo::reader).
+    /// Those of [`reader`](Fifo::reader).
     pub fn reader_kept_open(&self) -> io::Result<PipeReader> {
         let reader = self.reader()?;
         let writer = self.open(OpenOptions::new().write(true))?;
@@ -132,7 +132,7 @@ impl Fifo {
     /// Opens it for writing.
     ///
     /// # Errors
-    /// `NotConnected`: nobody has it open for reading. Those of [`reader`](Fifo::reader).
+    /// `NotConnected`: it has no reader. Those of [`reader`](Fifo::reader).
     pub fn writer(&self) -> io::Result<PipeWriter> {
         Ok(PipeWriter { file: self.open(OpenOptions::new().write(true))? })
     }
@@ -143,7 +143,11 @@ impl Fifo {
             .open(&self.path)
             .map_err(|cause| explain_open(&self.path, cause))?;
         if FileId::of(&file.metadata()?) != self.id {
-            return Err(path::error(io::ErrorKind::NotFound, &self.path, "means another file by now"));
+            return Err(path::error(
+                io::ErrorKind::NotFound,
+                &self.path,
+                "is the name of another file by now",
+            ));
         }
         Ok(file)
     }
@@ -155,16 +159,17 @@ impl Drop for Fifo {
             return;
         }
         if let Err(cause) = path::remove_exactly(&self.path, self.id) {
-            log::warn!(target: "ipc_reactor", "FIFO {:?} stays: {cause}", self.path);
+            log::warn!(target: "ipc_reactor", "cannot remove the FIFO {:?}: {cause}", self.path);
         }
     }
 }
 
+/// Opens whatever is at `path` with `O_PATH`, and does not follow a symbolic link.
 fn pin(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)
 }
 
-/// chmod(2) of a file of ours that nobody else knows.
+/// `chmod(2)`.
 fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))

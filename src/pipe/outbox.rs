@@ -1,4 +1,4 @@
-//! What waits for room in a pipe.
+//! A pipe's writer with a buffer for the bytes that the pipe has no room for.
 
 use std::{
     io::{self, Write},
@@ -6,19 +6,13 @@ use std::{
 };
 
 use super::PipeWriter;
-use crate::{
-    bytes::buffer::Buffer,
-    set::{context::Context, source::Ready},
-    sources::{
-        fd::{FdSource, Progress},
-        queue::Posted,
-    },
-};
+use crate::{bytes::buffer::Buffer, types::posted::Posted};
 
-/// A pipe to write to without ever waiting: what it has no room for is kept, up to a bound, and written when there is room.
+/// A pipe to write to without waiting. Bytes for which the pipe has no room are buffered, up to a limit, and written
+/// when it has.
 ///
-/// It is a source for the poll set ([`PollSet::fd_source`](crate::PollSet::fd_source)), where it empties itself, and is
-/// reached there by its key:
+/// It is a source for the poll set ([`PollSet::fd_source`](crate::PollSet::fd_source)), which writes the buffered
+/// bytes. It is reached there by its key:
 ///
 /// ```
 /// use ipc_reactor::{Interest, PollSet, Posted, Reactor, pipe};
@@ -34,8 +28,8 @@ use crate::{
 /// # std::io::Result::Ok(())
 /// ```
 ///
-/// When its last reader has left, it closes itself, with [`Cause::Handler`](crate::Cause::Handler) and the error `BrokenPipe`.
-/// What waits when it is closed is lost.
+/// When the pipe has no reader any more, the poll set closes it, with [`Cause::Handler`](crate::Cause::Handler) and the
+/// error `BrokenPipe`. Bytes that are buffered when it is closed are lost.
 #[derive(Debug)]
 pub struct Outbox {
     writer: PipeWriter,
@@ -44,20 +38,22 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Nothing waits yet, and never more than `unsent_max` bytes will.
+    /// An outbox that buffers at most `unsent_max` bytes.
     pub fn new(writer: PipeWriter, unsent_max: usize) -> Outbox {
         Outbox { writer, unsent: Buffer::default(), unsent_max }
     }
 
-    /// Writes `bytes` behind what waits already.
+    /// Writes `bytes` after those that are buffered.
     ///
     /// # Errors
-    /// `WouldBlock`: more than the bound would wait; nothing of these bytes was taken. `BrokenPipe`: nobody reads any
-    /// more. `OutOfMemory`: a part may be written; nothing sensible can follow it.
+    /// - `WouldBlock`: more than the limit would be buffered. None of `bytes` was written or buffered.
+    /// - `BrokenPipe`: the pipe has no reader any more.
+    /// - `OutOfMemory`: a part of `bytes` may have been written. Close the outbox.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<Posted> {
         if bytes.len() > self.unsent_max.saturating_sub(self.unsent.len()) {
-            let (waiting, most) = (self.unsent.len(), self.unsent_max);
-            let why = format!("{waiting} bytes wait for the pipe's reader, of {most} at most");
+            let (buffered, most, len) = (self.unsent.len(), self.unsent_max, bytes.len());
+            let why =
+                format!("{buffered} bytes wait for the pipe's reader, and {len} more would exceed {most}");
             return Err(io::Error::new(io::ErrorKind::WouldBlock, why));
         }
         let mut rest = bytes;
@@ -73,10 +69,10 @@ impl Outbox {
         Ok(if self.unsent.is_empty() { Posted::Sent } else { Posted::Waits })
     }
 
-    /// Writes what waits, as far as there is room.
+    /// Writes the buffered bytes, as far as the pipe has room.
     ///
     /// # Errors
-    /// `WouldBlock`: some still waits. `BrokenPipe`: nobody reads any more.
+    /// `WouldBlock`: some are still buffered. `BrokenPipe`: the pipe has no reader any more.
     pub fn flush(&mut self) -> io::Result<()> {
         while !self.unsent.is_empty() {
             match self.writer.write(self.unsent.bytes()) {
@@ -84,18 +80,18 @@ impl Outbox {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
                 Err(error) => {
-                    // Nobody will read it; and the next send meets the error itself.
+                    // No process will read them. The next send gets the same error from the pipe.
                     self.unsent = Buffer::default();
                     return Err(error);
                 }
             }
         }
-        // Given back: a pipe that keeps up holds no memory.
+        // Frees the memory: an outbox whose reader keeps up has none.
         self.unsent = Buffer::default();
         Ok(())
     }
 
-    /// How many bytes wait.
+    /// How many bytes are buffered.
     pub fn unsent(&self) -> usize {
         self.unsent.len()
     }
@@ -104,15 +100,5 @@ impl Outbox {
 impl AsFd for Outbox {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.writer.as_fd()
-    }
-}
-
-impl<S> FdSource<S> for Outbox {
-    fn on_ready(&mut self, ready: Ready, _: &mut Context<'_, S>, _: &mut S) -> io::Result<Progress> {
-        if ready.is_write_closed() {
-            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the pipe's last reader has left"));
-        }
-        self.flush()?;
-        Ok(Progress::Drained)
     }
 }

@@ -1,13 +1,13 @@
-//! A heap of deadlines in which every entry knows its place, so that any of them can be cancelled or
+//! A heap of deadlines in which every entry knows its position, so that any of them can be cancelled or
 //! moved without a scan.
 
-/// Whose deadline it is, by the index of its slot.
+/// What a deadline belongs to, by its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// A timer of a handler's, or of the reactor's own.
+    /// A timer.
     Timer(u32),
-    /// A client's idle, half-frame or flush deadline: one entry serves the three.
-    Client(u32),
+    /// A slot's own deadline: there is at most one a slot.
+    Slot(u32),
 }
 
 /// 16 bytes: of the owner, the lowest bit tells the kind.
@@ -23,13 +23,13 @@ impl Entry {
     fn new(due_ns: u64, set: u32, owner: Owner) -> Entry {
         let owner = match owner {
             Owner::Timer(index) => index << 1,
-            Owner::Client(index) => index << 1 | 1,
+            Owner::Slot(index) => index << 1 | 1,
         };
         Entry { due_ns, set, owner }
     }
 
     fn owner(&self) -> Owner {
-        if self.owner & 1 == 0 { Owner::Timer(self.owner >> 1) } else { Owner::Client(self.owner >> 1) }
+        if self.owner & 1 == 0 { Owner::Timer(self.owner >> 1) } else { Owner::Slot(self.owner >> 1) }
     }
 
     fn is_before(&self, other: &Entry) -> bool {
@@ -38,16 +38,16 @@ impl Entry {
     }
 }
 
-/// No place: the owner has no entry in the heap.
-pub(crate) const NOWHERE: u32 = u32::MAX;
+/// The owner has no entry in the heap.
+pub(crate) const NO_POSITION: u32 = u32::MAX;
 
-/// Where the owners keep their places.
-pub(crate) trait Places {
-    fn place(&self, owner: Owner) -> u32;
-    fn set_place(&mut self, owner: Owner, place: u32);
+/// Where the positions of the owners' entries are kept.
+pub(crate) trait PositionStore {
+    fn position(&self, owner: Owner) -> u32;
+    fn set_position(&mut self, owner: Owner, position: u32);
 }
 
-/// A binary heap, earliest deadline first: 16 bytes an entry, and the place in the owner's slot.
+/// A binary heap, earliest deadline first: 16 bytes an entry, and the position in the owner's slot.
 #[derive(Debug, Default)]
 pub(crate) struct Heap {
     entries: Vec<Entry>,
@@ -60,37 +60,38 @@ impl Heap {
         self.entries.first().map(|entry| entry.due_ns)
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// Gives `owner` the deadline `due_ns`, in place of the one that it had, if any.
-    pub(crate) fn set(&mut self, owner: Owner, due_ns: u64, places: &mut impl Places) {
-        let place = places.place(owner);
+    pub(crate) fn set(&mut self, owner: Owner, due_ns: u64, positions: &mut impl PositionStore) {
+        let position = positions.position(owner);
         self.set = self.set.wrapping_add(1);
         let entry = Entry::new(due_ns, self.set, owner);
-        if place == NOWHERE {
+        if position == NO_POSITION {
             self.entries.push(entry);
-            self.up(self.entries.len() - 1, entry, places);
+            self.up(self.entries.len() - 1, entry, positions);
         } else {
-            self.settle(place as usize, entry, places);
+            self.settle(position as usize, entry, positions);
         }
     }
 
     /// When `owner`'s deadline is.
-    pub(crate) fn due_ns(&self, owner: Owner, places: &impl Places) -> Option<u64> {
-        self.entries.get(places.place(owner) as usize).map(|entry| entry.due_ns)
+    pub(crate) fn due_ns(&self, owner: Owner, positions: &impl PositionStore) -> Option<u64> {
+        self.entries.get(positions.position(owner) as usize).map(|entry| entry.due_ns)
     }
 
-    pub(crate) fn remove(&mut self, owner: Owner, places: &mut impl Places) {
-        let place = places.place(owner);
-        if place == NOWHERE {
+    pub(crate) fn remove(&mut self, owner: Owner, positions: &mut impl PositionStore) {
+        let position = positions.position(owner);
+        if position == NO_POSITION {
             return;
         }
-        places.set_place(owner, NOWHERE);
+        positions.set_position(owner, NO_POSITION);
         let Some(last) = self.entries.pop() else { return };
         if last.owner() != owner {
-            self.settle(place as usize, last, places);
+            self.settle(position as usize, last, positions);
         }
         if self.entries.len() < self.entries.capacity() / 8 && self.entries.capacity() > 1024 {
             self.entries.shrink_to(self.entries.capacity() / 4);
@@ -98,36 +99,40 @@ impl Heap {
     }
 
     /// Takes the earliest out if it is due; tells whose it is, and for when it was set.
-    pub(crate) fn pop_due(&mut self, now_ns: u64, places: &mut impl Places) -> Option<(Owner, u64)> {
+    pub(crate) fn pop_due(
+        &mut self,
+        now_ns: u64,
+        positions: &mut impl PositionStore,
+    ) -> Option<(Owner, u64)> {
         let &first = self.entries.first().filter(|entry| entry.due_ns <= now_ns)?;
-        self.remove(first.owner(), places);
+        self.remove(first.owner(), positions);
         Some((first.owner(), first.due_ns))
     }
 
-    /// Puts `entry` where it belongs, from the hole at `place`.
-    fn settle(&mut self, place: usize, entry: Entry, places: &mut impl Places) {
-        if place > 0 && entry.is_before(&self.entries[(place - 1) / 2]) {
-            self.up(place, entry, places);
+    /// Puts `entry` where it belongs, from the hole at `position`.
+    fn settle(&mut self, position: usize, entry: Entry, positions: &mut impl PositionStore) {
+        if position > 0 && entry.is_before(&self.entries[(position - 1) / 2]) {
+            self.up(position, entry, positions);
         } else {
-            self.down(place, entry, places);
+            self.down(position, entry, positions);
         }
     }
 
-    fn up(&mut self, mut place: usize, entry: Entry, places: &mut impl Places) {
-        while place > 0 {
-            let parent = (place - 1) / 2;
+    fn up(&mut self, mut position: usize, entry: Entry, positions: &mut impl PositionStore) {
+        while position > 0 {
+            let parent = (position - 1) / 2;
             if !entry.is_before(&self.entries[parent]) {
                 break;
             }
-            self.put(place, self.entries[parent], places);
-            place = parent;
+            self.put(position, self.entries[parent], positions);
+            position = parent;
         }
-        self.put(place, entry, places);
+        self.put(position, entry, positions);
     }
 
-    fn down(&mut self, mut place: usize, entry: Entry, places: &mut impl Places) {
+    fn down(&mut self, mut position: usize, entry: Entry, positions: &mut impl PositionStore) {
         loop {
-            let left = 2 * place + 1;
+            let left = 2 * position + 1;
             let Some(mut child) = self.entries.get(left).map(|_| left) else { break };
             if self.entries.get(left + 1).is_some_and(|right| right.is_before(&self.entries[left])) {
                 child = left + 1;
@@ -135,15 +140,15 @@ impl Heap {
             if !self.entries[child].is_before(&entry) {
                 break;
             }
-            self.put(place, self.entries[child], places);
-            place = child;
+            self.put(position, self.entries[child], positions);
+            position = child;
         }
-        self.put(place, entry, places);
+        self.put(position, entry, positions);
     }
 
-    fn put(&mut self, place: usize, entry: Entry, places: &mut impl Places) {
-        self.entries[place] = entry;
-        places.set_place(entry.owner(), place as u32);
+    fn put(&mut self, position: usize, entry: Entry, positions: &mut impl PositionStore) {
+        self.entries[position] = entry;
+        positions.set_position(entry.owner(), position as u32);
     }
 }
 
@@ -156,48 +161,48 @@ mod tests {
     #[derive(Default)]
     struct Map(HashMap<u32, u32>);
 
-    impl Places for Map {
-        fn place(&self, owner: Owner) -> u32 {
+    impl PositionStore for Map {
+        fn position(&self, owner: Owner) -> u32 {
             let Owner::Timer(index) = owner else { unreachable!() };
-            self.0.get(&index).copied().unwrap_or(NOWHERE)
+            self.0.get(&index).copied().unwrap_or(NO_POSITION)
         }
-        fn set_place(&mut self, owner: Owner, place: u32) {
+        fn set_position(&mut self, owner: Owner, position: u32) {
             let Owner::Timer(index) = owner else { unreachable!() };
-            self.0.insert(index, place);
+            self.0.insert(index, position);
         }
     }
 
     proptest! {
         #[test]
         fn behaves_as_a_sorted_list(steps in proptest::collection::vec((0u8..4, 0u32..40, 0u64..1000), 1..400)) {
-            let (mut heap, mut places) = (Heap::default(), Map::default());
+            let (mut heap, mut positions) = (Heap::default(), Map::default());
             let mut model: HashMap<u32, u64> = HashMap::new();
             for (step, index, due) in steps {
                 match step {
                     0 | 1 => {
-                        heap.set(Owner::Timer(index), due, &mut places);
+                        heap.set(Owner::Timer(index), due, &mut positions);
                         model.insert(index, due);
                     }
                     2 => {
-                        heap.remove(Owner::Timer(index), &mut places);
+                        heap.remove(Owner::Timer(index), &mut positions);
                         model.remove(&index);
                     }
                     _ => {
                         let earliest = model.values().min().copied();
                         prop_assert_eq!(heap.first_ns(), earliest);
-                        match heap.pop_due(due, &mut places) {
+                        match heap.pop_due(due, &mut positions) {
                             Some((Owner::Timer(index), due)) => {
                                 prop_assert_eq!(Some(due), earliest);
                                 prop_assert_eq!(model.remove(&index), earliest);
                             }
-                            Some((Owner::Client(_), _)) => unreachable!(),
+                            Some((Owner::Slot(_), _)) => unreachable!(),
                             None => prop_assert!(earliest.is_none_or(|earliest| earliest > due)),
                         }
                     }
                 }
                 prop_assert_eq!(heap.len(), model.len());
                 for (&index, &due) in &model {
-                    prop_assert_eq!(heap.due_ns(Owner::Timer(index), &places), Some(due));
+                    prop_assert_eq!(heap.due_ns(Owner::Timer(index), &positions), Some(due));
                 }
             }
         }
@@ -205,15 +210,15 @@ mod tests {
 
     #[test]
     fn equal_deadlines_come_in_the_order_in_which_they_were_set() {
-        let (mut heap, mut places) = (Heap { set: u32::MAX - 50, ..Heap::default() }, Map::default());
+        let (mut heap, mut positions) = (Heap { set: u32::MAX - 50, ..Heap::default() }, Map::default());
         let order: Vec<u32> = (0..100).map(|index| index * 37 % 100).collect();
         for &index in &order {
-            heap.set(Owner::Timer(index), 7, &mut places);
+            heap.set(Owner::Timer(index), 7, &mut positions);
         }
-        let came: Vec<u32> = std::iter::from_fn(|| heap.pop_due(7, &mut places))
+        let came: Vec<u32> = std::iter::from_fn(|| heap.pop_due(7, &mut positions))
             .map(|(owner, _)| match owner {
                 Owner::Timer(index) => index,
-                Owner::Client(_) => unreachable!(),
+                Owner::Slot(_) => unreachable!(),
             })
             .collect();
         assert_eq!(came, order);

@@ -9,13 +9,21 @@ use std::{
 use mio::{Events, Poll};
 
 use crate::{
-    sys::{self, time::monotonic_ns},
+    sys::{
+        self,
+        time::{monotonic_ns, nanos},
+    },
     types::stats::Stats,
 };
+
+/// The longest wait: what epoll_wait(2) takes in milliseconds, 24 days.
+const TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// Sleeps until an event comes, or the timeout is over.
 #[inline]
 pub(crate) fn block(poll: &mut Poll, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+    // Some versions of mio wrap a longer one; to return early is allowed.
+    let timeout = timeout.map(|timeout| timeout.min(TIMEOUT_MAX));
     match timeout.filter(|timeout| !timeout.is_zero()) {
         None => retry(poll, events, timeout, || timeout),
         Some(time) => {
@@ -54,7 +62,7 @@ impl Spin {
     /// `None` where nothing is to be won: on a single processor a loop that spins keeps off whoever it waits for. (A process
     /// that is bound to one of several processors may well spin there.)
     pub(crate) fn new(limit: Duration) -> Option<Spin> {
-        let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        let limit_ns = nanos(limit);
         (limit_ns > 0 && sys::processors() > 1).then_some(Spin { limit_ns, recent: 0 })
     }
 
@@ -78,8 +86,7 @@ impl Spin {
         let start_ns = monotonic_ns();
         let mut waited_ns = 0;
         if self.pays() {
-            let most_ns =
-                timeout.map_or(self.limit_ns, |timeout| self.limit_ns.min(timeout.as_nanos() as u64));
+            let most_ns = timeout.map_or(self.limit_ns, |timeout| self.limit_ns.min(nanos(timeout)));
             stats.spins += 1;
             loop {
                 block(poll, events, Some(Duration::ZERO))?;

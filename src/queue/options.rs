@@ -1,27 +1,29 @@
-//! How a queue is opened or created, and what a refusal by the kernel means.
+//! How a queue is opened or created, and explanations of the kernel's errors.
 
-use std::ffi::{CStr, CString};
-use std::fs::{self, File};
-use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    ffi::{CStr, CString},
+    fs::{self, File},
+    io::{self, ErrorKind},
+    os::fd::{AsFd, OwnedFd},
+};
 
 use super::Queue;
-use crate::sys::mq;
+use crate::sys::{file, mq, process};
 
-/// The longest name in bytes, its slash not counted: `NAME_MAX`.
+/// Bytes of the longest name, without its slash: `NAME_MAX`.
 const NAME_MAX: usize = 255;
 
-/// What even `CAP_SYS_RESOURCE` cannot exceed (`HARD_MSGMAX` and `HARD_MSGSIZEMAX` of the kernel).
+/// The kernel's limits for every process, also one with `CAP_SYS_RESOURCE`: its `HARD_MSGMAX` and `HARD_MSGSIZEMAX`.
 const CAPACITY_MAX: usize = 65_536;
 const MESSAGE_SIZE_MAX: usize = 16 << 20;
 
-/// How often an opener may lose the race against others who create and unlink the same name.
+/// How often to try again. An attempt fails if another process creates or unlinks the same name at that moment.
 const OPEN_ATTEMPTS: usize = 16;
 
-/// What a [`Queue`] is to be opened for, and how it is made where it does not exist: `mq_open(3)`.
+/// How to open a [`Queue`], and how to create one that does not exist: `mq_open(3)`.
 ///
-/// Modelled on [`std::fs::OpenOptions`]. Without further ado an existing queue is opened, to send and to
-/// receive, with calls that wait.
+/// It works like [`std::fs::OpenOptions`]. By default it opens an existing queue to send and to receive, with calls
+/// that wait.
 ///
 /// ```no_run
 /// # fn main() -> std::io::Result<()> {
@@ -61,74 +63,73 @@ impl Default for QueueOptions {
 }
 
 impl QueueOptions {
-    /// Whether to receive. Where neither this nor [`write`](Self::write) is asked, both are meant.
+    /// Opens the queue to receive. With neither this nor [`write`](Self::write), it is opened for both.
     pub fn read(&mut self, read: bool) -> &mut Self {
         self.read = read;
         self
     }
 
-    /// Whether to send. Where neither this nor [`read`](Self::read) is asked, both are meant.
+    /// Opens the queue to send. With neither this nor [`read`](Self::read), it is opened for both.
     pub fn write(&mut self, write: bool) -> &mut Self {
         self.write = write;
         self
     }
 
-    /// Creates the queue where it does not exist.
+    /// Creates the queue if it does not exist.
     ///
-    /// One that exists is opened only if it belongs to this user, to root or to the
-    /// [`trusted_owner`](Self::trusted_owner), and is not open to more users than [`mode`](Self::mode) would
-    /// make it: anyone can create a queue under a name first, and then read what was meant for another.
+    /// An existing one is opened only if it belongs to this user, to root or to the
+    /// [`trusted_owner`](Self::trusted_owner), and its permissions do not exceed [`mode`](Self::mode). Otherwise
+    /// another user could create the queue first, and read what was meant for this one.
     pub fn create(&mut self, create: bool) -> &mut Self {
         self.create = create;
         self
     }
 
-    /// Creates the queue, and fails where it exists already. [`create`](Self::create) then does not matter.
+    /// Creates the queue, and fails if it exists. [`create`](Self::create) has no effect then.
     pub fn create_new(&mut self, create_new: bool) -> &mut Self {
         self.create_new = create_new;
         self
     }
 
-    /// The permissions of a queue that is created; by default `0o600`. The queue gets exactly these, whatever
-    /// the umask is.
+    /// The permissions of a queue that is created, exactly as given, whatever the umask. Default `0o600`.
     ///
-    /// To send one needs write permission, to receive read permission: `0o622` lets everyone send to its
-    /// owner.
+    /// A sender needs write permission, a receiver read permission: with `0o622` every user can send to the owner.
     pub fn mode(&mut self, mode: u32) -> &mut Self {
         self.mode = mode;
         self
     }
 
-    /// How many messages a queue that is created holds; by default what `/proc/sys/fs/mqueue/msg_default`
-    /// says, mostly 10.
+    /// The most messages that a queue holds which is created. Default: the number in `/proc/sys/fs/mqueue/msg_default`,
+    /// usually 10.
     ///
-    /// An existing queue keeps its own: see [`Queue::attributes`]. The most is `/proc/sys/fs/mqueue/msg_max`,
-    /// or with `CAP_SYS_RESOURCE` 65,536.
+    /// An existing queue keeps its own number ([`Queue::attributes`]). The maximum is in `/proc/sys/fs/mqueue/msg_max`,
+    /// and is 65,536 with `CAP_SYS_RESOURCE`.
     pub fn capacity(&mut self, messages: usize) -> &mut Self {
         self.capacity = Some(messages);
         self
     }
 
-    /// The longest message in bytes of a queue that is created; by default what
-    /// `/proc/sys/fs/mqueue/msgsize_default` says, mostly 8,192.
+    /// Bytes of the longest message of a queue that is created. Default: the number in
+    /// `/proc/sys/fs/mqueue/msgsize_default`, usually 8,192.
     ///
-    /// An existing queue keeps its own: see [`Queue::message_size`]. The most is
-    /// `/proc/sys/fs/mqueue/msgsize_max`, or with `CAP_SYS_RESOURCE` 16 MiB.
+    /// An existing queue keeps its own number ([`Queue::message_size`]). The maximum is in
+    /// `/proc/sys/fs/mqueue/msgsize_max`, and is 16 MiB with `CAP_SYS_RESOURCE`.
     pub fn message_size(&mut self, bytes: usize) -> &mut Self {
         self.message_size = Some(bytes);
         self
     }
 
-    /// Whether calls fail with [`WouldBlock`](ErrorKind::WouldBlock) where they would wait, from the start.
+    /// Opens the queue non-blocking: calls fail with [`WouldBlock`](ErrorKind::WouldBlock) where they would wait.
     pub fn nonblocking(&mut self, nonblocking: bool) -> &mut Self {
         self.nonblocking = nonblocking;
         self
     }
 
-    /// Accepts an existing queue of user `uid`, beside those of this user and of root, and of nobody else.
+    /// Opens an existing queue only if it belongs to the user `uid`, to this user, or to root.
     ///
-    /// A client that knows its server's user asks this, lest it talks to whoever took the name first. Without
-    /// it, [`create`](Self::create) accepts this user's and root's, and plain opening accepts anyone's.
+    /// A client that knows its server's user calls this, because another user could have created the queue first.
+    /// Without it, [`create`](Self::create) accepts queues of this user and of root, and opening alone accepts those of
+    /// any user.
     pub fn trusted_owner(&mut self, uid: u32) -> &mut Self {
         self.trusted_owner = Some(uid);
         self
@@ -137,17 +138,18 @@ impl QueueOptions {
     /// Opens the queue `name`: a slash, then 1 to 255 bytes with no further slash, as `/adder-jobs`.
     ///
     /// # Errors
-    /// - [`InvalidInput`](ErrorKind::InvalidInput): the name, mode, capacity or message size cannot be; the
-    ///   message names the limit.
-    /// - [`NotFound`](ErrorKind::NotFound): there is no such queue, and none was to be created.
-    /// - [`AlreadyExists`](ErrorKind::AlreadyExists): there is one, with [`create_new`](Self::create_new).
-    /// - [`PermissionDenied`](ErrorKind::PermissionDenied): the queue's mode forbids it, or the queue is not
-    ///   to be trusted (see [`create`](Self::create)).
-    /// - [`QuotaExceeded`](ErrorKind::QuotaExceeded): the user's queues would take more memory than
-    ///   `RLIMIT_MSGQUEUE` (for which C has `EMFILE`).
-    /// - [`StorageFull`](ErrorKind::StorageFull): the system has as many queues as
-    ///   `/proc/sys/fs/mqueue/queues_max` allows.
-    /// - The plain `EMFILE` or `ENFILE`: no descriptor is free.
+    /// - [`InvalidInput`](ErrorKind::InvalidInput): the name, the mode, the capacity or the message size is not
+    ///   possible. The text names the limit.
+    /// - [`NotFound`](ErrorKind::NotFound): there is no such queue, and neither [`create`](Self::create) nor
+    ///   [`create_new`](Self::create_new) is set.
+    /// - [`AlreadyExists`](ErrorKind::AlreadyExists): there is one, and [`create_new`](Self::create_new) is set.
+    /// - [`PermissionDenied`](ErrorKind::PermissionDenied): the queue's mode forbids it, or its owner or its mode is
+    ///   not trusted (see [`create`](Self::create)).
+    /// - [`QuotaExceeded`](ErrorKind::QuotaExceeded): the user's queues would take more memory than `RLIMIT_MSGQUEUE`.
+    ///   (In C this is `EMFILE`.)
+    /// - [`StorageFull`](ErrorKind::StorageFull): the system has as many queues as `/proc/sys/fs/mqueue/queues_max`
+    ///   allows.
+    /// - `EMFILE` or `ENFILE`: this process or the system has no free descriptor.
     pub fn open(&self, name: &str) -> io::Result<Queue> {
         let path = checked_name(name)?;
         if self.mode & !0o777 != 0 {
@@ -162,7 +164,7 @@ impl QueueOptions {
         let mut attempts = if self.create { OPEN_ATTEMPTS } else { 1 };
         loop {
             attempts -= 1;
-            // Create and open are two calls, as one O_CREAT would not tell whose queue it opened.
+            // Two calls, because one with O_CREAT would not tell whether it has created the queue.
             if self.create {
                 match self.make(&path) {
                     Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -183,15 +185,15 @@ impl QueueOptions {
     fn make(&self, path: &CStr) -> io::Result<OwnedFd> {
         let attributes = (self.capacity.is_some() || self.message_size.is_some()).then(|| {
             let (capacity, message_size) = self.sizes();
-            let mut asked = mq::attributes();
-            // What is too large for `long` is too large for the kernel, which says so.
+            let mut asked = mq::zeroed_attributes();
+            // A number that is too large for `long` is too large for the kernel, too, which returns the error.
             asked.mq_maxmsg = capacity.try_into().unwrap_or(libc::c_long::MAX);
             asked.mq_msgsize = message_size.try_into().unwrap_or(libc::c_long::MAX);
             asked
         });
         let fd = mq::create(path, self.flags(), self.mode, attributes.as_ref())?;
-        // The umask can only have narrowed the mode, so nobody unwanted came in before this.
-        if let Err(error) = mq::fchmod(fd.as_fd(), self.mode) {
+        // The umask can only remove bits, so no process could open the queue before this that may not do so after it.
+        if let Err(error) = file::fchmod(fd.as_fd(), self.mode) {
             let _ = mq::unlink(path);
             return Err(error);
         }
@@ -207,7 +209,7 @@ impl QueueOptions {
         if self.nonblocking { access | libc::O_NONBLOCK } else { access }
     }
 
-    /// Capacity and message size as the kernel would choose them where they were not asked.
+    /// The capacity and the message size: as given, or else as the kernel chooses them.
     fn sizes(&self) -> (usize, usize) {
         let default = |kind: &str, otherwise: usize| {
             let default = limit(&format!("{kind}_default")).unwrap_or(otherwise);
@@ -224,12 +226,12 @@ impl QueueOptions {
             return Ok(());
         }
         let owner = queue.owner()?;
-        if ![mq::effective_uid(), 0].contains(&owner.uid) && self.trusted_owner != Some(owner.uid) {
+        if ![process::effective_uid(), 0].contains(&owner.uid) && self.trusted_owner != Some(owner.uid) {
             return Err(io::Error::new(
                 ErrorKind::PermissionDenied,
                 format!(
                     "queue {name} belongs to user {}, who is not trusted; \
-                     unlink it, or name that user as trusted_owner",
+                     unlink it, or pass that user to trusted_owner",
                     owner.uid
                 ),
             ));
@@ -250,8 +252,8 @@ impl QueueOptions {
     fn explain_create(&self, name: &str, error: io::Error) -> io::Error {
         let (capacity, message_size) = self.sizes();
         match error.raw_os_error() {
-            Some(libc::EINVAL) => impossible(capacity, message_size).map_or(error, invalid),
-            // Two limits share this errno, and the descriptors' is tried first.
+            Some(libc::EINVAL) => exceeded_limit(capacity, message_size).map_or(error, invalid),
+            // Two limits have this errno. The kernel checks that of descriptors first.
             Some(libc::EMFILE) if !descriptors_exhausted() => io::Error::new(
                 ErrorKind::QuotaExceeded,
                 format!(
@@ -289,13 +291,15 @@ fn explain_open(name: &str, error: io::Error) -> io::Error {
         ),
         Some(libc::EACCES) => io::Error::new(
             error.kind(),
-            format!("queue {name} does not admit this user; receiving needs read, sending write permission"),
+            format!(
+                "queue {name} does not admit this user; give it read permission to receive, write permission to send"
+            ),
         ),
         _ => io::Error::new(error.kind(), format!("cannot open queue {name}: {error}")),
     }
 }
 
-/// A name that the kernel would take for a queue, NUL-terminated.
+/// The name as the kernel takes it, ending with a NUL byte. `InvalidInput` if no queue can have it.
 pub(super) fn checked_name(name: &str) -> io::Result<CString> {
     let refuse = |why: &str| Err(invalid(format!("queue name {name:?} {why}")));
     let Some(rest) = name.strip_prefix('/') else {
@@ -303,7 +307,7 @@ pub(super) fn checked_name(name: &str) -> io::Result<CString> {
     };
     match rest {
         "" => refuse("is empty; use a slash and a word, as \"/jobs\""),
-        "." | ".." => refuse("is a directory's; use a slash and a word, as \"/jobs\""),
+        "." | ".." => refuse("is that of a directory; use a slash and a word, as \"/jobs\""),
         _ if rest.contains('/') => {
             refuse("has a second slash; queues have no directories, use '-' or '.' instead")
         }
@@ -314,8 +318,8 @@ pub(super) fn checked_name(name: &str) -> io::Result<CString> {
     }
 }
 
-/// Says which bound a queue's sizes offend, if one does.
-fn impossible(capacity: usize, message_size: usize) -> Option<String> {
+/// Which limit a queue's sizes exceed, if any.
+fn exceeded_limit(capacity: usize, message_size: usize) -> Option<String> {
     let sizes = [
         ("capacity", capacity, CAPACITY_MAX, "msg_max"),
         ("message size", message_size, MESSAGE_SIZE_MAX, "msgsize_max"),
@@ -323,7 +327,7 @@ fn impossible(capacity: usize, message_size: usize) -> Option<String> {
     if let Some((what, ..)) = sizes.iter().find(|&&(_, asked, ..)| asked == 0) {
         return Some(format!("queue {what} 0 is too small; use at least 1"));
     }
-    // Before the adjustable limits, as those do not bind a privileged process, and these bind every one.
+    // Before the adjustable limits, which do not apply to a privileged process. These apply to every process.
     if let Some((what, asked, hard, _)) = sizes.iter().find(|&&(_, asked, hard, _)| asked > hard) {
         return Some(format!("queue {what} {asked} exceeds the kernel's hard limit {hard}; use less"));
     }
@@ -333,19 +337,21 @@ fn impossible(capacity: usize, message_size: usize) -> Option<String> {
     })
 }
 
+/// A limit of the system, from `mq_overview(7)`.
 fn limit(file: &str) -> Option<usize> {
     fs::read_to_string(format!("/proc/sys/fs/mqueue/{file}")).ok()?.trim().parse().ok()
 }
 
-/// What a queue counts against `RLIMIT_MSGQUEUE`: its messages, and the kernel's book-keeping as
-/// `getrlimit(2)` has it.
+/// Bytes that a queue counts against `RLIMIT_MSGQUEUE`: its messages, and the kernel's overhead by the formula of
+/// `getrlimit(2)`.
 fn memory(capacity: usize, message_size: usize) -> usize {
-    const MESSAGE_HEAD: usize = 48;
+    const MESSAGE_HEADER: usize = 48;
     const TREE_NODE: usize = 48;
     let nodes = capacity.min(Queue::PRIORITY_MAX as usize + 1);
-    capacity * (message_size + MESSAGE_HEAD) + nodes * TREE_NODE
+    capacity * (message_size + MESSAGE_HEADER) + nodes * TREE_NODE
 }
 
+/// Whether this process has no free descriptor.
 fn descriptors_exhausted() -> bool {
     File::open("/").is_err_and(|error| error.raw_os_error() == Some(libc::EMFILE))
 }

@@ -2,7 +2,11 @@
 
 use std::{io, marker::PhantomData, time::Duration};
 
-use crate::{poll::wait::Spin, reactor::event_loop::Reactor, types::limits::Limits};
+use crate::{
+    poll::{clock::Clock, wait::Spin},
+    reactor::event_loop::Reactor,
+    types::limits::Limits,
+};
 
 /// How a [`Reactor`] is made: [`Reactor::builder`].
 #[derive(Debug, Clone)]
@@ -11,7 +15,23 @@ pub struct Builder<S> {
     events: usize,
     read_buffer: usize,
     spin: Duration,
+    clock: Clock,
     state: PhantomData<fn(&mut S)>,
+}
+
+impl<S> Reactor<S> {
+    /// A reactor with the default [`Limits`].
+    ///
+    /// # Errors
+    /// No descriptors for an epoll set, a timerfd and an eventfd.
+    pub fn new() -> io::Result<Reactor<S>> {
+        Reactor::<S>::builder().build()
+    }
+
+    /// A reactor with other limits or buffers.
+    pub fn builder() -> Builder<S> {
+        Builder::default()
+    }
 }
 
 impl<S> Builder<S> {
@@ -46,7 +66,7 @@ impl<S> Builder<S> {
     /// half of the last eight waits were no longer than the limit, and ends when they are not: an idle service
     /// sleeps. [`Stats::spins`], [`Stats::spin_hits`] and [`Stats::spin_time`] tell what it costs and whether it pays.
     ///
-    /// On a single processor nobody spins: it would keep off those it waits for.
+    /// On a single processor it never polls: that would keep the processor from the process it waits for.
     ///
     /// [`Stats::spins`]: crate::Stats::spins
     /// [`Stats::spin_hits`]: crate::Stats::spin_hits
@@ -57,13 +77,20 @@ impl<S> Builder<S> {
         self
     }
 
+    /// The time that deadlines and timers go by. Default: [`Clock::monotonic`]; a test sets [`Clock::manual`].
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Builder<S> {
+        self.clock = clock;
+        self
+    }
+
     /// Makes the reactor.
     ///
     /// # Errors
     /// No descriptors for an epoll set, a timerfd and an eventfd.
     pub fn build(self) -> io::Result<Reactor<S>> {
-        let Builder { limits, events, read_buffer, spin, state: PhantomData } = self;
-        Reactor::make(limits, events, read_buffer, Spin::new(spin))
+        let Builder { limits, events, read_buffer, spin, clock, state: PhantomData } = self;
+        Reactor::make(limits, events, read_buffer, Spin::new(spin), clock)
     }
 }
 
@@ -74,6 +101,7 @@ impl<S> Default for Builder<S> {
             events: 1024,
             read_buffer: 128 << 10,
             spin: Duration::ZERO,
+            clock: Clock::monotonic(),
             state: PhantomData,
         }
     }

@@ -1,4 +1,8 @@
-//! A handler's own faults, kept from everybody else: its panics are caught, its errors become causes.
+//! The one place where the embedder's code runs.
+//!
+//! [`run`] catches the panic, and returns the error and what the handler asked of its own source as a value. The three
+//! functions around it differ in where the handler comes from: [`call`] takes it out of its slot and puts it back,
+//! [`call_once`] is given it, and [`call_closed`] is for `on_close`, the only method that runs after a stop.
 
 use std::{
     any::Any,
@@ -10,71 +14,238 @@ use log::Level;
 
 use crate::{
     observe::{event::What, throttle::Kind},
-    set::{context::Context, poll_set::PollSet},
+    set::{
+        asked::Asked,
+        context::Context,
+        driver::{Driver, failed},
+        handlers::{ChildHandler, DatagramHandler, QueueHandler, SignalHandler, Subscription, TypedSource},
+        lifecycle::Phase,
+        poll_set::PollSet,
+        session::Factory,
+        source::{Source, Visited},
+    },
     types::{
         cause::{Cause, Outcome},
         key::Key,
+        ready::Ready,
     },
 };
 
-/// Runs a handler. What it was told to work on may be half done after a panic: the caller closes it, or goes on
-/// without it. The reactor's own state is whole at every point where a handler runs.
-#[inline]
-pub(crate) fn guarded<S, T>(
-    set: &mut PollSet<S>,
-    key: Key,
-    handler: impl FnOnce(&mut Context<'_, S>) -> io::Result<T>,
-) -> Outcome<T> {
-    caught(set, key, |cx| handler(cx).map_err(|error| Box::new(Cause::Handler(error))))
+impl Asked {
+    /// How the visit of a source that has nothing to flush ends, if this ends it. `left`: the edges not used up.
+    pub(crate) fn ends_visit(self, left: Ready) -> Option<Visited> {
+        match self {
+            Asked::Nothing | Asked::Flush => None,
+            Asked::Close | Asked::Abort => Some(Visited::closed(Cause::Closed)),
+            Asked::Stop => Some(Visited::Again(left)),
+        }
+    }
 }
 
-/// The same for what tells its own cause.
-#[inline(always)]
-pub(crate) fn caught<S, T>(
+/// What a call came to.
+#[must_use = "what the handler asked for is done by the caller"]
+pub(crate) struct Called<T> {
+    pub(crate) result: Outcome<T>,
+    pub(crate) asked: Asked,
+}
+
+impl<T> Called<T> {
+    /// The handler has succeeded and asks for nothing.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.result.is_ok() && self.asked == Asked::Nothing
+    }
+
+    /// The handler was not called, because the loop has stopped or the handler is gone.
+    #[cold]
+    fn not_made() -> Called<T> {
+        Called { result: Err(Box::new(Cause::Stop)), asked: Asked::Stop }
+    }
+
+    /// For a shared source, which survives its handler's faults: counts and logs a fault, and returns what is asked.
+    pub(crate) fn or_report<S>(self, set: &mut PollSet<S>, key: Key, what: &str) -> Asked {
+        if let Err(cause) = self.result {
+            report(set, key, what, &cause);
+        }
+        self.asked
+    }
+}
+
+/// A kind of handler, and where a source keeps it while it does not run.
+pub(crate) trait Handler<S>: Sized {
+    fn slot(source: &mut Source<S>) -> Option<&mut Option<Self>>;
+}
+
+macro_rules! handlers {
+    ($($variant:ident { $field:ident } => $handler:ty,)*) => {
+        $(impl<S> Handler<S> for $handler {
+            #[inline(always)]
+            fn slot(source: &mut Source<S>) -> Option<&mut Option<Self>> {
+                match source {
+                    Source::$variant { $field, .. } => Some($field),
+                    _ => None,
+                }
+            }
+        })*
+    };
+}
+
+handlers! {
+    Listener { handler } => Factory<S>,
+    Client { session } => Box<dyn Driver<S>>,
+    Datagram { handler } => Box<dyn DatagramHandler<S>>,
+    Queue { handler } => Box<dyn QueueHandler<S>>,
+    Signals { handler } => SignalHandler<S>,
+    Shm { handler } => Box<Subscription<S>>,
+    Child { handler } => Box<dyn ChildHandler<S>>,
+    Fd { handler } => Box<dyn TypedSource<S>>,
+}
+
+/// Calls the handler of a source.
+#[inline]
+pub(crate) fn call<S, H: Handler<S>, T>(
     set: &mut PollSet<S>,
     key: Key,
-    handlers: impl FnOnce(&mut Context<'_, S>) -> Outcome<T>,
-) -> Outcome<T> {
-    match catch_unwind(AssertUnwindSafe(|| handlers(&mut Context { set, key }))) {
-        Ok(answer) => answer,
-        Err(panic) => Err(panicked(&*panic)),
+    f: impl FnOnce(&mut H, &mut Context<'_, S>) -> io::Result<T>,
+) -> Called<T> {
+    call_outcome(set, key, |handler, cx| f(handler, cx).map_err(failed))
+}
+
+/// [`call`], for what tells its own cause.
+#[inline]
+pub(crate) fn call_outcome<S, H: Handler<S>, T>(
+    set: &mut PollSet<S>,
+    key: Key,
+    f: impl FnOnce(&mut H, &mut Context<'_, S>) -> Outcome<T>,
+) -> Called<T> {
+    match set.registry.get_mut(key).and_then(H::slot).and_then(Option::take) {
+        Some(handler) => call_taken(set, key, handler, f),
+        None => Called::not_made(),
     }
+}
+
+/// [`call_outcome`], for a handler that the caller has taken out of its slot already.
+#[inline(always)]
+pub(crate) fn call_taken<S, H: Handler<S>, T>(
+    set: &mut PollSet<S>,
+    key: Key,
+    mut handler: H,
+    f: impl FnOnce(&mut H, &mut Context<'_, S>) -> Outcome<T>,
+) -> Called<T> {
+    let called = if set.lifecycle.phase() == Phase::Stopped {
+        Called::not_made()
+    } else {
+        run(set, key, |cx| f(&mut handler, cx))
+    };
+    match set.registry.get_mut(key).and_then(H::slot) {
+        // What is replaced is `None`, which needs no drop.
+        Some(slot) => std::mem::forget(slot.replace(handler)),
+        None => debug_assert!(false, "a slot is not freed while its handler runs"),
+    }
+    called
+}
+
+/// Calls code that is in no slot: a one-shot timer, a job from another thread.
+pub(crate) fn call_once<S, T>(
+    set: &mut PollSet<S>,
+    key: Key,
+    f: impl FnOnce(&mut Context<'_, S>) -> io::Result<T>,
+) -> Called<T> {
+    if set.lifecycle.phase() == Phase::Stopped {
+        return Called::not_made();
+    }
+    run(set, key, |cx| f(cx).map_err(failed))
+}
+
+/// Calls an `on_close`. The source is out of the poll set, so that it can ask for nothing but a stop.
+pub(crate) fn call_closed<S>(set: &mut PollSet<S>, key: Key, f: impl FnOnce(&mut Context<'_, S>)) {
+    let called = run(set, key, |cx| {
+        f(cx);
+        Ok(())
+    });
+    called.or_report(set, key, "on_close of");
+}
+
+/// **The one function that runs the embedder's code.** What a handler works on may be half done after a panic: the
+/// caller closes its source, or goes on without it. The reactor's own state is whole at every point where a handler runs.
+#[inline(always)]
+fn run<S, T>(set: &mut PollSet<S>, key: Key, f: impl FnOnce(&mut Context<'_, S>) -> Outcome<T>) -> Called<T> {
+    set.call.begin(key);
+    let result = match catch_unwind(AssertUnwindSafe(|| f(&mut Context { set, key }))) {
+        Ok(result) => result,
+        Err(panic) => Err(panicked(&*panic)),
+    };
+    Called { result, asked: set.call.end() }
 }
 
 #[cold]
 fn panicked(panic: &(dyn Any + Send)) -> Box<Cause> {
-    Box::new(Cause::Panic(message(panic)))
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
     let text =
         panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("a panic without a message").to_owned()
+    Box::new(Cause::Panic(text.unwrap_or("a panic without a message").to_owned()))
 }
 
-/// Counts a handler's fault, and says so in the log.
+/// Counts a handler's fault, and logs it.
 #[cold]
 pub(crate) fn report<S>(set: &mut PollSet<S>, key: Key, what: &str, cause: &Cause) {
-    if matches!(cause, Cause::Panic(_) | Cause::Handler(_)) {
-        set.tell(What::Fault { key, cause });
-    }
     match cause {
         Cause::Panic(message) => {
+            set.emit(What::Fault { key, cause });
             set.stats.panics += 1;
-            set.complain(
-                Kind::Panic,
-                Level::Error,
-                format_args!("{what} {key}: the handler panicked: {message}"),
-            );
+            set.log(Kind::Panic, Level::Error, format_args!("{what} {key}: the handler panicked: {message}"));
         }
         Cause::Handler(error) => {
+            set.emit(What::Fault { key, cause });
             set.stats.handler_errors += 1;
-            set.complain(
-                Kind::Handler,
-                Level::Warn,
-                format_args!("{what} {key}: the handler failed: {error}"),
-            );
+            set.warn(Kind::Handler, format_args!("{what} {key}: the handler failed: {error}"));
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::limits::Limits;
+    use std::{cell::Cell, rc::Rc};
+
+    fn set() -> PollSet<u32> {
+        PollSet::new(Limits::default(), 4096, Default::default()).unwrap()
+    }
+
+    #[test]
+    fn what_is_asked_and_what_failed_come_back_as_a_value() {
+        let mut set = set();
+        let key = Key { index: 9, serial: 9 };
+        let called = call_once(&mut set, key, |cx| {
+            assert_eq!(cx.key(), key);
+            cx.set.call.ask(Asked::Close);
+            Err::<(), _>(io::Error::other("failed"))
+        });
+        assert!(matches!(*called.result.unwrap_err(), Cause::Handler(_)));
+        assert_eq!(called.asked, Asked::Close);
+        let called = call_once(&mut set, key, |_| -> io::Result<()> { panic!("the text") });
+        assert!(matches!(*called.result.unwrap_err(), Cause::Panic(text) if text == "the text"));
+        assert_eq!(called.asked, Asked::Nothing, "nothing is left of the call before");
+    }
+
+    /// The class: a handler of a stopped loop runs again.
+    #[test]
+    fn after_a_stop_only_on_close_runs() {
+        let mut set = set();
+        let called = call_once(&mut set, Key::NONE, |cx| {
+            cx.stop();
+            Ok(())
+        });
+        assert_eq!(called.asked, Asked::Stop);
+        let ran = Rc::new(Cell::new(0));
+        let counts = || ran.set(ran.get() + 1);
+        let called = call_once(&mut set, Key::NONE, |_| {
+            counts();
+            Ok(())
+        });
+        assert_eq!((ran.get(), called.asked), (0, Asked::Stop));
+        call_closed(&mut set, Key::NONE, |_| counts());
+        assert_eq!(ran.get(), 1);
     }
 }

@@ -1,76 +1,71 @@
-//! A client handle: what the slab holds of a connection, how it comes in, what it holds, when its time is up.
+//! One stream connection without its session: the socket, what waits for it, and its state.
+//!
+//! Nothing here knows the service's state or the reactor, so it is compiled once, and tested over a socket pair.
 
 use std::{
     cell::Cell,
     collections::VecDeque,
-    io, mem,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     rc::Rc,
+    time::Duration,
 };
 
-use mio::{Interest, unix::SourceFd};
+use mio::Interest;
 
 use crate::{
     bytes::{
         buffer::{Buffer, Pool},
         framing::Framing,
     },
-    client::{
-        accounts::{UID_UNKNOWN, account, uid_of},
-        connect::Connecting,
-    },
-    net::listener::ListenerKind,
-    observe::event::{SourceKind, Who},
-    set::{
-        poll_set::{Phase, PollSet},
-        session::Session,
-        source::{Ready, Source},
-    },
-    sys::socket,
-    types::{cause::Cause, key::Key},
+    net::transport::ListenerKind,
+    sys::{scm, sockaddr::SockAddr, socket},
+    types::cause::{Cause, Limit},
 };
 
-/// What all clients of one master socket have in common.
-pub(crate) struct Plan {
+/// What all connections of one listener have in common.
+pub(crate) struct ConnectionConfig {
     pub(crate) framing: Framing,
     /// The socket keeps message boundaries (seqpacket): a read is a record, a reply is a record.
     pub(crate) records: bool,
     /// A short read proves that nothing is left. It does not where a passed descriptor can cut it short.
-    pub(crate) proved: bool,
+    pub(crate) short_read_drains: bool,
     /// The peer may pass descriptors.
     pub(crate) passes: bool,
     /// The kernel vouches for the peer's uid.
     pub(crate) unix: bool,
-    /// Of the latest newcomers, how many more than not had something to say when they came: 0 to 3.
-    talkative: Cell<u8>,
+    first_request: FirstRequest,
 }
 
-impl Plan {
-    pub(crate) fn new(kind: ListenerKind, framing: Framing, refuses_descriptors: bool) -> Plan {
-        Plan {
+/// Guesses whether a new client has sent a request by the time it is accepted, from the latest that came.
+#[derive(Default)]
+struct FirstRequest(Cell<u8>);
+
+impl ConnectionConfig {
+    pub(crate) fn new(kind: ListenerKind, framing: Framing, refuses_descriptors: bool) -> ConnectionConfig {
+        ConnectionConfig {
             records: kind.is_seqpacket(),
-            // A passed descriptor stops a read short.
-            proved: kind.is_tcp() || (refuses_descriptors && framing.descriptors_max() == 0),
+            short_read_drains: kind.is_tcp() || (refuses_descriptors && framing.descriptors_max() == 0),
             passes: framing.descriptors_max() > 0 && !kind.is_tcp(),
             unix: !kind.is_tcp(),
-            talkative: Cell::new(0),
+            first_request: FirstRequest::default(),
             framing,
         }
     }
 
-    /// Whether the next newcomer will have something to say when it comes, as the latest had.
+    /// Whether the next client is expected to have sent a request when it is accepted.
     pub(crate) fn expects_request(&self) -> bool {
-        self.talkative.get() >= 2
+        self.first_request.0.get() >= 2
     }
 
-    /// Whether a newcomer had something to say by its first visit.
-    pub(crate) fn note_newcomer(&self, spoke: bool) {
-        let before = self.talkative.get();
-        self.talkative.set(if spoke { (before + 1).min(3) } else { before.saturating_sub(1) });
+    /// Whether a client had sent something by its first visit.
+    pub(crate) fn note_first_visit(&self, sent: bool) {
+        let before = self.first_request.0.get();
+        self.first_request.0.set(if sent { (before + 1).min(3) } else { before.saturating_sub(1) });
     }
 }
 
-/// Why a client that still has bytes to take is on its way out.
+/// Why a connection that still has bytes to send is being closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     Peer,
@@ -90,262 +85,467 @@ impl From<Ending> for Cause {
     }
 }
 
-pub(crate) struct Client<S> {
-    pub(crate) socket: OwnedFd,
-    pub(crate) plan: Rc<Plan>,
-    /// None while it runs, if its client stays in its slot meanwhile.
-    pub(crate) session: Option<Box<dyn Session<S>>>,
-    /// Bytes that are no whole frame yet, or frames that a budget left.
-    pub(crate) input: Option<Box<Buffer>>,
-    /// Bytes that the socket did not take yet.
-    pub(crate) output: Option<Box<Buffer>>,
-    /// What few clients have.
-    pub(crate) extra: Option<Box<Extra>>,
-    /// When it last sent or took a byte; for one that is ending, since when.
-    pub(crate) active_ns: u64,
-    /// How much of the reactor's memory it holds, as accounted.
-    pub(crate) held: u32,
-    pub(crate) uid: u32,
-    pub(crate) ending: Option<Ending>,
-    /// There is nothing unusual about it: as seen at the end of its last general visit. Between visits only `output` and
-    /// `ending` change, by [`Client::output`] and [`Client::end`].
-    plain: bool,
-    pub(crate) opened: bool,
-    /// It is not in the kernel's poll set yet: its first visit comes before that.
-    pub(crate) unwatched: bool,
-    /// `input` may hold whole frames.
-    pub(crate) more: bool,
-    /// The peer has shut down its writing side, or we have ended reading.
-    pub(crate) eof: bool,
+/// The state of a connection, one bit a fact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Flags(u16);
+
+impl Flags {
+    /// The session's `on_open` has been called.
+    pub(crate) const OPENED: Flags = Flags(1);
+    /// The socket took all that it was given last.
+    pub(crate) const WRITABLE: Flags = Flags(1 << 1);
+    /// A short read proves that nothing is left, and reads are bytes, not records.
+    const SHORT_READ_DRAINS: Flags = Flags(1 << 2);
+    /// Not registered with epoll yet: the first visit comes before that.
+    pub(crate) const UNREGISTERED: Flags = Flags(1 << 3);
+    /// The input buffer may hold whole frames.
+    pub(crate) const FRAMES_PENDING: Flags = Flags(1 << 4);
+    /// The peer has shut down its writing side.
+    pub(crate) const READ_CLOSED: Flags = Flags(1 << 5);
     /// The peer does not read any more: what would be sent is thrown away.
-    pub(crate) mute: bool,
-    /// The socket took all it was given last.
-    pub(crate) writable: bool,
-    /// It is registered for `EPOLLOUT`.
-    pub(crate) watches_write: bool,
-    /// It takes its replies too slowly; nothing is read from it.
-    pub(crate) slow: bool,
-    /// Nothing more is read: a drain has shut its reading side.
-    pub(crate) shut: bool,
-    /// It was asked to end for a drain.
-    pub(crate) asked: bool,
+    pub(crate) const WRITE_CLOSED: Flags = Flags(1 << 6);
+    /// Registered for `EPOLLOUT`.
+    pub(crate) const WRITE_INTEREST: Flags = Flags(1 << 7);
+    /// The peer takes its replies too slowly; no requests are read.
+    pub(crate) const THROTTLED: Flags = Flags(1 << 8);
+    /// A drain has shut down our reading side.
+    pub(crate) const READ_SHUTDOWN: Flags = Flags(1 << 9);
+    /// The session was asked to end for a drain.
+    pub(crate) const DRAIN_NOTIFIED: Flags = Flags(1 << 10);
+    const INPUT: Flags = Flags(1 << 11);
+    const OUTPUT: Flags = Flags(1 << 12);
+    const EXTRA: Flags = Flags(1 << 13);
+    const ENDING: Flags = Flags(1 << 14);
+
+    /// Nothing about the connection is unusual: one test instead of many.
+    const PLAIN: Flags = Flags::OPENED.or(Flags::WRITABLE).or(Flags::SHORT_READ_DRAINS);
+
+    #[inline]
+    pub(crate) fn has(self, any: Flags) -> bool {
+        self.0 & any.0 != 0
+    }
+
+    /// Sets flags where `on`, and leaves them otherwise.
+    pub(crate) fn set_if(&mut self, flags: Flags, on: bool) {
+        if on {
+            self.set(flags, true);
+        }
+    }
+
+    pub(crate) const fn or(self, other: Flags) -> Flags {
+        Flags(self.0 | other.0)
+    }
+
+    #[inline]
+    pub(crate) fn set(&mut self, flags: Flags, on: bool) {
+        self.0 = if on { self.0 | flags.0 } else { self.0 & !flags.0 };
+    }
 }
 
-/// What few clients have.
+/// What few connections have.
 #[derive(Default)]
 pub(crate) struct Extra {
     /// Passed by the peer, and not taken by the session yet.
     pub(crate) descriptors: VecDeque<OwnedFd>,
-    /// A connection of ours that is being made.
+    /// A connection of our own that is being made.
     pub(crate) connecting: Option<Box<Connecting>>,
 }
 
-impl<S> Client<S> {
+/// Domain and address.
+pub(crate) type Target = (libc::c_int, SockAddr);
+
+/// A connection of our own that is in progress.
+pub(crate) struct Connecting {
+    pub(crate) kind: ListenerKind,
+    /// The first is being tried, the others are for when that fails.
+    pub(crate) targets: VecDeque<Target>,
+    /// Why the last of them failed at once; the first visit tells.
+    pub(crate) failure: Option<io::Error>,
+    /// A timer has it tried again at this time; a visit before then has nothing to try.
+    pub(crate) retry_ns: u64,
+    pub(crate) pause: Duration,
+}
+
+/// What a read brought.
+pub(crate) enum Read {
+    Bytes(usize),
+    End,
+    Failed(io::Error),
+    /// More than is allowed.
+    Limit(Limit),
+}
+
+impl From<io::Result<usize>> for Read {
+    fn from(received: io::Result<usize>) -> Read {
+        match received {
+            Ok(0) => Read::End,
+            Ok(count) => Read::Bytes(count),
+            Err(error) => Read::Failed(error),
+        }
+    }
+}
+
+/// What became of a send.
+#[derive(Debug)]
+pub(crate) enum Sent {
+    /// So many bytes have left; there may be more to send.
+    Bytes(usize),
+    /// The peer does not read any more: so many bytes were thrown away.
+    Dropped(usize),
+    /// The socket is full; an event tells when there is room.
+    Full,
+    /// Too many descriptors of this user are in flight; no event tells when there is room.
+    InFlight(io::Error),
+    Failed(io::Error),
+}
+
+/// The I/O half of a client: the endpoint that stays in its slot while the session runs.
+pub(crate) struct ClientIo {
+    socket: OwnedFd,
+    pub(crate) flags: Flags,
+    ending: Option<Ending>,
+    pub(crate) config: Rc<ConnectionConfig>,
+    /// Bytes that are no whole frame yet, or frames that a budget left.
+    input: Option<Box<Buffer>>,
+    /// Bytes that the socket did not take yet.
+    output: Option<Box<Buffer>>,
+    extra: Option<Box<Extra>>,
+    /// When it last sent or took a byte; once it is being closed, since when.
+    pub(crate) active_ns: u64,
+    /// How much of the reactor's memory it holds, as accounted.
+    pub(crate) buffered: u32,
+    pub(crate) uid: u32,
+}
+
+impl ClientIo {
+    pub(crate) fn new(socket: OwnedFd, config: Rc<ConnectionConfig>, now_ns: u64, uid: u32) -> ClientIo {
+        let mut flags = Flags::WRITABLE;
+        flags.set(Flags::SHORT_READ_DRAINS, config.short_read_drains && !config.records);
+        let mut io = ClientIo {
+            socket,
+            flags,
+            ending: None,
+            input: None,
+            output: None,
+            extra: None,
+            active_ns: now_ns,
+            buffered: 0,
+            uid,
+            config,
+        };
+        if io.config.passes {
+            io.set_extra(Some(Box::default()));
+        }
+        io
+    }
+
+    #[inline]
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
     #[inline]
-    pub(crate) fn who(&self, key: Key) -> Who {
-        Who { key, fd: Some(self.socket.as_raw_fd()), kind: SourceKind::Client }
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 
-    /// Nothing is unusual about it: a readable event can be served without asking what else there is to do.
+    /// Puts another socket in the place of this one.
+    pub(crate) fn replace_socket(&mut self, socket: OwnedFd) -> OwnedFd {
+        std::mem::replace(&mut self.socket, socket)
+    }
+
+    // ---- State ----
+
+    /// Nothing about it is unusual, so a readable event needs no further question.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
-        self.plain
-    }
-
-    /// At the end of a visit: whether it is plain from now on.
-    pub(crate) fn note_plain(&mut self) {
-        self.plain = self.output.is_none()
-            && self.ending.is_none()
-            && self.plan.proved
-            && !self.plan.records
-            && self.opened
-            && self.writable
-            && self.input.is_none()
-            && self.extra.is_none()
-            && !(self.eof | self.mute | self.slow | self.shut | self.asked);
-    }
-
-    /// What waits to be sent to it, from outside of its visits.
-    pub(crate) fn output(&mut self, pool: &mut Pool) -> &mut Buffer {
-        self.plain = false;
-        self.output.get_or_insert_with(|| pool.lend())
-    }
-
-    pub(crate) fn is_connecting(&self) -> bool {
-        self.extra.as_ref().is_some_and(|extra| extra.connecting.is_some())
+        self.flags == Flags::PLAIN
     }
 
     pub(crate) fn is_open(&self) -> bool {
         self.ending.is_none()
     }
 
-    /// Sends what waits, then closes; nothing more is read. From now on it is the flush deadline that counts.
+    pub(crate) fn ending(&self) -> Option<Ending> {
+        self.ending
+    }
+
+    /// Sends what waits, then closes; no more is read. From now on the flush deadline counts.
     pub(crate) fn end(&mut self, ending: Ending, now_ns: u64) {
         if self.is_open() {
             self.ending = Some(ending);
-            self.plain = false;
+            self.flags.set(Flags::ENDING, true);
             self.active_ns = now_ns;
         }
     }
 
-    pub(crate) fn has_half_frame(&self) -> Option<u64> {
-        self.input.as_ref().filter(|_| !self.more).map(|input| input.since_ns)
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.connecting.is_some())
     }
 
-    /// Gives back what it holds of the reactor's; what is left is the session, to be told.
-    pub(crate) fn dismantle(mut self, set: &mut PollSet<S>) -> Box<dyn Session<S>> {
-        account(set, &mut self, 0);
-        if let Some(users) = &mut set.users
-            && let Some(usage) = users.get_mut(&self.uid)
-        {
-            usage.clients -= 1;
-            if usage.clients == 0 {
-                users.remove(&self.uid);
+    /// Its first visit is still to come, before it is registered.
+    pub(crate) fn is_unregistered(&self) -> bool {
+        self.flags.has(Flags::UNREGISTERED)
+    }
+
+    /// Since when it has held a partial frame.
+    pub(crate) fn partial_frame_since_ns(&self) -> Option<u64> {
+        self.input.as_ref().filter(|_| !self.flags.has(Flags::FRAMES_PENDING)).map(|input| input.since_ns)
+    }
+
+    /// What the socket is to be watched for.
+    pub(crate) fn interest(&self) -> Interest {
+        // PRIORITY tells of an out-of-band byte, at which a read stops short.
+        let read =
+            if self.config.records { Interest::READABLE } else { Interest::READABLE | Interest::PRIORITY };
+        if self.flags.has(Flags::WRITE_INTEREST) { read | Interest::WRITABLE } else { read }
+    }
+
+    /// Bytes that wait in memory, in both directions.
+    pub(crate) fn waiting(&self) -> usize {
+        self.input.as_ref().map_or(0, |input| input.len()) + self.unsent()
+    }
+
+    pub(crate) fn unsent(&self) -> usize {
+        self.output.as_ref().map_or(0, |output| output.len())
+    }
+
+    // ---- Buffers ----
+
+    pub(crate) fn has_input(&self) -> bool {
+        self.input.is_some()
+    }
+
+    pub(crate) fn take_input(&mut self) -> Option<Box<Buffer>> {
+        self.flags.set(Flags::INPUT, false);
+        self.input.take()
+    }
+
+    pub(crate) fn put_input(&mut self, input: Box<Buffer>) {
+        self.flags.set(Flags::INPUT, true);
+        self.input = Some(input);
+    }
+
+    pub(crate) fn has_output(&self) -> bool {
+        self.output.is_some()
+    }
+
+    pub(crate) fn take_output(&mut self) -> Option<Box<Buffer>> {
+        self.flags.set(Flags::OUTPUT, false);
+        self.output.take()
+    }
+
+    pub(crate) fn put_output(&mut self, output: Box<Buffer>) {
+        self.flags.set(Flags::OUTPUT, true);
+        self.output = Some(output);
+    }
+
+    /// What waits to be sent, from outside of a visit.
+    pub(crate) fn output(&mut self, pool: &mut Pool) -> &mut Buffer {
+        self.flags.set(Flags::OUTPUT, true);
+        self.output.get_or_insert_with(|| pool.lend())
+    }
+
+    pub(crate) fn extra(&mut self) -> Option<&mut Extra> {
+        self.extra.as_deref_mut()
+    }
+
+    pub(crate) fn set_extra(&mut self, extra: Option<Box<Extra>>) {
+        self.flags.set(Flags::EXTRA, extra.is_some());
+        self.extra = extra;
+    }
+
+    // ---- System calls ----
+
+    /// One read into `room`; descriptors that come with it go to `inbox`, up to what the framing allows.
+    ///
+    /// A record must fit into `room` and into `frame_max`.
+    pub(crate) fn recv(&self, room: &mut [u8], inbox: &mut VecDeque<OwnedFd>, frame_max: usize) -> Read {
+        let config = &*self.config;
+        let record = match (config.passes, config.records) {
+            (false, false) => return socket::recv(self.fd(), room).into(),
+            (false, true) => socket::recv_record(self.fd(), room),
+            (true, _) => scm::recv(self.fd(), room, inbox),
+        };
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => return Read::Failed(error),
+        };
+        if config.passes && (record.ctrunc || inbox.len() > config.framing.descriptors_max()) {
+            inbox.clear();
+            if record.ctrunc {
+                // Which of them are missing cannot be told: none can be used.
+                let why = "descriptors were lost on their way in (MSG_CTRUNC): the process has no room for them; \
+                           raise RLIMIT_NOFILE";
+                return Read::Failed(io::Error::other(why));
+            }
+            return Read::Limit(Limit::DescriptorsHeld);
+        }
+        if !config.records {
+            return Ok(record.len).into();
+        }
+        if record.end {
+            Read::End
+        } else if record.truncated || record.len > config.framing.frame_max(frame_max) {
+            Read::Limit(Limit::Frame)
+        } else {
+            Read::Bytes(record.len)
+        }
+    }
+
+    /// One send of what waits in `out`, which is not empty; what has left is taken off it.
+    pub(crate) fn send(&mut self, out: &mut Buffer) -> Sent {
+        loop {
+            if self.flags.has(Flags::WRITE_CLOSED) {
+                let dropped = out.len();
+                out.clear();
+                return Sent::Dropped(dropped);
+            }
+            let (piece, descriptors) = out.next_piece();
+            let (bytes, header) = if self.config.records {
+                let (length, rest) =
+                    piece.split_first_chunk::<4>().expect("a record has its length before it");
+                (&rest[..u32::from_ne_bytes(*length) as usize], 4)
+            } else {
+                (piece, 0)
+            };
+            let attached = !descriptors.is_empty();
+            let sent = if attached {
+                scm::send(self.fd(), bytes, descriptors)
+            } else {
+                socket::send(self.fd(), bytes)
+            };
+            let error = match sent {
+                Ok(sent) => {
+                    if attached {
+                        out.detach();
+                    }
+                    out.consume(header + sent);
+                    return Sent::Bytes(sent);
+                }
+                Err(error) => error,
+            };
+            match error.raw_os_error() {
+                Some(libc::EAGAIN) => {
+                    self.flags.set(Flags::WRITABLE, false);
+                    return Sent::Full;
+                }
+                Some(libc::EINTR) => {}
+                Some(libc::ETOOMANYREFS) => {
+                    self.flags.set(Flags::WRITABLE, false);
+                    return Sent::InFlight(error);
+                }
+                // The peer does not read any more; what it had sent before is handled all the same.
+                Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN) => {
+                    self.flags.set(Flags::WRITE_CLOSED, true)
+                }
+                _ => return Sent::Failed(error),
             }
         }
-        for buffer in [self.input.take(), self.output.take()].into_iter().flatten() {
-            set.pool.give_back(buffer);
-        }
-        self.session.take().expect("its visit is over")
-    }
-
-    /// The session of a client that was taken out of its slot.
-    pub(crate) fn session(&mut self) -> &mut dyn Session<S> {
-        &mut **self.session.as_mut().expect("in a general visit it stays with its client")
     }
 }
 
-/// When a new client comes into the kernel's poll set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Watched {
-    AtOnce,
-    /// The caller visits it, and then calls [`watch`].
-    AfterFirstVisit,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::{Read as _, Write as _},
+        os::unix::net::UnixStream,
+    };
 
-/// A new client: in the slab, in the poll set, and visited in the next round.
-pub(crate) fn admit<S>(
-    set: &mut PollSet<S>,
-    socket: OwnedFd,
-    plan: Rc<Plan>,
-    session: Box<dyn Session<S>>,
-    extra: Option<Box<Extra>>,
-    watched: Watched,
-) -> io::Result<Key> {
-    let connecting = extra.as_ref().is_some_and(|extra| extra.connecting.is_some());
-    let interest = interest(&plan, connecting);
-    let extra = extra.or_else(|| plan.passes.then(Box::default));
-    let mut client = Client {
-        socket,
-        plan,
-        session: Some(session),
-        input: None,
-        output: None,
-        extra,
-        active_ns: set.now_ns(),
-        held: 0,
-        uid: UID_UNKNOWN,
-        ending: None,
-        plain: false,
-        opened: false,
-        unwatched: watched == Watched::AfterFirstVisit,
-        more: false,
-        eof: false,
-        mute: false,
-        writable: !connecting,
-        watches_write: connecting,
-        slow: false,
-        shut: false,
-        asked: false,
-    };
-    if set.users.is_some() {
-        client.uid = uid_of(&client);
+    fn stream(framing: Framing) -> (ClientIo, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let config = ConnectionConfig::new(ListenerKind::UnixStream, framing, true);
+        let mut io = ClientIo::new(ours.into(), Rc::new(config), 1, 0);
+        io.flags.set(Flags::OPENED, true);
+        (io, theirs)
     }
-    let (active_ns, uid) = (client.active_ns, client.uid);
-    let key = if client.unwatched {
-        set.check_not_forked()?;
-        set.next_key()
-    } else {
-        set.register(client.socket.as_fd(), interest)?
-    };
-    set.place(key, Source::Client(client));
-    if let Some(users) = &mut set.users {
-        users.entry(uid).or_default().clients += 1;
+
+    fn recv(io: &ClientIo, room: &mut [u8]) -> Read {
+        io.recv(room, &mut VecDeque::new(), 1 << 20)
     }
-    set.stats.clients += 1;
-    if let Some(time) = if connecting { Some(set.limits.connect) } else { set.limits.idle } {
-        set.timers.client_deadline(
-            &mut set.slots,
-            key.index,
-            active_ns.saturating_add(time.as_nanos() as u64),
+
+    #[test]
+    fn reads_tell_bytes_nothing_and_the_end_apart() {
+        let (io, mut theirs) = stream(Framing::raw());
+        let mut room = [0; 8];
+        assert!(
+            matches!(recv(&io, &mut room), Read::Failed(error) if error.kind() == io::ErrorKind::WouldBlock)
         );
+        theirs.write_all(b"hello").unwrap();
+        assert!(matches!(recv(&io, &mut room), Read::Bytes(5)));
+        drop(theirs);
+        assert!(matches!(recv(&io, &mut room), Read::End));
     }
-    if watched == Watched::AfterFirstVisit {
-        set.slots[key.index as usize].ready = Ready::READABLE;
-        return Ok(key);
-    }
-    // The session is opened by its first visit, and in a drain it is asked to end.
-    set.mark_ready(key, if set.phase == Phase::Draining { Ready::READABLE } else { Ready::NONE });
-    Ok(key)
-}
 
-/// Puts a client that has been visited for the first time into the kernel's poll set. What has come since the visit makes an
-/// edge of its own.
-pub(crate) fn watch<S>(set: &mut PollSet<S>, key: Key) {
-    let Some(Source::Client(client)) = set.source(key) else { return };
-    let (fd, interest) = (client.socket.as_raw_fd(), interest(&client.plan, client.watches_write));
-    let watched = set
-        .check_not_forked()
-        .and_then(|()| set.poll.registry().register(&mut SourceFd(&fd), key.token(), interest));
-    let Some(slot) = set.slot(key) else { return };
-    match (watched, &mut slot.source) {
-        (Ok(()), Source::Client(client)) => client.unwatched = false,
-        (Ok(()), _) => {}
-        (Err(error), source) => {
-            let source = mem::replace(source, Source::Running);
-            set.stats.failed(error.kind());
-            set.retire(key, source, Cause::Io(error));
+    #[test]
+    fn a_full_socket_keeps_the_rest_and_says_so() {
+        let (mut io, mut theirs) = stream(Framing::raw());
+        let mut out = Buffer::default();
+        let bytes: Vec<u8> = (0..4_000_000_u32).map(|index| index as u8).collect();
+        out.extend(&bytes).unwrap();
+        let mut left = 0;
+        loop {
+            match io.send(&mut out) {
+                Sent::Bytes(sent) => left += sent,
+                Sent::Full => break,
+                other => panic!("{other:?}"),
+            }
         }
+        assert!(!io.flags.has(Flags::WRITABLE) && !io.is_plain());
+        assert_eq!(left + out.len(), bytes.len());
+        let mut taken = vec![0; left];
+        theirs.read_exact(&mut taken).unwrap();
+        assert_eq!(taken, bytes[..left]);
+        assert_eq!(out.bytes(), &bytes[left..]);
     }
-}
 
-/// Takes in a connected socket that no master socket of ours accepted.
-pub(crate) fn adopt<S>(
-    set: &mut PollSet<S>,
-    socket: OwnedFd,
-    framing: Framing,
-    session: Box<dyn Session<S>>,
-) -> io::Result<Key> {
-    let kind = ListenerKind::of(socket.as_fd())?;
-    socket::set_nonblocking(socket.as_fd())?;
-    let passes = framing.descriptors_max() > 0;
-    let refuses = !kind.is_tcp() && socket::set_passes_rights(socket.as_fd(), passes).is_ok() && !passes;
-    if kind.is_seqpacket() {
-        socket::set_passes_credentials(socket.as_fd(), true)?;
-        make_room_for_records(set, &framing);
+    #[test]
+    fn what_a_peer_that_is_gone_would_get_is_dropped_and_counted() {
+        let (mut io, theirs) = stream(Framing::raw());
+        drop(theirs);
+        let mut out = Buffer::default();
+        out.extend(b"lost").unwrap();
+        assert!(matches!(io.send(&mut out), Sent::Dropped(4)));
+        assert!(io.flags.has(Flags::WRITE_CLOSED) && out.is_empty());
     }
-    let plan = Plan::new(kind, framing, refuses);
-    let key = admit(set, socket, Rc::new(plan), session, None, Watched::AtOnce)?;
-    // Descriptors that were passed before they were refused may be in the socket: the first visit reads to EAGAIN, as
-    // though urgent data had come.
-    set.mark_ready(key, Ready::READABLE | Ready::PRIORITY);
-    Ok(key)
-}
 
-/// A record is read whole or not at all.
-pub(crate) fn make_room_for_records<S>(set: &mut PollSet<S>, framing: &Framing) {
-    /// No sender's buffer is larger, as systems are set up; what is, counts as a frame too large.
-    const RECORD_MAX: usize = 16 << 20;
-    set.has_records = true;
-    set.read_room = set.read_room.max(framing.frame_max(set.limits.frame_max).min(RECORD_MAX) + 1);
-}
+    #[test]
+    fn a_connection_is_plain_only_while_nothing_waits() {
+        let (mut io, _theirs) = stream(Framing::raw());
+        let mut pool = Pool::default();
+        assert!(io.is_plain());
+        io.output(&mut pool).extend(b"waits").unwrap();
+        assert!(!io.is_plain());
+        assert_eq!((io.unsent(), io.waiting()), (5, 5));
+        io.take_output();
+        assert!(io.is_plain());
+        io.put_input(pool.lend());
+        assert!(!io.is_plain());
+        assert_eq!(io.partial_frame_since_ns(), Some(0));
+        io.take_input();
+        io.set_extra(Some(Box::default()));
+        assert!(!io.is_plain());
+        io.set_extra(None);
+        io.end(Ending::Closed, 9);
+        assert!(!io.is_plain() && !io.is_open());
+        io.end(Ending::Peer, 10);
+        assert_eq!((io.ending(), io.active_ns), (Some(Ending::Closed), 9), "the first ending counts");
+    }
 
-pub(crate) fn interest(plan: &Plan, write: bool) -> Interest {
-    // PRIORITY tells of an out-of-band byte, at which a read stops short.
-    let read = if plan.records { Interest::READABLE } else { Interest::READABLE | Interest::PRIORITY };
-    if write { read | Interest::WRITABLE } else { read }
+    #[test]
+    fn descriptors_past_the_limit_are_closed() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let config = ConnectionConfig::new(ListenerKind::UnixStream, Framing::raw().descriptors(1), false);
+        let io = ClientIo::new(ours.into(), Rc::new(config), 1, 0);
+        let file = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let mut inbox = VecDeque::new();
+        scm::send(theirs.as_fd(), b"1", &[file()]).unwrap();
+        assert!(matches!(io.recv(&mut [0; 8], &mut inbox, 100), Read::Bytes(1)));
+        assert_eq!(inbox.len(), 1);
+        scm::send(theirs.as_fd(), b"2", &[file()]).unwrap();
+        assert!(matches!(io.recv(&mut [0; 8], &mut inbox, 100), Read::Limit(Limit::DescriptorsHeld)));
+        assert!(inbox.is_empty());
+    }
 }

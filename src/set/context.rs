@@ -3,13 +3,14 @@
 use std::{
     fmt, io,
     ops::{Deref, DerefMut},
+    os::fd::OwnedFd,
     time::Duration,
 };
 
 use crate::{
-    poll::timers::TimerKey,
-    set::{poll_set::PollSet, source::Source},
-    types::key::Key,
+    children::process::ChildProcess,
+    set::poll_set::PollSet,
+    types::key::{Key, TimerKey},
 };
 
 /// The narrow view of the reactor that a handler gets: the whole [`PollSet`], which it dereferences to, and the
@@ -45,7 +46,7 @@ impl<S> Context<'_, S> {
     /// Those of [`reply`](Context::reply), and `InvalidInput` where the payload does not fit the framing.
     pub fn reply_frame(&mut self, payload: &[u8]) -> io::Result<()> {
         match self.set.framing_of(self.key) {
-            Some(framing) => framing.encode(payload, |parts| self.set.put_current(parts)),
+            Some(framing) => framing.encode(payload, |parts| self.set.put(self.key, parts)),
             None => Err(not_connected()),
         }
     }
@@ -55,10 +56,40 @@ impl<S> Context<'_, S> {
         self.set.close(self.key);
     }
 
+    /// The child whose handler runs, to write to its standard input or to signal it. `None` where that of another source runs,
+    /// and once the child has ended.
+    pub fn child_process(&mut self) -> Option<&mut ChildProcess> {
+        self.set.child_of(self.key)
+    }
+
     /// Has [`Session::on_timer`](crate::Session::on_timer) called for the client whose session runs, once, `after`
     /// from now. A timer of a client that is gone by then does nothing.
     pub fn wake_after(&mut self, after: Duration) -> TimerKey {
         self.set.wake_session(self.key, after)
+    }
+
+    /// Takes the oldest descriptor that the running session's client has passed and nobody has taken yet. Only where
+    /// its framing allows any: [`Framing::descriptors`](crate::Framing::descriptors). It is `CLOEXEC`.
+    ///
+    /// It can be of any kind, in any state, and the peer may still share its offset and its flags (`O_NONBLOCK` among
+    /// them): look with `fstat(2)` before it is relied on, and never read it in a way that could block. One that is not
+    /// taken is closed with its client.
+    pub fn descriptor(&mut self) -> Option<OwnedFd> {
+        self.set.io.descriptors.pop_front()
+    }
+
+    /// [`reply`](Context::reply) with descriptors: they arrive with the first of `bytes`. They are closed here once
+    /// they are sent, or cannot be. While the kernel has too many of this user's descriptors under way (`ETOOMANYREFS`,
+    /// `unix(7)`), they wait with what comes after them.
+    ///
+    /// A peer that lets none in (`SO_PASSRIGHTS`) makes the sending fail: it is closed, with
+    /// [`Cause::Io`](crate::Cause::Io) and `PermissionDenied`.
+    ///
+    /// # Errors
+    /// Those of [`reply`](Context::reply). `InvalidInput`: more than 253 descriptors, no bytes for them to travel with,
+    /// or no Unix socket.
+    pub fn reply_with(&mut self, bytes: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        self.set.put_with(self.key, bytes, descriptors)
     }
 }
 
@@ -118,15 +149,17 @@ impl<S> ClientHandle<'_, S> {
         }
     }
 
+    /// [`send`](ClientHandle::send) with descriptors, as [`Context::reply_with`].
+    ///
+    /// # Errors
+    /// As for [`Context::reply_with`].
+    pub fn send_with(&mut self, bytes: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        self.set.put_with(self.key, bytes, descriptors)
+    }
+
     /// How many bytes wait to be sent to it.
     pub fn unsent(&self) -> usize {
-        if self.set.is_current(self.key) {
-            return self.set.unsent();
-        }
-        match self.set.source(self.key) {
-            Some(Source::Client(client)) => client.output.as_ref().map_or(0, |output| output.len()),
-            _ => 0,
-        }
+        self.set.unsent_of(self.key)
     }
 
     /// Closes it, once it has taken what waits for it.

@@ -13,17 +13,11 @@ use mio::Waker;
 
 use crate::{
     bytes::framing::Framing,
-    set::{
-        call::{guarded, report},
-        context::Context,
-        poll_set::PollSet,
-        session::Session,
-        source::Visited,
-    },
-    types::{key::Key, rejected::Rejected},
+    set::{context::Context, session::Session},
+    types::rejected::Rejected,
 };
 
-type Job<S> = Box<dyn FnOnce(&mut Context<'_, S>, &mut S) + Send>;
+pub(crate) type Job<S> = Box<dyn FnOnce(&mut Context<'_, S>, &mut S) + Send>;
 
 struct Shared<S> {
     /// None once the reactor is gone.
@@ -147,9 +141,21 @@ impl<S> Inbox<S> {
         Remote { shared: self.shared.clone() }
     }
 
-    /// Has the loop's descriptor become readable, so that a loop around it takes another turn.
-    pub(crate) fn nudge(&self) -> io::Result<()> {
+    /// Makes the loop's descriptor readable, so that a loop around it takes another turn.
+    pub(crate) fn wake(&self) -> io::Result<()> {
         self.shared.waker.wake()
+    }
+}
+
+impl<S> Inbox<S> {
+    /// The jobs that have come by now.
+    pub(crate) fn take(&self) -> Vec<Job<S>> {
+        // Before the list is taken: a job that comes later wakes us again.
+        self.shared.woken.store(false, Ordering::SeqCst);
+        match &mut *self.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(jobs) => mem::take(jobs),
+            None => Vec::new(),
+        }
     }
 }
 
@@ -159,24 +165,4 @@ impl<S> Drop for Inbox<S> {
         // After the lock is gone: a job's own drop may use a Remote.
         drop(jobs);
     }
-}
-
-/// One visit: runs every job that has come by now.
-pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, inbox: &Inbox<S>, state: &mut S) -> Visited {
-    // Before the list is taken: a job that comes later wakes us again.
-    inbox.shared.woken.store(false, Ordering::SeqCst);
-    let jobs = match &mut *inbox.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner) {
-        Some(jobs) => mem::take(jobs),
-        None => Vec::new(),
-    };
-    for job in jobs {
-        let run = guarded(set, key, |cx| {
-            job(cx, state);
-            Ok(())
-        });
-        if let Err(cause) = run {
-            report(set, key, "remote job", &cause);
-        }
-    }
-    Visited::Drained
 }

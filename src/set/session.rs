@@ -3,11 +3,13 @@
 use std::io;
 
 use crate::{
-    client::requests::{Frames, hand_over},
-    poll::timers::TimerKey,
-    set::context::Context,
-    types::cause::Cause,
+    net::peer::Peer,
+    set::{context::Context, driver::Driver},
+    types::{cause::Cause, key::TimerKey},
 };
+
+/// Makes the session of a new client.
+pub(crate) type Factory<S> = Box<dyn FnMut(&Peer<'_>, &mut S) -> io::Result<Box<dyn Driver<S>>>>;
 
 /// The server's side of one connection, with what it remembers of its client.
 ///
@@ -30,7 +32,7 @@ use crate::{
 /// }
 /// ```
 pub trait Session<S> {
-    /// The connection stands; a greeting can be sent. Called once, before any request.
+    /// The connection is established; a greeting can be sent. Called once, before any request.
     ///
     /// # Errors
     /// Closes the client.
@@ -44,17 +46,6 @@ pub trait Session<S> {
     /// # Errors
     /// Closes the client.
     fn on_request(&mut self, request: &[u8], cx: &mut Context<'_, S>, state: &mut S) -> io::Result<()>;
-
-    /// Hands the frames of one read to [`on_request`](Session::on_request). Not to be written by an embedder.
-    #[doc(hidden)]
-    fn on_frames(
-        &mut self,
-        frames: &mut Frames<'_>,
-        cx: &mut Context<'_, S>,
-        state: &mut S,
-    ) -> Result<(), Box<Cause>> {
-        hand_over::<S, Self, false>(self, frames, cx, state)
-    }
 
     /// The peer has shut down its writing side; what it sent before has been handled. It may still read.
     ///

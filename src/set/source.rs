@@ -1,212 +1,105 @@
-//! What the slab holds: a closed enum of sources, and the edges that the kernel has reported for each.
+//! What the slots hold: a closed enum of sources.
 
-use std::fmt;
-use std::ops::{BitOr, BitOrAssign};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-
-use mio::event::Event;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use crate::{
-    poll::heap::NOWHERE,
-    set::{client::Client, remote::Inbox},
-    sources::{
-        accept::Master, datagram::DatagramSource, fd::Open, queue::QueueSource, shm::ShmSource,
-        signals::SignalSource,
+    observe::event::{SourceKind, VisitEnd, Who},
+    set::{
+        client::ClientIo,
+        driver::Driver,
+        endpoints::{Acceptor, ChildPort, DatagramPort, FdPort, QueuePort, SignalPort, SubscriptionPort},
+        handlers::{ChildHandler, DatagramHandler, QueueHandler, SignalHandler, Subscription, TypedSource},
+        remote::Inbox,
+        session::Factory,
     },
-    types::cause::Cause,
+    types::{cause::Cause, key::Key, ready::Ready},
 };
 
-/// Everything that can be in the poll set. `Reactor::visit` holds the one `match` over it.
+/// Everything that can be in the poll set. `reactor/event_loop.rs` holds the one `match` that visits it.
+///
+/// Each variant is an endpoint, which stays in its slot, and the handler of its events, which is taken out while it
+/// runs (`set/call.rs`).
 pub(crate) enum Source<S> {
-    /// Taken out of its slot, because its handler runs.
-    Running,
-    /// A master socket: its events are CIRs.
-    Master(Box<Master<S>>),
-    /// A client handle: its events are SRMs.
-    Client(Client<S>),
+    /// A listening socket: its events are connections to accept.
+    Listener { port: Box<Acceptor>, handler: Option<Factory<S>> },
+    /// A client: its events are requests.
+    Client { io: ClientIo, session: Option<Box<dyn Driver<S>>> },
     /// A datagram socket.
-    Datagram(Box<DatagramSource<S>>),
-    /// A POSIX message queue.
-    Queue(Box<QueueSource<S>>),
+    Datagram { port: Box<DatagramPort>, handler: Option<Box<dyn DatagramHandler<S>>> },
+    /// A POSIX message queue. One that is only written has no handler.
+    Queue { port: Box<QueuePort>, handler: Option<Box<dyn QueueHandler<S>>> },
     /// A signalfd.
-    Signals(Box<SignalSource<S>>),
+    Signals { port: Box<SignalPort>, handler: Option<SignalHandler<S>> },
     /// A subscription to shared memory.
-    Shm(Box<ShmSource<S>>),
+    Shm { port: SubscriptionPort, handler: Option<Box<Subscription<S>>> },
+    /// A child process and its pipes.
+    Child { port: Box<ChildPort>, handler: Option<Box<dyn ChildHandler<S>>> },
+    /// Any other descriptor.
+    Fd { port: FdPort, handler: Option<Box<dyn TypedSource<S>>> },
     /// The timerfd behind all timers.
     Timers,
     /// The eventfd behind all `Remote`s.
     Remote(Inbox<S>),
-    /// Any other descriptor.
-    Open(Box<Open<S>>),
 }
 
 impl<S> Source<S> {
-    /// The descriptor in the poll set; none while its handler runs, for a subscription without a doorbell, and for the
-    /// reactor's own, which the timers and mio keep.
-    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            Source::Running | Source::Remote(_) | Source::Timers => None,
-            Source::Master(master) => Some(master.listener.as_fd()),
-            Source::Client(client) => Some(client.socket.as_fd()),
-            Source::Datagram(datagram) => Some(datagram.socket.as_fd()),
-            Source::Queue(queue) => Some(queue.queue.as_fd()),
-            Source::Signals(signals) => Some(signals.signals.as_fd()),
-            Source::Shm(shm) => shm.subscriber.doorbell().map(AsFd::as_fd),
-            Source::Open(open) => Some(open.source.as_fd()),
-        }
-    }
-
+    /// The descriptor that is registered. None for a subscription without a doorbell, for a client that is not
+    /// registered yet, and for the reactor's own sources, which the timers and mio keep.
     pub(crate) fn raw_fd(&self) -> Option<RawFd> {
-        self.fd().map(|fd| fd.as_raw_fd())
-    }
-}
-
-pub(crate) struct Slot<S> {
-    pub(crate) source: Source<S>,
-    pub(crate) serial: u32,
-    /// Where its deadline is in the heap; kept here, not in the client, so that the heap can move entries while
-    /// the client is taken out.
-    pub(crate) deadline: u32,
-    /// The kernel's edges, until they are used up.
-    pub(crate) ready: Ready,
-    /// It is in the ready list.
-    pub(crate) queued: bool,
-}
-
-impl<S> Slot<S> {
-    pub(crate) fn new(source: Source<S>, serial: u32) -> Slot<S> {
-        Slot { source, serial, deadline: NOWHERE, ready: Ready::NONE, queued: false }
-    }
-}
-
-/// What a source is ready for, as the kernel last said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Ready(u8);
-
-impl Ready {
-    pub(crate) const NONE: Ready = Ready(0);
-    pub(crate) const READABLE: Ready = Ready(1);
-    pub(crate) const WRITABLE: Ready = Ready(2);
-    pub(crate) const PRIORITY: Ready = Ready(4);
-    pub(crate) const READ_CLOSED: Ready = Ready(8);
-    pub(crate) const WRITE_CLOSED: Ready = Ready(16);
-    pub(crate) const ERROR: Ready = Ready(32);
-
-    /// Whether the event says that there is something to read, and nothing else. Nearly all do. (That nobody reads any more
-    /// comes as a hang-up, or with one of these.)
-    #[inline]
-    pub(crate) fn is_just_readable(event: &Event) -> bool {
-        event.is_readable()
-            && !(event.is_read_closed() || event.is_writable() | event.is_priority() | event.is_error())
-    }
-
-    pub(crate) fn of(event: &Event) -> Ready {
-        let mut ready = Ready::NONE;
-        if event.is_readable() {
-            ready |= Ready::READABLE;
+        match self {
+            Source::Listener { port, .. } => Some(port.listener.as_fd().as_raw_fd()),
+            Source::Client { io, .. } => Some(io.raw_fd()),
+            Source::Datagram { port, .. } => Some(port.socket.as_fd().as_raw_fd()),
+            Source::Queue { port, .. } => Some(port.queue.as_fd().as_raw_fd()),
+            Source::Signals { port, .. } => Some(port.signals.as_fd().as_raw_fd()),
+            Source::Shm { port, .. } => port.doorbell,
+            Source::Child { port, .. } => Some(port.as_fd().as_raw_fd()),
+            Source::Fd { port, .. } => Some(port.fd),
+            Source::Timers | Source::Remote(_) => None,
         }
-        if event.is_writable() {
-            ready |= Ready::WRITABLE;
+    }
+
+    /// The reactor's own: it is never closed.
+    pub(crate) fn is_own(&self) -> bool {
+        matches!(self, Source::Timers | Source::Remote(_))
+    }
+
+    /// A drain waits until it is closed, or has nothing left to do.
+    pub(crate) fn is_drainable(&self) -> bool {
+        match self {
+            Source::Queue { port, .. } => !port.drained,
+            source => {
+                matches!(source, Source::Listener { .. } | Source::Client { .. } | Source::Datagram { .. })
+            }
         }
-        if event.is_priority() {
-            ready |= Ready::PRIORITY;
-        }
-        if event.is_read_closed() {
-            ready |= Ready::READ_CLOSED;
-        }
-        if event.is_write_closed() {
-            ready |= Ready::WRITE_CLOSED;
-        }
-        if event.is_error() {
-            ready |= Ready::ERROR;
-        }
-        ready
     }
 
-    #[inline]
-    pub(crate) fn has(self, any: Ready) -> bool {
-        self.0 & any.0 != 0
-    }
-
-    #[inline]
-    pub(crate) fn without(self, gone: Ready) -> Ready {
-        Ready(self.0 & !gone.0)
-    }
-
-    /// There is something to read, or an end of file (`EPOLLIN`).
-    pub fn is_readable(self) -> bool {
-        self.has(Ready::READABLE)
-    }
-
-    /// There is room to write (`EPOLLOUT`).
-    pub fn is_writable(self) -> bool {
-        self.has(Ready::WRITABLE)
-    }
-
-    /// There is urgent data, or an exceptional condition (`EPOLLPRI`).
-    pub fn is_priority(self) -> bool {
-        self.has(Ready::PRIORITY)
-    }
-
-    /// The other end has closed, or shut down its writing side (`EPOLLRDHUP`, `EPOLLHUP`).
-    pub fn is_read_closed(self) -> bool {
-        self.has(Ready::READ_CLOSED)
-    }
-
-    /// Nobody reads what we would write (`EPOLLHUP`, or `EPOLLERR` on a pipe).
-    pub fn is_write_closed(self) -> bool {
-        self.has(Ready::WRITE_CLOSED)
-    }
-
-    /// An error waits to be fetched (`EPOLLERR`).
-    pub fn is_error(self) -> bool {
-        self.has(Ready::ERROR)
-    }
-}
-
-/// In epoll's words: `readable, rdhup`. Nothing, if it is ready for nothing.
-impl fmt::Display for Ready {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = [
-            (self.is_readable(), "readable"),
-            (self.is_writable(), "writable"),
-            (self.is_priority(), "urgent"),
-            (self.is_read_closed() && !self.is_write_closed(), "rdhup"),
-            (self.is_write_closed(), "hup"),
-            (self.is_error(), "error"),
-        ];
-        let mut between = "";
-        for (_, word) in words.iter().filter(|(is_set, _)| *is_set) {
-            write!(f, "{between}{word}")?;
-            between = ", ";
-        }
-        Ok(())
-    }
-}
-
-impl BitOr for Ready {
-    type Output = Ready;
-
-    fn bitor(self, other: Ready) -> Ready {
-        Ready(self.0 | other.0)
-    }
-}
-
-impl BitOrAssign for Ready {
-    #[inline]
-    fn bitor_assign(&mut self, other: Ready) {
-        self.0 |= other.0;
+    /// As observers are told.
+    pub(crate) fn who(&self, key: Key) -> Who {
+        let kind = match self {
+            Source::Listener { .. } => SourceKind::Master,
+            Source::Client { .. } => SourceKind::Client,
+            Source::Datagram { .. } => SourceKind::Datagram,
+            Source::Queue { .. } => SourceKind::Queue,
+            Source::Signals { .. } => SourceKind::Signals,
+            Source::Shm { .. } => SourceKind::SharedMemory,
+            Source::Timers => SourceKind::Timers,
+            Source::Remote(_) => SourceKind::Remote,
+            Source::Child { .. } | Source::Fd { .. } => SourceKind::Open,
+        };
+        Who { key, fd: self.raw_fd(), kind }
     }
 }
 
 /// How a visit to a source ended.
+#[must_use = "it decides whether the source is visited again, or closed"]
 pub(crate) enum Visited {
     /// All that was ready is used up: nothing to do until the kernel's next edge.
     Drained,
-    /// Its budget is spent. These edges stand, and it is visited again in the next round.
+    /// Its budget is spent. It keeps these edges, and is visited again in the next round.
     Again(Ready),
-    /// These edges stand, but something else must happen first: room, a deadline, a resumption.
-    Parked(Ready),
+    /// Blocked: it keeps these edges until a timer or an event resumes it.
+    Blocked(Ready),
     /// It is finished.
     Closed(Box<Cause>),
 }
@@ -215,4 +108,27 @@ impl Visited {
     pub(crate) fn closed(cause: Cause) -> Visited {
         Visited::Closed(Box::new(cause))
     }
+
+    pub(crate) fn end(&self) -> VisitEnd {
+        match self {
+            Visited::Drained => VisitEnd::Drained,
+            Visited::Again(_) => VisitEnd::Again,
+            Visited::Blocked(_) => VisitEnd::Parked,
+            Visited::Closed(_) => VisitEnd::Closed,
+        }
+    }
+}
+
+/// A handler whose source is out of the poll set; its `on_close` comes next.
+pub(crate) struct PendingClose<S> {
+    pub(crate) key: Key,
+    pub(crate) cause: Cause,
+    pub(crate) handler: Closed<S>,
+}
+
+pub(crate) enum Closed<S> {
+    /// A client's; its descriptor is closed already.
+    Session(Box<dyn Driver<S>>),
+    /// Any other's, with its endpoint.
+    Source(Source<S>),
 }

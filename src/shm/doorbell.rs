@@ -1,22 +1,25 @@
-//! How a sleeping subscriber is told.
+//! How a sleeping subscriber is notified.
 
-use crate::sys::shm as sys;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
+};
 
-/// The transport of the notification "shared memory has been updated", one per subscriber.
+use crate::sys::{epoll, time::timeout_ms};
+
+/// How one subscriber gets the notification "shared memory has been updated".
 ///
-/// [`Publisher::subscribe`](super::Publisher::subscribe) rings a [`Doorbell`];
-/// [`subscribe_via`](super::Publisher::subscribe_via) takes any other, such as a message queue's or
-/// a socket's sender, or a closure. It is called from within `publish`, so it must not block.
+/// [`Publisher::subscribe`](super::Publisher::subscribe) uses a [`Doorbell`].
+/// [`subscribe_via`](super::Publisher::subscribe_via) takes any other implementation: for a message queue
+/// ([`QueueNotifier`](super::QueueNotifier)), for a socket ([`SocketNotifier`](super::SocketNotifier)), or a closure.
+/// `publish` calls it, so it must not block.
 pub trait Notify: Send {
-    /// Tells the subscriber.
+    /// Notifies the subscriber.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` says that it could not be told now: the next update tries again. Any other
-    /// error ends the subscription.
+    /// `WouldBlock`: it cannot be notified now, and the next update tries again. Any other error ends the subscription.
     fn notify(&mut self) -> io::Result<()>;
 }
 
@@ -26,14 +29,14 @@ impl<F: FnMut() -> io::Result<()> + Send> Notify for F {
     }
 }
 
-/// The publisher's end of a doorbell: an eventfd that is only ever written to.
+/// The publisher's end of a doorbell: an eventfd, which is only written to.
 #[derive(Debug)]
 pub(super) struct Bell(OwnedFd);
 
 impl Notify for Bell {
     fn notify(&mut self) -> io::Result<()> {
-        match sys::eventfd_add_one(self.0.as_fd()) {
-            // 2^64 - 2 rings: there is an event outstanding, to say the least.
+        match epoll::eventfd_add_one(self.0.as_fd()) {
+            // The counter is at 2^64 - 2, so an event is outstanding already.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
             rung => rung,
         }
@@ -42,20 +45,20 @@ impl Notify for Bell {
 
 /// The subscriber's end: a descriptor that becomes readable when the publisher rings.
 ///
-/// Register it edge-triggered for reading. Each ring is a new edge, so it is never read.
+/// Register it for reading, edge-triggered. Each ring is a new edge, so it need not be read.
 ///
-/// It is an epoll instance around the publisher's eventfd, and not that eventfd itself, because
-/// `O_NONBLOCK` belongs to the open file description: a subscriber that has the eventfd could
-/// clear the flag, fill the counter, and so hold up the publisher's next write for ever. Through an
-/// epoll instance it can watch and nothing else, for less than 0.1 µs a ring.
+/// It is an epoll instance that contains the publisher's eventfd, and not the eventfd itself. `O_NONBLOCK` belongs to
+/// the open file description, so a subscriber that has the eventfd could clear the flag and fill the counter, and the
+/// publisher's next write would block for ever. With an epoll instance the subscriber can only poll. That costs less
+/// than 0.1 µs for a ring.
 #[derive(Debug)]
 pub struct Doorbell(OwnedFd);
 
 impl Doorbell {
     pub(super) fn pair() -> io::Result<(Bell, Doorbell)> {
-        let (bell, watch) = (sys::eventfd()?, sys::epoll_create()?);
-        sys::epoll_add_edge(watch.as_fd(), bell.as_fd())?;
-        Ok((Bell(bell), Doorbell(watch)))
+        let (bell, doorbell) = (epoll::eventfd()?, epoll::epoll_create()?);
+        epoll::epoll_add_edge(doorbell.as_fd(), bell.as_fd())?;
+        Ok((Bell(bell), Doorbell(doorbell)))
     }
 
     pub(super) fn from_fd(fd: OwnedFd) -> Doorbell {
@@ -66,11 +69,9 @@ impl Doorbell {
         self.0
     }
 
-    /// Blocks for the next ring since the last call; false when the time is up.
+    /// Blocks until the next ring since the last call. False: the time is up.
     pub(super) fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
-        // Rounded up: half a millisecond must not become a busy loop of no wait at all.
-        let ms = timeout.map_or(-1, |t| i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
-        sys::epoll_wait_one(self.0.as_fd(), ms)
+        epoll::epoll_wait_one(self.0.as_fd(), timeout_ms(timeout))
     }
 }
 

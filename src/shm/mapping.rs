@@ -1,12 +1,15 @@
-//! The memory map itself: the one place beside `sys` with unsafe code.
+//! The memory map itself: the only unsafe code outside `sys`.
 #![allow(unsafe_code)]
 
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicU64, Ordering, fence},
+};
+
 use super::protocol::{Word, copy_in_at, copy_out_at};
-use crate::sys::shm as sys;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use crate::sys::{self, file, shm};
 
 impl Word for AtomicU64 {
     #[inline]
@@ -36,27 +39,26 @@ pub(super) type Line = [AtomicU64; 8];
 /// What a [`Mapping`] may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Reads alone: `PROT_READ`.
+    /// Only to read: `PROT_READ`.
     ReadOnly,
-    /// Reads and writes: `PROT_READ | PROT_WRITE`.
+    /// To read and to write: `PROT_READ | PROT_WRITE`.
     ReadWrite,
 }
 
-/// Memory that other processes may see and change: a shared [`mmap`].
+/// Memory that other processes may read and change: a shared [`mmap`].
 ///
-/// No reference into the memory is ever handed out, because nothing would hold another process to
-/// Rust's aliasing rules. Bytes are copied in and out, and every access is an atomic one of a
-/// whole 64-bit word: a copy of more than one aligned word may be torn by a concurrent writer, and
-/// is never undefined behaviour. [`Publisher`](super::Publisher) and
-/// [`Subscriber`](super::Subscriber) are what makes whole values of it.
+/// There are no references into the memory, because another process does not keep Rust's aliasing rules. Bytes are
+/// copied in and out, and every access is an atomic one of a whole 64-bit word. A copy of more than one aligned word
+/// may be torn by a concurrent writer, but is never undefined behaviour. [`Publisher`](super::Publisher) and
+/// [`Subscriber`](super::Subscriber) exchange whole values.
 ///
-/// The descriptor may be closed as soon as the map exists. The map ends when this is dropped.
+/// The descriptor may be closed as soon as the mapping exists. Drop unmaps the memory.
 ///
 /// # SIGBUS
 ///
-/// Where another process *truncates* the object below, an access past its new end kills this one
-/// with SIGBUS. So map by name only what none but trusted processes may write, and have the rest
-/// come as sealed [`Memfd`](super::Memfd)s, which cannot be truncated.
+/// If another process *truncates* the object, an access past its new end kills this process with SIGBUS. So map by name
+/// only objects that only trusted processes can write. Pass others as sealed [`Memfd`](super::Memfd)s, which cannot be
+/// truncated.
 ///
 /// # Example
 ///
@@ -64,12 +66,12 @@ pub enum Access {
 /// use ipc_reactor::shm::{Access, Mapping};
 ///
 /// let file = tempfile::tempfile()?;
-/// let map = Mapping::of(&file, 0, 4096, Access::ReadWrite)?;
+/// let mapping = Mapping::of(&file, 0, 4096, Access::ReadWrite)?;
 /// drop(file);
 ///
-/// map.write(10, b"update")?;
+/// mapping.write(10, b"update")?;
 /// let mut copy = [0; 6];
-/// map.read(10, &mut copy)?;
+/// mapping.read(10, &mut copy)?;
 /// assert_eq!(&copy, b"update");
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -82,38 +84,34 @@ pub struct Mapping {
     access: Access,
 }
 
-// SAFETY: the memory belongs to no thread, and every access to it is an atomic one.
+// SAFETY: the memory belongs to no thread, and every access to it is atomic.
 unsafe impl Send for Mapping {}
-// SAFETY: as above; nothing else of the value changes before it is dropped.
+// SAFETY: as above, and the fields do not change before the value is dropped.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `len` bytes of zeroed memory with no object behind it. Only children made by `fork`
-    /// share it.
+    /// Maps `len` bytes of zeroed memory without an object. Only children made by `fork(2)` share it.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a length of 0; otherwise those of `mmap`.
+    /// `InvalidInput` for a length of 0; otherwise those of `mmap(2)`.
     pub fn anonymous(len: usize) -> io::Result<Mapping> {
         Mapping::map(None, 0, len, Access::ReadWrite)
     }
 
-    /// Maps `len` bytes of `object`, a regular file, a [`Memfd`](super::Memfd), a
-    /// [`SharedObject`](super::SharedObject) or a device, from byte `offset` on.
+    /// Maps `len` bytes of `object` from byte `offset` on. It is a regular file, a [`Memfd`](super::Memfd), a
+    /// [`SharedObject`](super::SharedObject) or a device.
     ///
-    /// A read-write map of anything but a device first reserves its range (`posix_fallocate`), and
-    /// so makes a shorter object grow: memory that cannot be had is an error here, not a SIGBUS
-    /// at some later write.
+    /// A read-write mapping of anything but a device first reserves its range (`posix_fallocate(3)`), and so makes a
+    /// shorter object grow. If there is not enough memory, that is an error here, and not a SIGBUS at a later write.
     ///
     /// # Errors
     ///
-    /// - `InvalidInput`: the length is 0, the offset is no multiple of the page size, or their sum
-    ///   overflows.
-    /// - `UnexpectedEof`: the object is shorter than a read-only map would need.
+    /// - `InvalidInput`: the length is 0, the offset is no multiple of the page size, or their sum overflows.
+    /// - `UnexpectedEof`: the object is too short for a read-only mapping.
     /// - `StorageFull`: the range cannot be reserved.
-    /// - `PermissionDenied`: the descriptor is not open for such access, or the object is sealed
-    ///   against it.
-    /// - otherwise those of `mmap`.
+    /// - `PermissionDenied`: the descriptor is not open for this access, or the object is sealed against it.
+    /// - Those of `mmap(2)`.
     pub fn of(object: impl AsFd, offset: u64, len: usize, access: Access) -> io::Result<Mapping> {
         let fd = object.as_fd();
         let page = sys::page_size() as u64;
@@ -123,13 +121,14 @@ impl Mapping {
                 "mapping offset {offset} is not a multiple of the page size {page}; map from {down} instead"
             )));
         }
-        let end = offset.checked_add(len as u64).filter(|&end| end <= i64::MAX as u64).ok_or_else(|| {
-            invalid(format!("mapping of {len} bytes from offset {offset} ends past every file"))
-        })?;
-        let stat = sys::stat(fd)?;
-        if stat.regular && len != 0 {
+        let end =
+            offset.checked_add(len as u64).filter(|&end| libc::off_t::try_from(end).is_ok()).ok_or_else(
+                || invalid(format!("mapping of {len} bytes from offset {offset} ends past the longest file")),
+            )?;
+        let stat = file::fstat(fd)?;
+        if stat.is_regular && len != 0 {
             match access {
-                Access::ReadWrite => sys::allocate(fd, offset, len as u64).map_err(|e| {
+                Access::ReadWrite => shm::allocate(fd, offset, len as u64).map_err(|e| {
                     let (kind, why) = match e.raw_os_error() {
                         Some(libc::EBADF) => {
                             (io::ErrorKind::PermissionDenied, "the descriptor is not open for writing".into())
@@ -162,19 +161,21 @@ impl Mapping {
             Some(fd) => (fd.as_raw_fd(), libc::MAP_SHARED),
             None => (-1, libc::MAP_SHARED | libc::MAP_ANONYMOUS),
         };
-        // SAFETY: without MAP_FIXED the kernel picks addresses that nothing else uses.
-        let base = unsafe { libc::mmap(ptr::null_mut(), len, protection, kind, raw, offset as libc::off_t) };
+        let offset =
+            libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
+        // SAFETY: without MAP_FIXED the kernel chooses addresses that nothing else uses.
+        let base = unsafe { libc::mmap(ptr::null_mut(), len, protection, kind, raw, offset) };
         if base == libc::MAP_FAILED {
             let e = io::Error::last_os_error();
             return Err(io::Error::new(e.kind(), format!("cannot map {len} bytes as {access:?}: {e}")));
         }
-        let base = NonNull::new(base.cast()).expect("mmap never answers with null unless asked to");
-        // Whole pages are mapped, so that the last line is whole as well.
+        let base = NonNull::new(base.cast()).expect("mmap returns null only if it is asked to");
+        // Whole pages are mapped, so the last line is whole, too.
         let lines = NonNull::slice_from_raw_parts(base, len.div_ceil(size_of::<Line>()));
         Ok(Mapping { lines, len, access })
     }
 
-    /// Its length in bytes, as asked for.
+    /// Its length in bytes.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "an empty mapping does not exist")]
     pub fn len(&self) -> usize {
@@ -187,24 +188,23 @@ impl Mapping {
         self.access
     }
 
-    /// Copies the bytes from `offset` on into `into`.
+    /// Copies the bytes from `offset` on to `into`.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` where the range does not lie within the mapping.
+    /// `InvalidInput`: the range is not within the mapping.
     pub fn read(&self, offset: usize, into: &mut [u8]) -> io::Result<()> {
         self.check_range(offset, into.len())?;
         copy_out_at(self.words(), offset, into);
         Ok(())
     }
 
-    /// Copies `from` to the bytes from `offset` on. The bytes around it keep what any thread of
-    /// this process writes to them meanwhile.
+    /// Copies `from` to the bytes from `offset` on. It does not undo what other threads of this process write to the
+    /// bytes around them at the same time.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` where the range does not lie within the mapping, `PermissionDenied` where the
-    /// mapping is read-only.
+    /// `InvalidInput`: the range is not within the mapping. `PermissionDenied`: the mapping is read-only.
     pub fn write(&self, offset: usize, from: &[u8]) -> io::Result<()> {
         self.check_range(offset, from.len())?;
         if self.access == Access::ReadOnly {
@@ -217,19 +217,19 @@ impl Mapping {
     fn check_range(&self, offset: usize, len: usize) -> io::Result<()> {
         match offset.checked_add(len) {
             Some(end) if end <= self.len => Ok(()),
-            _ => Err(invalid(format!("{len} bytes from {offset} on leave the mapping's {}", self.len))),
+            _ => Err(invalid(format!("{len} bytes from offset {offset} exceed the mapping's {}", self.len))),
         }
     }
 
-    /// All of it, the last line whole. Storing to a word of a read-only mapping faults.
+    /// The whole mapping. A store to a word of a read-only mapping faults.
     #[inline]
     pub(super) fn lines(&self) -> &[Line] {
-        // SAFETY: mapped for as long as `self` lives, and page-aligned. Any bits are a u64, and within
-        // this process no access to this memory is of another size.
+        // SAFETY: the memory is mapped as long as `self` exists, and aligned to a page. Any bits are a u64, and this
+        // process accesses this memory in whole words only.
         unsafe { self.lines.as_ref() }
     }
 
-    /// The same as words.
+    /// The whole mapping as words.
     #[inline]
     pub(super) fn words(&self) -> &[AtomicU64] {
         self.lines().as_flattened()
@@ -238,7 +238,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: exactly the range that `map` got; no reference into it outlives `self`.
+        // SAFETY: this is the range that `map` has mapped, and no reference into it outlives `self`.
         unsafe { libc::munmap(self.lines.as_ptr().cast(), self.len) };
     }
 }

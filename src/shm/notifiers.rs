@@ -1,33 +1,34 @@
-//! Notifications that go another way than by doorbell: over a socket, and through a message queue.
+//! Notifications without a doorbell: over a socket, and through a message queue.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use super::doorbell::Notify;
-use crate::queue::Queue;
-use crate::sys::socket;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use crate::{queue::Queue, sys::socket};
 
-/// The message "shared memory has been updated", whichever way it goes. It says that something is
-/// new, not what: whoever gets it reads the segment.
+/// The message "shared memory has been updated", for a socket or a queue. It says that there is a new value, and not
+/// which: the receiver reads the segment.
 pub const UPDATED: [u8; 16] = *b"shm was updated\n";
 
-/// Tells a subscriber over a connected socket, by one service request message: [`UPDATED`].
+/// Notifies a subscriber over a connected socket, with one message: [`UPDATED`].
 ///
-/// There is at most one outstanding, because a subscriber is told once for each time that it goes to
-/// sleep. It is sent past whatever else the reactor may have to send on that socket, at once and
-/// without ever waiting; a socket that is full has a notification in it already.
+/// At most one is outstanding, because a subscriber is notified once each time that it goes to sleep. It is sent at
+/// once and never waits. It does not wait for output that the reactor has buffered for that socket, either.
 #[derive(Debug)]
 pub struct SocketNotifier(OwnedFd);
 
 impl SocketNotifier {
-    /// Takes a descriptor of its own for a stream or seqpacket socket: that of the
-    /// [`Peer`](crate::Peer) in a master socket's factory, for one.
+    /// Duplicates the descriptor of a stream or seqpacket socket, for example of the [`Peer`](crate::Peer) in a
+    /// listener's factory.
     ///
-    /// The connection stays open until this is dropped as well, which
-    /// [`unsubscribe`](super::Publisher::unsubscribe) does.
+    /// The connection stays open until this value is dropped, too. [`unsubscribe`](super::Publisher::unsubscribe) drops
+    /// it.
     ///
     /// # Errors
     ///
-    /// No descriptor is free.
+    /// `EMFILE` or `ENFILE`: no descriptor is free.
     pub fn new(socket: impl AsFd) -> io::Result<SocketNotifier> {
         socket.as_fd().try_clone_to_owned().map(SocketNotifier)
     }
@@ -37,7 +38,7 @@ impl Notify for SocketNotifier {
     fn notify(&mut self) -> io::Result<()> {
         match socket::send(self.0.as_fd(), &UPDATED)? {
             len if len == UPDATED.len() => Ok(()),
-            // The rest could only be sent by waiting, and half a message is none.
+            // To send the rest would mean to wait.
             len => Err(io::Error::new(
                 io::ErrorKind::WriteZero,
                 format!("only {len} bytes of a notification of {} could be sent", UPDATED.len()),
@@ -46,10 +47,11 @@ impl Notify for SocketNotifier {
     }
 }
 
-/// Tells a subscriber through a message queue, by the message [`UPDATED`].
+/// Notifies a subscriber through a message queue, with the message [`UPDATED`].
 ///
-/// The queue should be the subscriber's own: if that one is full, the subscriber is bound to wake up. In
-/// a queue that others fill, a notification finds no room, and the value waits for the next one's.
+/// The queue should be for this subscriber only: if such a queue is full, the subscriber will wake up anyway. In a
+/// queue that others fill there may be no room for a notification, and the subscriber is not notified before the next
+/// value.
 #[derive(Debug)]
 pub struct QueueNotifier {
     queue: Queue,
@@ -61,13 +63,12 @@ impl QueueNotifier {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` where the queue's messages are too short, or the priority is over
-    /// [`Queue::PRIORITY_MAX`].
+    /// `InvalidInput`: the queue's message size is too small, or the priority is above [`Queue::PRIORITY_MAX`].
     pub fn new(queue: Queue, priority: u32) -> io::Result<QueueNotifier> {
         let refuse = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         if queue.message_size() < UPDATED.len() {
             return refuse(format!(
-                "a notification takes {} bytes, the queue's messages have {} at most",
+                "a notification has {} bytes, and the queue's message size is {}; create it with a larger one",
                 UPDATED.len(),
                 queue.message_size()
             ));

@@ -1,56 +1,57 @@
-//! What can be mapped besides files: a memfd, and a POSIX shared memory object.
+//! Memory objects that can be mapped: a memfd, and a POSIX shared memory object.
+
+use std::{
+    ffi::CString,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 use super::mapping::{Access, Mapping};
-use crate::sys::shm as sys;
-use std::ffi::CString;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use crate::sys::{file, process, shm};
 
-/// The seals under which a size is final.
+/// The seals that make a size final.
 const FIXED_SIZE: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-/// And nobody gets write access any more who has not got it mapped.
+/// The seals that also forbid new write access, except through mappings that exist.
 const PUBLISHED: i32 = FIXED_SIZE | libc::F_SEAL_FUTURE_WRITE;
 
-/// Memory behind a descriptor and without a name ([`memfd_create`]): it goes when its last
-/// descriptor and its last map go, so that no crash leaves anything behind.
+/// Memory with a descriptor and without a name ([`memfd_create`]). The kernel frees it when its last descriptor and its
+/// last mapping are closed, so a crash leaves nothing behind.
 ///
 /// [`memfd_create`]: https://man7.org/linux/man-pages/man2/memfd_create.2.html
 #[derive(Debug)]
 pub struct Memfd(OwnedFd);
 
 impl Memfd {
-    /// Makes `len` zeroed and reserved bytes. `name` is for `/proc/self/maps` alone: several may
-    /// share one.
+    /// Makes `len` zeroed and reserved bytes. `name` is only shown in `/proc/self/maps`, and need not be unique.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a NUL byte in the name; otherwise those of `memfd_create` and
-    /// `posix_fallocate`.
+    /// `InvalidInput`: the name contains a NUL byte. Those of `memfd_create(2)` and `posix_fallocate(3)`.
     pub fn create(name: &str, len: u64) -> io::Result<Memfd> {
-        let fd = sys::memfd_create(&c_name(name)?)?;
+        let fd = shm::memfd_create(&c_name(name)?)?;
         if len != 0 {
             reserve(fd.as_fd(), len, name)?;
         }
         Ok(Memfd(fd))
     }
 
-    /// Makes its size final, for everyone and for good: whoever maps it is safe from SIGBUS.
+    /// Makes its size final, in all processes. A process that maps it is safe from SIGBUS.
     ///
     /// # Errors
     ///
-    /// `PermissionDenied` where it is sealed already.
+    /// `PermissionDenied`: it is sealed already.
     pub fn seal_size(&self) -> io::Result<()> {
-        sys::add_seals(self.as_fd(), FIXED_SIZE)
+        shm::add_seals(self.as_fd(), FIXED_SIZE)
     }
 
-    /// [`seal_size`](Self::seal_size), and lets nobody write from now on but through the writable
-    /// maps that exist.
+    /// [`seal_size`](Self::seal_size), and also makes the memory read-only, except through writable mappings that exist
+    /// already.
     ///
     /// # Errors
     ///
-    /// `PermissionDenied` where it is sealed already; `InvalidInput` before Linux 5.1.
+    /// `PermissionDenied`: it is sealed already. `InvalidInput`: before Linux 5.1.
     pub fn seal_published(&self) -> io::Result<()> {
-        sys::add_seals(self.as_fd(), PUBLISHED)
+        shm::add_seals(self.as_fd(), PUBLISHED)
     }
 }
 
@@ -66,12 +67,12 @@ impl From<Memfd> for OwnedFd {
     }
 }
 
-/// Refuses what could still shrink under a map of it.
+/// `InvalidData` if the object could still shrink while it is mapped.
 pub(super) fn require_fixed_size(fd: BorrowedFd<'_>, what: &str) -> io::Result<()> {
     require_seals(fd, FIXED_SIZE, what)
 }
 
-/// Refuses what anyone but its publisher could still get to write.
+/// `InvalidData` if another process than the publisher could still get write access.
 pub(super) fn require_published(fd: BorrowedFd<'_>, what: &str) -> io::Result<()> {
     require_seals(fd, PUBLISHED, what)
 }
@@ -79,18 +80,17 @@ pub(super) fn require_published(fd: BorrowedFd<'_>, what: &str) -> io::Result<()
 fn require_seals(fd: BorrowedFd<'_>, wanted: i32, what: &str) -> io::Result<()> {
     let refuse =
         |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, format!("{what} refused: {why}")));
-    match sys::seals(fd) {
+    match shm::seals(fd) {
         Ok(seals) if seals & wanted == wanted => Ok(()),
         Ok(seals) => refuse(format!("it bears seals {seals:#x} and needs {wanted:#x}")),
         Err(e) => refuse(format!("it is no memfd ({e})")),
     }
 }
 
-/// A POSIX shared memory object: memory with a name, which any process with the right permissions
-/// can open ([`shm_open`]).
+/// A POSIX shared memory object: memory with a name, which any process with the permission can open ([`shm_open`]).
 ///
-/// It lives until [`unlink`](Self::unlink) or reboot, whoever has it open. It cannot be sealed, so
-/// a map of it is for processes that trust one another: see [`Mapping`](Mapping#sigbus).
+/// It exists until [`unlink`](Self::unlink) or the end of the system, even if no process has it open. It cannot be
+/// sealed, so map it only in processes that trust one another: see [`Mapping`](Mapping#sigbus).
 ///
 /// ```
 /// use ipc_reactor::shm::{Access, SharedObject};
@@ -113,91 +113,97 @@ fn require_seals(fd: BorrowedFd<'_>, wanted: i32, what: &str) -> io::Result<()> 
 pub struct SharedObject(OwnedFd);
 
 impl SharedObject {
-    /// Makes an object of `len` zeroed and reserved bytes that did not exist before, with exactly
-    /// the permission bits `mode`, whatever the umask.
+    /// Makes a new object of `len` zeroed and reserved bytes, with exactly the permission bits `mode`, whatever the
+    /// umask.
     ///
     /// # Errors
     ///
-    /// `AlreadyExists`, `InvalidInput` for a bad name, `StorageFull` where the memory cannot be
-    /// had (the name is free again then); otherwise those of `shm_open`.
+    /// - `AlreadyExists`: there is an object of that name.
+    /// - `InvalidInput`: no object can have that name.
+    /// - `StorageFull`: there is not enough memory. The name is removed again.
+    /// - Those of `shm_open(3)`.
     pub fn create(name: &str, len: u64, mode: u32) -> io::Result<SharedObject> {
         let path = posix_name(name)?;
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-        let fd = sys::shm_open(&path, flags, mode).map_err(|e| named(name, "create", &e))?;
-        // The umask can only have taken bits, so that nobody got in who should not.
-        let made = sys::set_mode(fd.as_fd(), mode).and_then(|()| match len {
+        let fd = shm::shm_open(&path, flags, mode).map_err(|e| named(name, "create", &e))?;
+        // The umask can only remove bits, so no process could open the object before this that may not do so after it.
+        let made = file::fchmod(fd.as_fd(), mode).and_then(|()| match len {
             0 => Ok(()),
             _ => reserve(fd.as_fd(), len, name),
         });
         if let Err(e) = made {
-            let _ = sys::shm_unlink(&path);
+            let _ = shm::shm_unlink(&path);
             return Err(e);
         }
         Ok(SharedObject(fd))
     }
 
-    /// Opens an object that is our own or root's, and that nobody else may write.
+    /// Opens an object that belongs to this user or to root, and that no other user can write to.
     ///
-    /// Anybody can put an object of any name into `/dev/shm`, and whoever may write it can
-    /// truncate it under a map.
+    /// Any user can create an object of any name in `/dev/shm`, and a process that can write to it can truncate it
+    /// while it is mapped.
     ///
     /// # Errors
     ///
-    /// `NotFound`; `PermissionDenied`, also where the object is another user's or others may write
-    /// it ([`open_any`](Self::open_any) does not ask); otherwise those of `shm_open`.
+    /// - `NotFound`: there is no such object.
+    /// - `PermissionDenied`: the mode forbids it, or the object belongs to another user, or others can write to it
+    ///   ([`open_any`](Self::open_any) does not check the last two).
+    /// - Those of `shm_open(3)`.
     pub fn open(name: &str, access: Access) -> io::Result<SharedObject> {
         let object = Self::open_any(name, access)?;
-        let stat = sys::stat(object.as_fd())?;
+        let stat = file::fstat(object.as_fd())?;
         let refuse = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-        let us = sys::effective_uid();
-        if stat.uid != us && stat.uid != 0 {
-            return refuse(format!("{name} belongs to uid {}, neither to us ({us}) nor to root", stat.uid));
+        let this_user = process::effective_uid();
+        if stat.uid != this_user && stat.uid != 0 {
+            return refuse(format!(
+                "{name} belongs to uid {}, and neither to this user ({this_user}) nor to root",
+                stat.uid
+            ));
         }
         if stat.mode & 0o022 != 0 {
             return refuse(format!(
-                "{name} has mode {:04o}: others may write it, and truncate it under us",
+                "{name} has mode {:04o}: other users can write to it, and truncate it while it is mapped",
                 stat.mode
             ));
         }
         Ok(object)
     }
 
-    /// [`open`](Self::open) without a question about whose it is: for a name that only trusted
-    /// processes could have taken.
+    /// [`open`](Self::open) without a check of owner and mode: for a name that only trusted processes can create.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` where the name is a FIFO's or the like; otherwise those of `shm_open`.
+    /// `InvalidInput`: a file of another kind has the name, such as a FIFO. Those of `shm_open(3)`.
     pub fn open_any(name: &str, access: Access) -> io::Result<SharedObject> {
         let flags = match access {
             Access::ReadOnly => libc::O_RDONLY,
             Access::ReadWrite => libc::O_RDWR,
         };
-        let fd = sys::shm_open(&posix_name(name)?, flags, 0).map_err(|e| named(name, "open", &e))?;
-        if !sys::stat(fd.as_fd())?.regular {
-            let what = format!("{name} is no shared memory object, but something else of that name");
+        let fd = shm::shm_open(&posix_name(name)?, flags, 0).map_err(|e| named(name, "open", &e))?;
+        if !file::fstat(fd.as_fd())?.is_regular {
+            let what = format!("{name} is no shared memory object, but another kind of file");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         Ok(SharedObject(fd))
     }
 
-    /// Frees the name. Those who have the object open or mapped keep it.
+    /// Removes the name: `shm_unlink(3)`. Processes that have the object open or mapped keep it.
     ///
     /// # Errors
     ///
-    /// `NotFound`, `PermissionDenied`: see `shm_unlink`.
+    /// `NotFound`: there is no such object. `PermissionDenied`: it belongs to another user.
     pub fn unlink(name: &str) -> io::Result<()> {
-        sys::shm_unlink(&posix_name(name)?).map_err(|e| named(name, "unlink", &e))
+        shm::shm_unlink(&posix_name(name)?).map_err(|e| named(name, "unlink", &e))
     }
 
-    /// Its present size in bytes.
+    /// Its current size in bytes: `fstat(2)`.
     ///
     /// # Errors
     ///
-    /// Those of `fstat`.
-    #[expect(clippy::len_without_is_empty, reason = "a length that a system call answers")]
+    /// None is expected.
+    #[expect(clippy::len_without_is_empty, reason = "a length that a system call returns")]
     pub fn len(&self) -> io::Result<u64> {
-        Ok(sys::stat(self.as_fd())?.len)
+        Ok(file::fstat(self.as_fd())?.len)
     }
 
     /// Maps the whole object.
@@ -223,8 +229,9 @@ impl From<SharedObject> for OwnedFd {
     }
 }
 
+/// Reserves the first `len` bytes of an object.
 pub(super) fn reserve(fd: BorrowedFd<'_>, len: u64, name: &str) -> io::Result<()> {
-    sys::allocate(fd, 0, len)
+    shm::allocate(fd, 0, len)
         .map_err(|e| io::Error::new(e.kind(), format!("cannot reserve {len} bytes for {name}: {e}")))
 }
 
@@ -238,13 +245,13 @@ fn c_name(name: &str) -> io::Result<CString> {
     })
 }
 
-/// What shm_open(3) calls portable: a slash, then no other.
+/// A name that `shm_open(3)` calls portable: a slash, and no other slash after it.
 fn posix_name(name: &str) -> io::Result<CString> {
     let rest = name.strip_prefix('/').unwrap_or("");
     if rest.is_empty() || rest.contains('/') || rest == "." || rest == ".." {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("{name:?} is no shared memory name; one looks like \"/name\" and has no other slash"),
+            format!("{name:?} is no shared memory name; write \"/name\", with no other slash"),
         ));
     }
     c_name(name)

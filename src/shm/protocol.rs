@@ -1,19 +1,19 @@
-//! Who may read what, and when: the whole of the publisher's and the subscribers' agreement.
+//! The agreement of the publisher and the subscribers on who reads and writes which word when.
 //!
-//! The segment is a ring of slots and one word, `published`: the number of the newest whole
-//! value (the first is 1, none is 0). Value `n` lives in slot `n & (slots - 1)`.
+//! The segment is a ring of slots and one word, `published`: the number of the newest whole value. (The first value has
+//! 1; 0 means that there is none.) Value `n` is in slot `n & (slots - 1)`.
 //!
-//! - The publisher fills the slot of `published + 1` and then stores that number. Nothing else ever
-//!   tells a reader of a value, so a publisher that dies half-way has said nothing.
-//! - A reader copies value `n` and *then* looks at `published` again. The slot that may be in the
-//!   publisher's hands is that of `published + 1`, which is also the slot of `published + 1 -
-//!   slots`: whatever is newer than that was whole all the while it was copied.
+//! - The publisher fills the slot of `published + 1`, and then stores that number. Nothing else tells a reader of the
+//!   value, so a publisher that dies halfway has not published it.
+//! - A reader copies value `n`, and *then* reads `published` again. The publisher may be writing the slot of
+//!   `published + 1`, which is also the slot of `published + 1 - slots`. Every newer value than that was whole while it
+//!   was copied.
 //!
-//! Each access is relaxed and all order comes from fences. The reason is the reader's mapping: an
-//! atomic load from read-only memory is promised to work only when it is relaxed.
+//! Each access is relaxed, and all order comes from fences, because of the reader's mapping: an atomic load from
+//! read-only memory is guaranteed to work only if it is relaxed.
 //!
-//! This file knows neither memory maps nor processes, so that the loom models in
-//! `tests/shm_loom.rs` can include it as it stands.
+//! This file uses neither memory maps nor processes, so the loom models in `tests/shm_loom.rs` can include it
+//! unchanged.
 
 use std::sync::atomic::Ordering;
 
@@ -21,27 +21,28 @@ use std::sync::atomic::Ordering;
 pub(crate) trait Word {
     fn load(&self) -> u64;
     fn store(&self, value: u64);
-    /// Replaces the bits under `mask` and leaves its other bits as they are.
+    /// Replaces the bits of `mask`, and keeps the others.
     fn merge(&self, mask: u64, bits: u64);
     fn fence(order: Ordering);
 }
 
-/// A segment's shared words, seen by either side, in lines of `N`. A line is copied at a time,
-/// because the compiler leaves a loop of atomic accesses as it is written.
+/// A segment's shared words, for either side, in lines of `N`. A loop copies a line at a time, because the compiler
+/// does not unroll a loop of atomic accesses.
 #[derive(Debug)]
 pub(crate) struct Ring<'a, W, const N: usize> {
     published: &'a W,
-    /// One after the other. A value starts with its slot; its length in bytes is the slot's last
+    /// The slots, one after the other. A value is at the start of its slot. Its length in bytes is the slot's last
     /// word.
     slots: &'a [[W; N]],
-    /// A slot's lines less one. Of 32 bits, as `mask` is, so that no product or sum of them overflows: then one
-    /// comparison is all that it takes to know a slot within `slots`.
+    /// The number of a slot's lines - 1. It has 32 bits, as `mask` has, so that no product or sum of them overflows.
+    /// One comparison is then enough to know that a slot is within `slots`.
     slot_last: u32,
+    /// The number of slots - 1.
     mask: u32,
 }
 
 impl<'a, W: Word, const N: usize> Ring<'a, W, N> {
-    /// `slots` holds `mask + 1` slots of `slot_last + 1` lines: a power of two of them, two at least.
+    /// `slots` contains `mask + 1` slots of `slot_last + 1` lines. Their number is a power of two, and at least two.
     #[inline]
     pub(crate) fn new(published: &'a W, slots: &'a [[W; N]], mask: u32, slot_last: u32) -> Self {
         debug_assert!((mask + 1).is_power_of_two() && mask > 0);
@@ -49,32 +50,33 @@ impl<'a, W: Word, const N: usize> Ring<'a, W, N> {
         Ring { published, slots, slot_last, mask }
     }
 
-    /// Where value `number` is, and its length.
+    /// The slot of value `number`, and the word with its length.
     #[inline]
     pub(crate) fn slot(&self, number: u64) -> (&'a [[W; N]], &'a W) {
         let last = self.slot_last as usize;
+        #[allow(clippy::cast_possible_truncation, reason = "the mask removes the upper half anyway")]
         let start = (number as u32 & self.mask) as usize * (last + 1);
         let slot = &self.slots[start..=start + last];
         (slot, &slot[last][N - 1])
     }
 
-    /// What is to be filled with value `number`, which must be the published one's successor: its
-    /// lines, but for their last word, and its length.
+    /// Starts to write value `number`, which must be the successor of the published one. Returns its lines, to be
+    /// filled up to their last word, and that word, for its length.
     #[inline]
     pub(crate) fn begin(&self, number: u64) -> (&'a [[W; N]], &'a W) {
-        // A reader that sees any of the words to come must also see `published` as it is now.
+        // A reader that sees any of the words written from now on must also see the current `published`.
         W::fence(Ordering::Release);
         self.slot(number)
     }
 
-    /// Makes value `number` the newest.
+    /// Publishes value `number`.
     #[inline]
     pub(crate) fn commit(&self, number: u64) {
         W::fence(Ordering::Release);
         self.published.store(number);
     }
 
-    /// The newest whole value's number.
+    /// The number of the newest whole value.
     #[inline]
     pub(crate) fn newest(&self) -> u64 {
         let number = self.published.load();
@@ -82,32 +84,33 @@ impl<'a, W: Word, const N: usize> Ring<'a, W, N> {
         number
     }
 
-    /// The oldest value that stays readable while `newest` is the newest.
+    /// The number of the oldest value that is readable while `newest` is the newest.
     pub(crate) fn oldest(&self, newest: u64) -> u64 {
         newest.saturating_sub(self.capacity() - 1).max(1)
     }
 
-    /// Whether value `number` stays readable while `newest` is the newest.
+    /// Whether value `number` is readable while `newest` is the newest.
     #[inline]
     pub(crate) fn reaches(&self, newest: u64, number: u64) -> bool {
         newest.wrapping_sub(number) < self.capacity()
     }
 
-    /// How many values can be read at any time: one slot is always the publisher's.
+    /// How many values are readable at any time: one less than the slots, because the publisher may be writing one.
     #[inline]
     pub(crate) fn capacity(&self) -> u64 {
         self.mask.into()
     }
 
-    /// Copies value `number`, which [`newest`](Self::newest) must have reached, and says how long
-    /// it is in bytes. That is the publisher's word: if it exceeds `into`, nothing was copied.
+    /// Copies value `number`, which [`newest`](Self::newest) must have reached, and returns its length in bytes. The
+    /// length comes from the publisher and may be wrong: if it exceeds `into`, nothing was copied.
     ///
-    /// Where the publisher came round to that slot meanwhile, the copy is worthless and the
-    /// error holds the number that was the newest by then.
+    /// If the publisher may have written to that slot in the meantime, the copy is invalid. The error is then the
+    /// number of the newest value at that time.
     #[inline]
     pub(crate) fn read(&self, number: u64, into: &mut [[[u8; 8]; N]]) -> Result<u64, u64> {
         let (slot, len) = self.slot(number);
         let len = len.load();
+        #[allow(clippy::cast_possible_truncation, reason = "the crate is for 64-bit systems")]
         let lines = len.wrapping_add(8 * N as u64 - 1) as usize / (8 * N);
         let Some(into) = into.get_mut(..lines) else { return Ok(len) };
         for (bytes, words) in into.iter_mut().zip(slot) {
@@ -121,7 +124,7 @@ impl<'a, W: Word, const N: usize> Ring<'a, W, N> {
     }
 }
 
-/// Copies a whole value to its lines; what it leaves of its last word becomes zero.
+/// Copies a whole value to its lines. It zeroes the rest of the value's last word.
 #[inline]
 pub(crate) fn copy_value_in<W: Word, const N: usize>(to: &[[W; N]], from: &[u8]) {
     let lines = from.as_chunks::<8>().0.as_chunks::<N>().0;
@@ -135,7 +138,7 @@ pub(crate) fn copy_value_in<W: Word, const N: usize>(to: &[[W; N]], from: &[u8])
     }
 }
 
-// Inlined it would cost the values of whole lines as much as their copy does.
+// Inlined, it would double the time for values of whole lines.
 #[inline(never)]
 fn copy_rest_in<W: Word>(to: &[W], from: &[u8]) {
     for (word, bytes) in to.iter().zip(from.chunks(8)) {
@@ -145,13 +148,12 @@ fn copy_rest_in<W: Word>(to: &[W], from: &[u8]) {
     }
 }
 
-/// The subscriber's half of not losing a wake-up: from here on the publisher rings, unless there
-/// is something newer than `seen` already, in which case the answer is false.
+/// The subscriber's part of not losing a wake-up: after this the publisher notifies it. False: there is a newer value
+/// than `seen` already, and the publisher does not notify.
 #[inline]
 pub(crate) fn arm<W: Word>(armed: &W, published: &W, seen: u64) -> bool {
     armed.store(1);
-    // Pairs with the one in `wake_fence`: of "I sleep" here and "there is news" there, at least one
-    // side sees the other's.
+    // Pairs with the fence in `wake_fence`: either this side sees the new value, or the other side sees `armed`.
     W::fence(Ordering::SeqCst);
     let asleep = published.load() <= seen;
     if !asleep {
@@ -160,29 +162,29 @@ pub(crate) fn arm<W: Word>(armed: &W, published: &W, seen: u64) -> bool {
     asleep
 }
 
-/// The publisher's half, once between an update and the looks at who sleeps.
+/// The publisher's part: once, after an update and before it checks which subscribers sleep.
 #[inline]
 pub(crate) fn wake_fence<W: Word>() {
     W::fence(Ordering::SeqCst);
 }
 
-/// Whether this subscriber has to be told.
+/// Whether this subscriber must be notified.
 #[inline]
 pub(crate) fn is_armed<W: Word>(armed: &W) -> bool {
     armed.load() != 0
 }
 
-/// Done before it is told: it will not be told again until it arms again.
+/// Called before a subscriber is notified. It is not notified again before it arms again.
 pub(crate) fn disarm<W: Word>(armed: &W) {
     armed.store(0);
 }
 
-/// Takes [`disarm`] back where telling failed.
+/// Undoes [`disarm`] if the subscriber could not be notified.
 pub(crate) fn rearm<W: Word>(armed: &W) {
     armed.store(1);
 }
 
-/// Copies from any byte on; `from` must hold that many.
+/// Copies from byte `offset` on. `from` must have that many bytes.
 pub(crate) fn copy_out_at<W: Word>(from: &[W], offset: usize, to: &mut [u8]) {
     let (at, skip) = (offset / 8, offset % 8);
     let (head, rest) = to.split_at_mut(to.len().min((8 - skip) % 8));
@@ -196,7 +198,7 @@ pub(crate) fn copy_out_at<W: Word>(from: &[W], offset: usize, to: &mut [u8]) {
     }
 }
 
-/// Copies to any byte on, and keeps the bytes around.
+/// Copies to byte `offset` and on, and keeps the bytes around.
 pub(crate) fn copy_in_at<W: Word>(to: &[W], offset: usize, from: &[u8]) {
     let (at, skip) = (offset / 8, offset % 8);
     let (head, rest) = from.split_at(from.len().min((8 - skip) % 8));

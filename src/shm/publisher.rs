@@ -1,23 +1,22 @@
-//! The one process that writes a segment.
+//! The one writer of a segment.
 
-use super::doorbell::{Doorbell, Notify};
-use super::header::Geometry;
-use super::mapping::{Access, Mapping};
-use super::object::Memfd;
-use super::protocol::{Word, copy_in_at, copy_value_in, disarm, is_armed, rearm, wake_fence};
-use super::ticket::Ticket;
-use crate::sys::shm as sys;
-use std::fmt;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::atomic::AtomicU64;
+use std::{fmt, io, os::fd::OwnedFd, sync::atomic::AtomicU64};
 
-/// Values that stay readable in a segment of [`Publisher::latest`]: a reader fails only if the
-/// publisher writes as many while it copies one.
+use super::{
+    doorbell::{Doorbell, Notify},
+    header::Geometry,
+    mapping::{Access, Mapping},
+    object::Memfd,
+    protocol::{Word, copy_in_at, copy_value_in, disarm, is_armed, rearm, wake_fence},
+    ticket::Ticket,
+};
+use crate::sys;
+
+/// How many values are readable in a segment of [`Publisher::latest`]. A reader fails only if the publisher writes that
+/// many while it copies one.
 const LATEST_CAPACITY: usize = 7;
 
-/// What a segment is to be like; [`Publisher::latest`] and [`Publisher::every`] are short for the
-/// usual ones.
+/// Options to make a segment. [`Publisher::latest`] and [`Publisher::every`] are short for the usual ones.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct PublisherOptions {
@@ -28,25 +27,24 @@ pub struct PublisherOptions {
 }
 
 impl PublisherOptions {
-    /// Values of up to `payload_max` bytes, for readers who want the newest.
+    /// Values of up to `payload_max` bytes, for readers that want the newest one.
     pub fn latest(payload_max: usize) -> Self {
         Self::every(payload_max, LATEST_CAPACITY)
     }
 
-    /// Values of up to `payload_max` bytes, the last `capacity` of which at least stay readable.
+    /// Values of up to `payload_max` bytes, of which at least the last `capacity` are readable.
     pub fn every(payload_max: usize, capacity: usize) -> Self {
         PublisherOptions { payload_max, capacity, tag: 0, subscribers_max: 1024 }
     }
 
-    /// A number that names the meaning of the values, such as their type's version, for
-    /// [`Subscriber::tag`](super::Subscriber::tag) to compare. 0 unless told otherwise.
+    /// A number that identifies the meaning of the values, such as the version of their type. A subscriber can compare
+    /// it ([`Subscriber::tag`](super::Subscriber::tag)). Default 0.
     pub fn tag(mut self, tag: u64) -> Self {
         self.tag = tag;
         self
     }
 
-    /// How many subscriptions there may be at a time: 1024 unless told otherwise. Each takes a
-    /// descriptor and a page.
+    /// The most subscriptions at a time. Default 1024. Each needs a descriptor and a page.
     pub fn subscribers_max(mut self, count: usize) -> Self {
         self.subscribers_max = count;
         self
@@ -56,12 +54,13 @@ impl PublisherOptions {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a size that no segment can have, `StorageFull` and `OutOfMemory` where
-    /// the memory cannot be had, `Unsupported` before Linux 5.1.
+    /// `InvalidInput`: no segment can have such sizes. `StorageFull`, `OutOfMemory`: there is not enough memory.
+    /// `Unsupported`: before Linux 5.1.
     pub fn create(self) -> io::Result<Publisher> {
         let geometry = Geometry::new(self.payload_max, self.capacity, self.tag)?;
         let segment = Memfd::create("ipc-segment", geometry.segment_len())?;
-        let mapping = Mapping::of(&segment, 0, geometry.segment_len() as usize, Access::ReadWrite)?;
+        let len = usize::try_from(geometry.segment_len()).unwrap_or(usize::MAX);
+        let mapping = Mapping::of(&segment, 0, len, Access::ReadWrite)?;
         geometry.store(mapping.lines());
         segment.seal_published().map_err(|e| match e.kind() {
             io::ErrorKind::InvalidInput => io::Error::new(
@@ -82,22 +81,23 @@ impl PublisherOptions {
     }
 }
 
-/// Names a subscription to its publisher; never used twice by one.
+/// Identifies a subscription of a publisher, which never uses an id again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SubscriberId(u64);
 
 struct Subscription {
     id: SubscriberId,
-    /// The subscriber's page. What it says is a hint: a lie costs the liar a wake-up or us a ring.
+    /// The subscriber's page. It contains a hint only: a wrong one costs the subscriber a wake-up, or the publisher a
+    /// ring.
     page: Mapping,
     notify: Box<dyn Notify>,
 }
 
-/// The one writer of a segment of shared memory, and the one that notifies its subscribers.
+/// The one writer of a segment of shared memory. It also notifies the subscribers.
 ///
-/// That there is one is a matter of types: a `Publisher` is not `Clone`, publishing takes `&mut`,
-/// and the segment is sealed against anyone else. Publishing never blocks and allocates nothing. It
-/// makes a system call only for a subscriber that sleeps, and one per sleep.
+/// There can only be one: a `Publisher` is not `Clone`, publishing takes `&mut`, and the segment is sealed against
+/// other writers. Publishing never blocks and does not allocate. It makes one system call for each subscriber that
+/// sleeps, and none for others.
 ///
 /// # Example
 ///
@@ -105,7 +105,7 @@ struct Subscription {
 /// use ipc_reactor::shm::{Publisher, Subscriber};
 ///
 /// let mut publisher = Publisher::latest(64)?;
-/// let (_id, ticket) = publisher.subscribe()?;       // to be sent to another process
+/// let (_id, ticket) = publisher.subscribe()?;       // send it to another process
 /// let mut subscriber = Subscriber::open(ticket)?;
 ///
 /// publisher.publish(b"1 EUR = 1.17 USD")?;
@@ -125,8 +125,8 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// A segment for readers who want the newest value, of up to `payload_max` bytes
-    /// ([`PAYLOAD_MAX`](super::PAYLOAD_MAX) at most).
+    /// A segment for readers that want the newest value. Values have up to `payload_max` bytes, which is at most
+    /// [`PAYLOAD_MAX`](super::PAYLOAD_MAX).
     ///
     /// # Errors
     ///
@@ -135,8 +135,8 @@ impl Publisher {
         PublisherOptions::latest(payload_max).create()
     }
 
-    /// A segment for readers who want every value, and who may fall `capacity` values behind
-    /// before they lose one. One more than `capacity` is rounded up to a power of two.
+    /// A segment for readers that want every value. They may be `capacity` values behind before they lose one.
+    /// (`capacity` + 1 is rounded up to a power of two.)
     ///
     /// # Errors
     ///
@@ -145,7 +145,7 @@ impl Publisher {
         PublisherOptions::every(payload_max, capacity).create()
     }
 
-    /// The longest value, in bytes.
+    /// Bytes of the longest value.
     #[must_use]
     pub fn payload_max(&self) -> usize {
         self.geometry.payload_max
@@ -163,22 +163,21 @@ impl Publisher {
         self.subscribers.len()
     }
 
-    /// Admits a subscriber, which is told of updates by a [`Doorbell`].
+    /// Makes a subscription whose subscriber is notified of updates by a [`Doorbell`].
     ///
-    /// A subscription lasts until [`unsubscribe`](Self::unsubscribe). A subscriber that dies does
-    /// not end it, and costs one more ring at most; its socket's hang-up is what tells of its
-    /// death.
+    /// It lasts until [`unsubscribe`](Self::unsubscribe). It does not end when the subscriber's process ends, which
+    /// then costs at most one more ring. The hang-up of the subscriber's socket tells of its end.
     ///
     /// # Errors
     ///
-    /// `QuotaExceeded` at [`subscribers_max`](PublisherOptions::subscribers_max); otherwise those
-    /// of the descriptors and pages it takes.
+    /// `QuotaExceeded`: there are [`subscribers_max`](PublisherOptions::subscribers_max) already. `EMFILE`, `ENFILE`,
+    /// `StorageFull`: no descriptor or not enough memory is free.
     pub fn subscribe(&mut self) -> io::Result<(SubscriberId, Ticket)> {
         let (bell, doorbell) = Doorbell::pair()?;
         self.admit(Box::new(bell), Some(doorbell))
     }
 
-    /// Admits a subscriber that is told of updates by other means; its ticket has no doorbell.
+    /// Makes a subscription whose subscriber is notified by `notify`. Its ticket has no doorbell.
     ///
     /// # Errors
     ///
@@ -193,14 +192,16 @@ impl Publisher {
         doorbell: Option<Doorbell>,
     ) -> io::Result<(SubscriberId, Ticket)> {
         if self.subscribers.len() >= self.subscribers_max {
-            let what =
-                format!("{} subscriptions are as many as subscribers_max allows", self.subscribers_max);
+            let what = format!(
+                "there are {} subscriptions; raise subscribers_max to allow more",
+                self.subscribers_max
+            );
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, what));
         }
         let len = sys::page_size();
         let memory = Memfd::create("ipc-subscriber", len as u64)?;
         let page = Mapping::of(&memory, 0, len, Access::ReadWrite)?;
-        // A page that the subscriber could truncate would be a SIGBUS for us.
+        // A subscriber that truncates its page would cause a SIGBUS here.
         memory.seal_size()?;
         let segment = self.segment.try_clone()?;
         let id = SubscriberId(self.next_id);
@@ -209,9 +210,9 @@ impl Publisher {
         Ok((id, Ticket { segment, page: memory.into(), doorbell, start: self.published }))
     }
 
-    /// Ends a subscription: it is told of nothing any more. False where there is none of that name.
+    /// Ends a subscription: its subscriber is not notified any more. False: there is none with that id.
     ///
-    /// What the subscriber has mapped it can go on reading.
+    /// The subscriber can still read the segment, which it has mapped.
     pub fn unsubscribe(&mut self, id: SubscriberId) -> bool {
         let at = self.subscribers.iter().position(|s| s.id == id);
         at.map(|at| self.subscribers.swap_remove(at)).is_some()
@@ -221,9 +222,8 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` where it is longer than [`payload_max`](Self::payload_max); nothing is
-    /// published then.
-    // Where the value's length is known, as that of a type is, inlining spares the copy its branches.
+    /// `InvalidInput`: it is longer than [`payload_max`](Self::payload_max). Nothing is published.
+    // Inlining removes the branches of the copy where the compiler knows the length, as for a typed value.
     #[inline(always)]
     pub fn publish(&mut self, value: &[u8]) -> io::Result<()> {
         if value.len() > self.geometry.payload_max {
@@ -236,32 +236,31 @@ impl Publisher {
         copy_value_in(lines, value);
         ring.commit(number);
         self.published = number;
-        self.tell();
+        self.notify_sleeping();
         Ok(())
     }
 
-    /// Lends the next value's place, to be filled in bits and pieces.
+    /// The memory of the next value, to be written in parts.
     pub fn loan(&mut self) -> Loan<'_> {
         let number = self.published + 1;
         self.geometry.ring(self.mapping.lines()).begin(number);
         Loan { publisher: self, number, position: 0, len: 0 }
     }
 
-    /// Lends the next value's place to `fill`, and publishes what that leaves there unless it
-    /// fails.
+    /// Calls `fill` with the memory of the next value, and publishes the value unless `fill` fails.
     ///
     /// ```
     /// use ipc_reactor::shm::Publisher;
     /// use std::io::Write;
     ///
     /// let mut publisher = Publisher::latest(64)?;
-    /// publisher.write(|place| write!(place, "{} clients", 17))?;
+    /// publisher.write(|loan| write!(loan, "{} clients", 17))?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// Those of `fill`; nothing is published then.
+    /// Those of `fill`. Nothing is published.
     pub fn write<R>(&mut self, fill: impl FnOnce(&mut Loan<'_>) -> io::Result<R>) -> io::Result<R> {
         let mut loan = self.loan();
         let answer = fill(&mut loan)?;
@@ -270,7 +269,7 @@ impl Publisher {
     }
 
     #[inline]
-    fn tell(&mut self) {
+    fn notify_sleeping(&mut self) {
         wake_fence::<AtomicU64>();
         if self.subscribers.iter().any(|subscription| is_armed(subscription.armed())) {
             self.ring();
@@ -291,7 +290,11 @@ impl Publisher {
                     true
                 }
                 Err(e) => {
-                    log::debug!("subscription {} ends: it cannot be notified: {e}", subscription.id.0);
+                    log::debug!(
+                        target: "ipc_reactor",
+                        "subscription {} ends, because its subscriber cannot be notified: {e}",
+                        subscription.id.0
+                    );
                     false
                 }
             }
@@ -316,13 +319,13 @@ impl fmt::Debug for Publisher {
     }
 }
 
-/// The place of a value not yet published, in the shared memory itself.
+/// The next value, which is not published yet, in the shared memory itself.
 ///
-/// [`io::Write`] appends; [`write_at`](Self::write_at) goes anywhere. The value reaches as far as
-/// the furthest byte written; gaps hold what an earlier value left there. There is no `&mut [u8]`
-/// to it, since readers that fell behind may still be looking at that very memory.
+/// [`io::Write`] appends, and [`write_at`](Self::write_at) writes at any offset. The value ends with the last byte
+/// written. Gaps contain bytes of an earlier value. There is no `&mut [u8]`, because slow readers may still read that
+/// memory.
 ///
-/// Dropped without [`publish`](Self::publish), it leaves no trace.
+/// Dropped without [`publish`](Self::publish), it has no effect.
 #[derive(Debug)]
 #[must_use = "a loan that is dropped publishes nothing"]
 pub struct Loan<'a> {
@@ -337,7 +340,7 @@ impl Loan<'_> {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` where they would reach past [`payload_max`](Publisher::payload_max).
+    /// `InvalidInput`: they would exceed [`payload_max`](Publisher::payload_max).
     pub fn write_at(&mut self, offset: usize, bytes: &[u8]) -> io::Result<()> {
         let payload_max = self.publisher.geometry.payload_max;
         let end = offset.saturating_add(bytes.len());
@@ -350,13 +353,13 @@ impl Loan<'_> {
         Ok(())
     }
 
-    /// Makes it the newest value and notifies the subscribers.
+    /// Publishes it as the newest value, and notifies the subscribers.
     pub fn publish(self) {
         let ring = self.publisher.geometry.ring(self.publisher.mapping.lines());
         Word::store(ring.slot(self.number).1, self.len as u64);
         ring.commit(self.number);
         self.publisher.published = self.number;
-        self.publisher.tell();
+        self.publisher.notify_sleeping();
     }
 }
 

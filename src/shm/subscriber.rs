@@ -1,42 +1,46 @@
-//! A process that reads a segment.
+//! A reader of a segment.
 
-use super::doorbell::Doorbell;
-use super::header::{Geometry, LINE};
-use super::mapping::{Access, Mapping};
-use super::object::{require_fixed_size, require_published};
-use super::protocol::arm;
-use super::ticket::Ticket;
-use crate::sys::shm as sys;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    time::{Duration, Instant},
+};
 
-/// How many values in a row may be overwritten during their copy.
+use super::{
+    doorbell::Doorbell,
+    header::{Geometry, LINE},
+    mapping::{Access, Mapping},
+    object::{require_fixed_size, require_published},
+    protocol::arm,
+    ticket::Ticket,
+};
+use crate::sys::{self, file};
+
+/// How many values in a row may be overwritten while they are copied, before [`Subscriber::latest`] returns an error.
 const ATTEMPTS: usize = 1000;
 
-/// What [`Subscriber::recv`] comes upon.
+/// What [`Subscriber::recv`] returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Update<V> {
     /// The next value.
     Value(V),
-    /// So many values were overwritten before they were read. The next call goes on after them.
+    /// This many values were overwritten before they were read. The next call goes on after them.
     Lost(u64),
 }
 
-/// The publisher came round to a value during its copy.
+/// The publisher has overwritten a value while it was copied.
 struct Overtaken;
 
-/// A reader of a segment of shared memory. It sees whole values only.
+/// A reader of a segment of shared memory. It gets whole values only.
 ///
-/// There are two ways to read, also in turns: [`latest`](Self::latest) goes to the newest value,
-/// [`recv`](Self::recv) follows each. Reading makes no system call, allocates nothing, and is not
-/// noticed by the publisher.
+/// There are two ways to read, which can be mixed: [`latest`](Self::latest) goes to the newest value,
+/// [`recv`](Self::recv) returns each value in order. Reading makes no system call and does not allocate, and the
+/// publisher does not notice it.
 ///
 /// # Sleeping
 ///
-/// The publisher rings only for a subscriber that said it sleeps, so that a busy one costs no
-/// system call. In an event loop, with [`doorbell`](Self::doorbell) registered edge-triggered, the
-/// handler's shape is:
+/// The publisher rings only for a subscriber that has armed its doorbell, so a busy one costs no system call. In an
+/// event loop, register [`doorbell`](Self::doorbell) edge-triggered, and write the handler like this:
 ///
 /// ```
 /// # use ipc_reactor::shm::{Publisher, Subscriber, Update};
@@ -47,51 +51,52 @@ struct Overtaken;
 ///     while let Some(update) = subscriber.recv()? {
 ///         match update {
 ///             Update::Value(value) => println!("{value:?}"),
-///             Update::Lost(count) => println!("{count} values were overwritten before we read them"),
+///             Update::Lost(count) => println!("{count} values were overwritten before they were read"),
 ///         }
 ///     }
 ///     if subscriber.arm() {
-///         break; // asleep: the next update rings
+///         break; // armed: the next update rings
 ///     }
 /// }
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// Do this once at the start as well: a subscriber that never armed is never told. A thread of its
-/// own calls [`wait`](Self::wait) instead.
+/// Do this once at the start, too: a subscriber that has never armed is not notified. A thread that does nothing else
+/// calls [`wait`](Self::wait) instead.
 ///
-/// # When the publisher dies
+/// # When the publisher ends
 ///
-/// The newest whole value stays readable, even if the publisher was killed in the middle of the
-/// next, and nobody rings any more; a ring that was not heard yet goes with it. Its death shows on
-/// the socket that the ticket came through, as a hang-up: look for a last value then.
+/// The newest whole value stays readable, even if the publisher was killed while it wrote the next one. There are no
+/// more rings, and a ring that was not read yet is lost. The socket that the ticket came through gets a hang-up: read
+/// the last values then.
 ///
 /// # Trust
 ///
-/// The publisher is not trusted: what it writes is bounded before use and can be wrong, nothing
-/// worse. The values are what it says.
+/// The publisher is not trusted. Its numbers are checked before they are used, so wrong ones cause errors or wrong
+/// values, and nothing worse.
 #[derive(Debug)]
 pub struct Subscriber {
     segment: Mapping,
     page: Mapping,
     doorbell: Option<Doorbell>,
     geometry: Geometry,
-    /// The last value that was read, or lost.
+    /// The number of the last value that was read or lost.
     cursor: u64,
-    /// The newest value known to this reader, so that there is no need to wake up for it. It starts
-    /// below the cursor: a newcomer has not seen the value that was there before it came.
+    /// The number of the newest value that this reader has seen and need not be notified of. It starts below the
+    /// cursor: a new subscriber has not seen the value that was published before the subscription.
     seen: u64,
     copy: Vec<[[u8; 8]; LINE]>,
 }
 
 impl Subscriber {
-    /// Maps what the ticket holds, and checks that it is what it should be.
+    /// Maps the segment and the page of the ticket, and checks them.
     ///
     /// # Errors
     ///
-    /// `InvalidData` where a descriptor is no sealed memfd, or the segment's header is damaged, of
-    /// another version, or does not fit its size; `OutOfMemory` where there is no room for a
-    /// copy of a value; otherwise those of `mmap`.
+    /// - `InvalidData`: a descriptor is no sealed memfd, or the segment's header is damaged, has another version, or
+    ///   does not fit the segment's size.
+    /// - `OutOfMemory`: there is no memory for a copy of a value.
+    /// - Those of `mmap(2)`.
     pub fn open(ticket: Ticket) -> io::Result<Subscriber> {
         let Ticket { segment, page, doorbell, start } = ticket;
         require_published(segment.as_fd(), "the segment")?;
@@ -111,53 +116,51 @@ impl Subscriber {
         Ok(Subscriber { segment, page, doorbell, geometry, cursor, seen: 0, copy })
     }
 
-    /// The longest value, in bytes.
+    /// Bytes of the longest value.
     #[must_use]
     pub fn payload_max(&self) -> usize {
         self.geometry.payload_max
     }
 
-    /// How many values it can be behind before it loses one.
+    /// How many values the subscriber can be behind before it loses one.
     #[must_use]
     pub fn capacity(&self) -> u64 {
         self.geometry.ring(self.segment.lines()).capacity()
     }
 
-    /// What the publisher calls its values' meaning: see
-    /// [`PublisherOptions::tag`](super::PublisherOptions::tag).
+    /// The publisher's number for the meaning of its values: [`PublisherOptions::tag`](super::PublisherOptions::tag).
     #[must_use]
     pub fn tag(&self) -> u64 {
         self.geometry.tag
     }
 
-    /// The number of the last value that was read or lost: the publisher's first value is 1.
+    /// The number of the last value that was read or lost. The publisher's first value has 1.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.cursor
     }
 
-    /// The number of the newest value that there is.
+    /// The number of the newest value.
     pub(crate) fn newest(&self) -> u64 {
         self.geometry.ring(self.segment.lines()).newest()
     }
 
-    /// What to poll, edge-triggered, for the publisher's notifications; none if those come by other
-    /// means.
+    /// The descriptor to poll, edge-triggered, for the publisher's notifications. `None`: they come in another way.
     #[must_use]
     pub fn doorbell(&self) -> Option<&Doorbell> {
         self.doorbell.as_ref()
     }
 
-    /// The newest value, unless it was read before.
+    /// The newest value, or `None` if it was read before.
     ///
-    /// A newcomer gets the value that was published before it came.
+    /// A new subscriber gets the value that was published before its subscription.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if each of a thousand attempts to copy the then newest value was overtaken: the
-    /// publisher comes round the whole ring faster than one value can be copied. A larger ring
-    /// ([`Publisher::every`](super::Publisher::every)) helps. `InvalidData` if the publisher
-    /// says that the value is longer than it may be.
+    /// `WouldBlock`: in a thousand attempts the value was overwritten while it was copied. The publisher writes the
+    /// whole ring in less time than one copy takes; a larger ring helps
+    /// ([`Publisher::every`](super::Publisher::every)). `InvalidData`: the value's length in the segment is larger than
+    /// possible.
     #[inline]
     pub fn latest(&mut self) -> io::Result<Option<&[u8]>> {
         match self.read_newest().or_else(|Overtaken| self.read_newest_again())? {
@@ -166,7 +169,7 @@ impl Subscriber {
         }
     }
 
-    /// Copies the newest value, if it is new, and says how long it is.
+    /// Copies the newest value, if it is new, and returns its length in bytes.
     #[inline]
     fn read_newest(&mut self) -> Result<Option<u64>, Overtaken> {
         let ring = self.geometry.ring(self.segment.lines());
@@ -187,23 +190,23 @@ impl Subscriber {
             }
         }
         let what =
-            format!("{ATTEMPTS} values in a row were overwritten during their copy; a larger ring helps");
+            format!("{ATTEMPTS} values in a row were overwritten while they were copied; use a larger ring");
         Err(io::Error::new(io::ErrorKind::WouldBlock, what))
     }
 
-    /// The next value, or how many were lost on the way to it; none if all were read.
+    /// The next value, or how many were lost before it. `None` if all were read.
     ///
-    /// A newcomer starts with the first value after it was admitted.
+    /// A new subscriber starts with the first value after its subscription.
     ///
     /// # Errors
     ///
-    /// `InvalidData` if the publisher says that the value is longer than it may be.
-    // A call of it, with its answer through memory, would cost a tenth of a publication and its receipt.
+    /// `InvalidData`: the value's length in the segment is larger than possible.
+    // A call that is not inlined returns through memory, and costs a tenth of publishing and receiving a value.
     #[inline(always)]
     pub fn recv(&mut self) -> io::Result<Option<Update<&[u8]>>> {
         let ring = self.geometry.ring(self.segment.lines());
         let (newest, number) = (ring.newest(), self.cursor.wrapping_add(1));
-        // Nothing new is a distance below 0, and so beyond reach as well: one comparison for both.
+        // If there is nothing new, the difference wraps and is out of reach, too: one comparison for both.
         if !ring.reaches(newest, number) {
             return Ok(self.out_of_reach(newest));
         }
@@ -229,7 +232,7 @@ impl Subscriber {
     #[cold]
     fn overtaken(&mut self, newest: u64) -> Update<&'static [u8]> {
         let ring = self.geometry.ring(self.segment.lines());
-        // The publisher is at our heels: half a ring of distance, or the next would be lost as well.
+        // The publisher is close behind. Skip half a ring, or the next value would be lost, too.
         let number = ring.oldest(newest).saturating_add(ring.capacity() / 2);
         self.skip_to(number)
     }
@@ -245,23 +248,25 @@ impl Subscriber {
         if len > self.geometry.payload_max as u64 {
             return Err(too_long(len, self.geometry.payload_max));
         }
-        Ok(&self.copy.as_flattened().as_flattened()[..len as usize])
+        #[allow(clippy::cast_possible_truncation, reason = "it is not longer than payload_max")]
+        let len = len as usize;
+        Ok(&self.copy.as_flattened().as_flattened()[..len])
     }
 
-    /// Says that this side is about to sleep, so that the next update is notified. False if there
-    /// is something new already: read first, then arm again.
+    /// Asks for one notification, at the next update. False: there is a new value already, and there will be no
+    /// notification; read first, then arm again.
     ///
-    /// Once told, a subscriber is awake: it will not be told again before it arms again.
-    #[must_use = "if this is false, nobody will ring"]
+    /// After a notification there is no other one before the next call.
+    #[must_use = "if this is false, there will be no notification"]
     pub fn arm(&mut self) -> bool {
         arm(&self.page.lines()[0][0], self.geometry.published(self.segment.lines()), self.seen)
     }
 
-    /// Blocks until there is something new, for the time given at most; false when that is up.
+    /// Blocks until there is a new value, for at most `timeout`. False: the time is up.
     ///
     /// # Errors
     ///
-    /// `Unsupported` without a doorbell; otherwise those of `epoll_wait`.
+    /// `Unsupported`: there is no doorbell. Those of `epoll_wait(2)`.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
@@ -269,7 +274,7 @@ impl Subscriber {
                 return Ok(true);
             }
             let Some(doorbell) = &self.doorbell else {
-                let what = "this subscription has no doorbell: its notifications come by other means";
+                let what = "this subscription has no doorbell; wait for its notifications where they come";
                 return Err(io::Error::new(io::ErrorKind::Unsupported, what));
             };
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -282,9 +287,9 @@ impl Subscriber {
     }
 }
 
-/// The size of a descriptor's object, which is sealed and so final.
+/// The size of a sealed object. `InvalidData` if it is empty.
 fn mappable(fd: BorrowedFd<'_>, what: &str) -> io::Result<usize> {
-    match sys::stat(fd)?.len {
+    match file::fstat(fd)?.len {
         0 => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{what} is empty"))),
         len => Ok(usize::try_from(len).unwrap_or(usize::MAX)),
     }

@@ -1,26 +1,32 @@
-//! A C string at the start of a named object, as the classic example programs exchange it.
+//! A C string at the start of a named object, as the usual example programs exchange it.
 
-use super::mapping::Access;
-use super::object::{SharedObject, reserve};
-use crate::sys::shm as sys;
-use std::ffi::{CStr, CString};
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::{
+    ffi::{CStr, CString},
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::FileExt,
+    },
+};
 
-/// The longest text that is read, in bytes with its NUL.
-const TEXT_MAX: u64 = 64 << 10;
+use super::{
+    mapping::Access,
+    object::{SharedObject, reserve},
+};
+use crate::sys;
 
-/// A NUL-terminated string at offset 0 of a POSIX shared memory object.
+/// Bytes of the longest text that is read, with its NUL.
+const TEXT_MAX: usize = 64 << 10;
+
+/// A string at offset 0 of a POSIX shared memory object, which ends with a NUL byte.
 ///
-/// This is what a C program means with `shm_open("/shm_1", …)`, `ftruncate(fd, 4096)`, `mmap` and
-/// then `sprintf` or `printf("%s")`, and it is for talking to such programs. They have no protocol:
-/// a reader that looks while a writer writes sees some of both texts. Between programs of one's
-/// own, [`Publisher`](super::Publisher) is better in every way.
+/// It is for C programs that call `shm_open("/shm_1", …)`, `ftruncate(fd, 4096)`, `mmap` and then `sprintf` or
+/// `printf("%s")`. They have no protocol: a reader may see parts of both texts while a writer writes. If you write both
+/// programs, use a [`Publisher`](super::Publisher).
 ///
-/// The object is read and written as the file that it is on Linux, which the mappings of others
-/// see at once. So it matters not whether some process truncates it: there is no SIGBUS here.
+/// The object is read and written as a file, which it is on Linux. Mappings in other processes show a change at once.
+/// If a process truncates the object, there is no SIGBUS here.
 ///
 /// ```
 /// use ipc_reactor::shm::{NamedText, SharedObject};
@@ -47,31 +53,29 @@ impl NamedText {
         NamedText { name: name.to_owned(), mode: 0o600, len: 4096, any_owner: false }
     }
 
-    /// The permission bits of an object that [`write`](Self::write) makes: 0600 unless told
-    /// otherwise.
+    /// The permission bits of an object that [`write`](Self::write) makes. Default 0600.
     #[must_use]
     pub fn mode(mut self, mode: u32) -> NamedText {
         self.mode = mode;
         self
     }
 
-    /// The size in bytes that the other side maps: 4096 unless told otherwise.
-    /// [`write`](Self::write) sees to it that the object is no smaller, because a C reader
-    /// would be killed by SIGBUS.
+    /// The size in bytes that the other side maps. Default 4096. [`write`](Self::write) makes the object at least as
+    /// large, because SIGBUS would kill a C reader otherwise.
     #[must_use]
     pub fn size(mut self, bytes: u64) -> NamedText {
         self.len = bytes;
         self
     }
 
-    /// Takes an object of any owner and mode, which [`SharedObject::open`] would refuse.
+    /// Opens an object of any owner and mode, also one that [`SharedObject::open`] would refuse.
     #[must_use]
     pub fn any_owner(mut self, yes: bool) -> NamedText {
         self.any_owner = yes;
         self
     }
 
-    /// Stores `text` and its NUL, in a new object where there is none.
+    /// Stores `text` and its NUL byte. Makes the object if there is none.
     ///
     /// # Errors
     ///
@@ -83,20 +87,20 @@ impl NamedText {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.open(Access::ReadWrite)?,
             made => made?,
         };
-        // Never made shorter: it may be mapped.
+        // It is never made shorter, because another process may have mapped it.
         reserve(object.as_fd(), len, &self.name)?;
         File::from(OwnedFd::from(object)).write_all_at(bytes, 0)
     }
 
-    /// The present text.
+    /// The current text.
     ///
     /// # Errors
     ///
-    /// Those of [`SharedObject::open`]; `InvalidData` where no NUL ends the text.
+    /// Those of [`SharedObject::open`]. `InvalidData`: there is no NUL byte within 64 KiB.
     pub fn read(&self) -> io::Result<CString> {
         let object = self.open(Access::ReadOnly)?;
         let len = object.len()?;
-        let mut bytes = vec![0; len.min(TEXT_MAX) as usize];
+        let mut bytes = vec![0; usize::try_from(len).map_or(TEXT_MAX, |len| len.min(TEXT_MAX))];
         let file = File::from(OwnedFd::from(object));
         let mut filled = 0;
         while filled < bytes.len() {
@@ -106,7 +110,7 @@ impl NamedText {
             }
         }
         bytes.truncate(filled);
-        // A C reader sees zeros between the object's end and its last page's.
+        // A C reader sees zeros between the end of the object and the end of its last page.
         if !filled.is_multiple_of(sys::page_size()) {
             bytes.push(0);
         }
@@ -114,7 +118,7 @@ impl NamedText {
             Ok(text) => Ok(text.to_owned()),
             Err(_) => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("no NUL ends the text within the first {filled} bytes of {}", self.name),
+                format!("there is no NUL byte in the first {filled} bytes of {}", self.name),
             )),
         }
     }

@@ -1,53 +1,52 @@
-//! What a publisher hands to one subscriber.
+//! The descriptors that a publisher sends to one subscriber.
+
+use std::{io, os::fd::OwnedFd};
 
 use super::doorbell::Doorbell;
-use std::io;
-use std::os::fd::OwnedFd;
 
 const MAGIC: [u8; 4] = *b"shmT";
 const VERSION: u16 = 1;
 
-/// A subscription on its way to its subscriber, which makes it a
-/// [`Subscriber`](super::Subscriber).
+/// What the subscriber needs to open its [`Subscriber`](super::Subscriber).
 ///
-/// To another process it goes as one message with ancillary data (`SCM_RIGHTS`):
-/// [`into_fds`](Self::into_fds) here, [`from_fds`](Self::from_fds) there. The descriptors are, in
-/// this order: the segment; the subscriber's own page, in which it says that it sleeps; and, unless
-/// it is told by other means, its [`Doorbell`].
+/// It is sent to another process as one message with ancillary data (`SCM_RIGHTS`): [`into_fds`](Self::into_fds) on
+/// this side, [`from_fds`](Self::from_fds) on the other. The descriptors are, in this order: the segment; the
+/// subscriber's page, in which it says that it sleeps; and its [`Doorbell`], unless it is notified in another way.
 #[derive(Debug)]
 pub struct Ticket {
     pub(super) segment: OwnedFd,
     pub(super) page: OwnedFd,
     pub(super) doorbell: Option<Doorbell>,
-    /// The newest value's number when the subscription began.
+    /// The number of the newest value when the subscription was made.
     pub(super) start: u64,
 }
 
 impl Ticket {
-    /// The length of a ticket's plain description, in bytes.
+    /// Bytes of the message that comes with the descriptors.
     pub const BYTES: usize = 16;
     /// The most descriptors that a ticket has.
     pub const FDS_MAX: usize = 3;
 
-    /// Takes the ticket apart into what a message can carry: a few bytes, and descriptors.
+    /// The bytes and the descriptors to send in one message.
     #[must_use]
     pub fn into_fds(self) -> ([u8; Ticket::BYTES], Vec<OwnedFd>) {
+        let count: u16 = if self.doorbell.is_some() { 3 } else { 2 };
         let mut fds = vec![self.segment, self.page];
         fds.extend(self.doorbell.map(Doorbell::into_fd));
         let mut bytes = [0; Ticket::BYTES];
         bytes[0..4].copy_from_slice(&MAGIC);
         bytes[4..6].copy_from_slice(&VERSION.to_ne_bytes());
-        bytes[6..8].copy_from_slice(&(fds.len() as u16).to_ne_bytes());
+        bytes[6..8].copy_from_slice(&count.to_ne_bytes());
         bytes[8..16].copy_from_slice(&self.start.to_ne_bytes());
         (bytes, fds)
     }
 
-    /// Puts a ticket together again. What the descriptors are is checked when it is opened.
+    /// The ticket of a message that was received. [`Subscriber::open`](super::Subscriber::open) checks the descriptors.
     ///
     /// # Errors
     ///
-    /// `InvalidData` where the bytes are no ticket's, or not with that many descriptors. The
-    /// descriptors are closed then.
+    /// `InvalidData`: the bytes are not of a ticket, or not of one with that many descriptors. The descriptors are then
+    /// closed.
     pub fn from_fds(bytes: &[u8], fds: Vec<OwnedFd>) -> io::Result<Ticket> {
         let refuse =
             |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, format!("not a ticket: {why}")));
@@ -59,10 +58,10 @@ impl Ticket {
             return refuse("its magic number is missing".into());
         }
         if half(4) != VERSION {
-            return refuse(format!("version {}, this side knows {VERSION}", half(4)));
+            return refuse(format!("version {}, and this program knows {VERSION}", half(4)));
         }
         if usize::from(half(6)) != fds.len() {
-            return refuse(format!("it names {} descriptors, {} came", half(6), fds.len()));
+            return refuse(format!("it has {} descriptors, and {} came", half(6), fds.len()));
         }
         let count = fds.len();
         let mut fds = fds.into_iter();

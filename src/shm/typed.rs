@@ -1,16 +1,19 @@
-//! Values of a plain type instead of bytes.
+//! Values of a type instead of bytes.
 
-use super::publisher::{Publisher, SubscriberId};
-use super::subscriber::{Subscriber, Update};
-use super::ticket::Ticket;
+use std::{io, marker::PhantomData};
+
 use bytemuck::{AnyBitPattern, NoUninit};
-use std::io;
-use std::marker::PhantomData;
+
+use super::{
+    publisher::{Publisher, SubscriberId},
+    subscriber::{Subscriber, Update},
+    ticket::Ticket,
+};
 
 /// A [`Publisher`] of values of one type.
 ///
-/// The type must have no padding, which is memory of ours that nobody meant to share:
-/// [`bytemuck::NoUninit`], which any [`bytemuck::Pod`] type is.
+/// The type must have no padding, because padding may contain other memory of this process: [`bytemuck::NoUninit`],
+/// which every [`bytemuck::Pod`] type implements.
 ///
 /// ```
 /// use bytemuck::{Pod, Zeroable};
@@ -40,7 +43,7 @@ impl<T: NoUninit> TypedPublisher<T> {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a type of no bytes; otherwise those of [`Publisher::latest`].
+    /// `InvalidInput`: the type has no bytes. Those of [`Publisher::latest`].
     pub fn latest() -> io::Result<Self> {
         Self::new(Publisher::latest(size_of::<T>())?)
     }
@@ -49,16 +52,16 @@ impl<T: NoUninit> TypedPublisher<T> {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a type of no bytes; otherwise those of [`Publisher::every`].
+    /// `InvalidInput`: the type has no bytes. Those of [`Publisher::every`].
     pub fn every(capacity: usize) -> io::Result<Self> {
         Self::new(Publisher::every(size_of::<T>(), capacity)?)
     }
 
-    /// Has `publisher` publish values of this type from now on.
+    /// Publishes values of this type with `publisher`.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` where its longest value is not of exactly the type's size.
+    /// `InvalidInput`: its longest value has another size than the type.
     pub fn new(publisher: Publisher) -> io::Result<Self> {
         require_size::<T>(publisher.payload_max(), io::ErrorKind::InvalidInput)?;
         Ok(TypedPublisher { publisher, values: PhantomData })
@@ -77,13 +80,12 @@ impl<T: NoUninit> TypedPublisher<T> {
     ///
     /// # Errors
     ///
-    /// Those of [`Publisher::publish`]; the length always fits.
+    /// None: the value always fits.
     pub fn publish(&mut self, value: &T) -> io::Result<()> {
         self.publisher.publish(bytemuck::bytes_of(value))
     }
 
-    /// The publisher below, to see to its subscriptions. What is published through it must have the
-    /// type's size.
+    /// The publisher, for its subscriptions. Values that are published through it must have the size of the type.
     pub fn get_mut(&mut self) -> &mut Publisher {
         &mut self.publisher
     }
@@ -91,9 +93,9 @@ impl<T: NoUninit> TypedPublisher<T> {
 
 /// A [`Subscriber`] to values of one type.
 ///
-/// The publisher is another program, so any bits must be a value of the type:
-/// [`bytemuck::AnyBitPattern`], which any [`bytemuck::Pod`] type is. That both mean the same type
-/// is checked by its size; [`tag`](super::PublisherOptions::tag) can say more.
+/// The publisher is another program, so any bits must be a value of the type: [`bytemuck::AnyBitPattern`], which every
+/// [`bytemuck::Pod`] type implements. Only the size is checked. Use a [`tag`](super::PublisherOptions::tag) to check
+/// that both sides mean the same type.
 #[derive(Debug)]
 pub struct TypedSubscriber<T> {
     subscriber: Subscriber,
@@ -105,17 +107,16 @@ impl<T: AnyBitPattern> TypedSubscriber<T> {
     ///
     /// # Errors
     ///
-    /// `InvalidData` where the segment's values are not of the type's size; otherwise those of
-    /// [`Subscriber::open`].
+    /// `InvalidData`: the segment's values have another size than the type. Those of [`Subscriber::open`].
     pub fn open(ticket: Ticket) -> io::Result<Self> {
         Self::new(Subscriber::open(ticket)?)
     }
 
-    /// Takes what `subscriber` reads for values of this type.
+    /// Reads values of this type with `subscriber`.
     ///
     /// # Errors
     ///
-    /// `InvalidData` where its values are not of the type's size.
+    /// `InvalidData`: its values have another size than the type.
     pub fn new(subscriber: Subscriber) -> io::Result<Self> {
         require_size::<T>(subscriber.payload_max(), io::ErrorKind::InvalidData)?;
         Ok(TypedSubscriber { subscriber, values: PhantomData })
@@ -125,7 +126,7 @@ impl<T: AnyBitPattern> TypedSubscriber<T> {
     ///
     /// # Errors
     ///
-    /// `InvalidData` for a value of another size; otherwise those of [`Subscriber::latest`].
+    /// `InvalidData`: the value has another size. Those of [`Subscriber::latest`].
     pub fn latest(&mut self) -> io::Result<Option<T>> {
         self.subscriber.latest()?.map(typed).transpose()
     }
@@ -134,25 +135,25 @@ impl<T: AnyBitPattern> TypedSubscriber<T> {
     ///
     /// # Errors
     ///
-    /// `InvalidData` for a value of another size; otherwise those of [`Subscriber::recv`].
+    /// `InvalidData`: the value has another size. Those of [`Subscriber::recv`].
     pub fn recv(&mut self) -> io::Result<Option<Update<T>>> {
         self.subscriber.recv()?.map(Update::typed).transpose()
     }
 
-    /// The subscriber below.
+    /// The subscriber.
     #[must_use]
     pub fn get_ref(&self) -> &Subscriber {
         &self.subscriber
     }
 
-    /// The subscriber below, to arm it or to wait.
+    /// The subscriber, to arm it or to wait.
     pub fn get_mut(&mut self) -> &mut Subscriber {
         &mut self.subscriber
     }
 }
 
 impl Update<&[u8]> {
-    /// The value as one of type `T`, in a subscription's handler for one:
+    /// The value as one of type `T`, for example in the handler of a subscription:
     ///
     /// ```
     /// # use ipc_reactor::{Delivery, Reactor, shm::{Subscriber, TypedPublisher, Update}};
@@ -175,7 +176,7 @@ impl Update<&[u8]> {
     ///
     /// # Errors
     ///
-    /// `InvalidData` for a value of another size.
+    /// `InvalidData`: the value has another size.
     pub fn typed<T: AnyBitPattern>(self) -> io::Result<Update<T>> {
         Ok(match self {
             Update::Value(value) => Update::Value(typed(value)?),

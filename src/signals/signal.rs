@@ -1,16 +1,14 @@
-//! A signal's number and its names.
+//! A signal's number and its name.
 
-use std::fmt;
-use std::io;
-use std::str::FromStr;
+use std::{fmt, io, str::FromStr};
 
 use crate::sys;
 
-/// A signal's number, known to be one that a program may name.
+/// The number of a signal that a program may use: see `signal(7)`.
 ///
-/// That is 1 to 31, and `SIGRTMIN` to `SIGRTMAX`: the two between belong to the C library's threads. Written
-/// `SIGTERM` or `SIGRTMIN+3`, and parsed from that, from the same without `SIG`, and from a number, in any case.
-/// See signal(7).
+/// That is 1 to 31, and `SIGRTMIN` to `SIGRTMAX`. The C library uses the numbers between for its threads. It is
+/// displayed as `SIGTERM` or `SIGRTMIN+3`, and parsed from that, from the same without `SIG`, and from a number, in
+/// upper or lower case.
 ///
 /// ```
 /// use ipc_reactor::Signal;
@@ -34,24 +32,24 @@ macro_rules! signals {
 }
 
 signals! {
-    HUP = SIGHUP, "The terminal is gone; by custom: read the configuration again.";
+    HUP = SIGHUP, "The terminal was closed. By custom, servers read their configuration again.";
     INT = SIGINT, "Interrupt: Ctrl-C.";
     QUIT = SIGQUIT, "Quit: Ctrl-\\\\.";
-    ILL = SIGILL, "Illegal instruction: a fault, which cannot be watched.";
+    ILL = SIGILL, "Illegal instruction: a fault of the running code, which cannot be watched.";
     TRAP = SIGTRAP, "A breakpoint.";
-    ABRT = SIGABRT, "`abort`. It *can* be blocked and watched; only `abort` itself always ends the process.";
-    BUS = SIGBUS, "Bus error: a fault, which cannot be watched.";
-    FPE = SIGFPE, "Arithmetic error: a fault, which cannot be watched.";
-    KILL = SIGKILL, "Ends a process; it cannot be blocked, and so not be watched.";
-    USR1 = SIGUSR1, "The program's own, first.";
-    SEGV = SIGSEGV, "Bad memory access: a fault, which cannot be watched.";
-    USR2 = SIGUSR2, "The program's own, second.";
-    PIPE = SIGPIPE, "A write that nobody can read any more. Rust programs ignore it.";
-    ALRM = SIGALRM, "The timer of alarm(2).";
-    TERM = SIGTERM, "Please end.";
-    CHLD = SIGCHLD, "At least one child has ended, stopped or gone on.";
-    CONT = SIGCONT, "Go on after a stop.";
-    STOP = SIGSTOP, "Stops a process; it cannot be blocked, and so not be watched.";
+    ABRT = SIGABRT, "From `abort(3)`. It *can* be blocked and watched, but `abort(3)` itself always ends the process.";
+    BUS = SIGBUS, "Bus error: a fault of the running code, which cannot be watched.";
+    FPE = SIGFPE, "Arithmetic error: a fault of the running code, which cannot be watched.";
+    KILL = SIGKILL, "Ends a process. It cannot be blocked, so it cannot be watched.";
+    USR1 = SIGUSR1, "For the program's own use, the first.";
+    SEGV = SIGSEGV, "Bad memory access: a fault of the running code, which cannot be watched.";
+    USR2 = SIGUSR2, "For the program's own use, the second.";
+    PIPE = SIGPIPE, "A write to a pipe or socket without a reader. Rust programs ignore it.";
+    ALRM = SIGALRM, "The timer of `alarm(2)`.";
+    TERM = SIGTERM, "A request to end.";
+    CHLD = SIGCHLD, "At least one child has ended, stopped or continued.";
+    CONT = SIGCONT, "Continues a stopped process.";
+    STOP = SIGSTOP, "Stops a process. It cannot be blocked, so it cannot be watched.";
     TSTP = SIGTSTP, "Stop from the terminal: Ctrl-Z.";
     TTIN = SIGTTIN, "A background process read from its terminal.";
     TTOU = SIGTTOU, "A background process wrote to its terminal.";
@@ -60,18 +58,18 @@ signals! {
     XFSZ = SIGXFSZ, "The limit of file size is reached.";
     VTALRM = SIGVTALRM, "The timer of the process's own processor time.";
     PROF = SIGPROF, "The profiling timer.";
-    WINCH = SIGWINCH, "The terminal has another size.";
+    WINCH = SIGWINCH, "The size of the terminal has changed.";
     IO = SIGIO, "A descriptor with `O_ASYNC` is ready.";
     PWR = SIGPWR, "Power failure.";
-    SYS = SIGSYS, "A bad system call, or one that a filter caught.";
+    SYS = SIGSYS, "A bad system call, or one that a seccomp filter has refused.";
 }
 
 impl Signal {
-    /// The real-time signal `SIGRTMIN + n`. These queue, in order, and carry a value: see
+    /// The real-time signal `SIGRTMIN + n`. Real-time signals queue, in order, each with a value: see
     /// [`queue`](crate::signals::queue).
     ///
     /// # Errors
-    /// `InvalidInput` if that is beyond `SIGRTMAX`; with glibc `n` ends at 30.
+    /// `InvalidInput`: it is above `SIGRTMAX`. With glibc the highest `n` is 30.
     pub fn rt(n: u32) -> io::Result<Signal> {
         let (min, max) = sys::signal::rt_range();
         match i32::try_from(n).ok().and_then(|n| min.checked_add(n)) {
@@ -82,29 +80,29 @@ impl Signal {
         }
     }
 
-    /// The signal of that number.
+    /// The signal with this number.
     ///
     /// # Errors
-    /// `InvalidInput` if a program has no such signal.
+    /// `InvalidInput`: programs have no such signal.
     pub fn from_raw(raw: i32) -> io::Result<Signal> {
         let (min, max) = sys::signal::rt_range();
         if (1..=31).contains(&raw) || (min..=max).contains(&raw) {
             return Ok(Signal(raw));
         }
-        Err(invalid(format!("no signal {raw} for programs: they are 1 to 31 and {min} to {max}")))
+        Err(invalid(format!("{raw} is no signal; the numbers are 1 to 31 and {min} to {max}")))
     }
 
-    /// From a record of the kernel's, which has no others.
+    /// From the kernel, which has only numbers of signals.
     pub(super) fn from_kernel(raw: u32) -> Signal {
-        Signal(raw as i32)
+        Signal(raw.cast_signed())
     }
 
-    /// The number, as the C library knows it.
+    /// The number, as in the C library.
     pub const fn as_raw(self) -> i32 {
         self.0
     }
 
-    /// Its place in a mask: bit n - 1.
+    /// Its bit in a mask: bit n - 1.
     pub(crate) const fn bit(self) -> u64 {
         1 << (self.0 - 1)
     }
@@ -147,7 +145,7 @@ impl FromStr for Signal {
         });
         match rt {
             Some(n) => Signal::rt(n),
-            None => Err(invalid(format!("{text:?} is no signal: write TERM, SIGTERM, 15 or SIGRTMIN+3"))),
+            None => Err(invalid(format!("{text:?} is no signal; write TERM, SIGTERM, 15 or SIGRTMIN+3"))),
         }
     }
 }

@@ -2,22 +2,26 @@
 
 use std::{io, os::fd::AsFd, rc::Rc};
 
-use log::Level;
 use mio::Interest;
 
 use crate::{
     net::datagram::{Datagram, address::SocketAddress},
     observe::{event::What, throttle::Kind},
     set::{
-        call::{guarded, report},
+        asked::Asked,
+        call::call,
         context::Context,
-        poll_set::{Phase, PollSet},
-        source::{Ready, Source, Visited},
+        endpoints::{DatagramBatch, DatagramPort},
+        handlers::{Closure, DatagramHandler, Incoming},
+        lifecycle::Phase,
+        poll_set::PollSet,
+        source::{Source, Visited},
     },
-    sys::datagram::{self, Arrival, BATCH},
+    sys::datagram::{self, BATCH},
     types::{
         cause::{Cause, Limit},
         key::Key,
+        ready::Ready,
         rejected::Rejected,
     },
 };
@@ -32,99 +36,6 @@ const SINGLES: usize = 2;
 /// Datagrams that a drain still handles. More than wait in a socket, but for a receive buffer enlarged past all need; a
 /// sender that does not stop must not keep a drain going.
 const DRAIN_MAX: usize = 4_096;
-
-/// A datagram as a socket gives it, and the way to answer it.
-#[derive(Debug, Clone, Copy)]
-pub struct Incoming<'a> {
-    /// Its bytes; there may be none. They are valid for this call.
-    pub bytes: &'a [u8],
-    /// `Some` if it was longer than [`Datagram::message_size`]: the bytes that it had. The rest is lost.
-    pub truncated: Option<usize>,
-    /// Who sent it: as the sender's kernel says on a Unix socket, as anybody can write on UDP.
-    pub from: SocketAddress,
-    socket: &'a Datagram,
-}
-
-impl Incoming<'_> {
-    /// Sends a datagram back to the sender, at once and without waiting.
-    ///
-    /// # Errors
-    /// `NotConnected`: the sender is unnamed. Those of [`Datagram::send_to`]; `WouldBlock` means that the sender has not
-    /// received what it was sent before.
-    pub fn reply(&self, bytes: &[u8]) -> io::Result<()> {
-        if !self.from.is_unnamed() {
-            return self.socket.send_to(bytes, &self.from);
-        }
-        // The other end of a pair is unnamed, and connected.
-        self.socket.send(bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::NotConnected => io::Error::new(
-                io::ErrorKind::NotConnected,
-                "the sender is unnamed: it must bind its socket to be answered (autobind will do)",
-            ),
-            _ => error,
-        })
-    }
-}
-
-/// What happens to a socket's datagrams. A closure given to [`PollSet::datagram`] is one that only handles datagrams.
-///
-/// A datagram socket is shared by all who send to it, so a handler that fails or panics loses the datagram and nothing
-/// else.
-pub trait DatagramHandler<S> {
-    /// A datagram has been received.
-    ///
-    /// # Errors
-    /// Counted, and logged. The socket stays.
-    fn on_datagram(
-        &mut self,
-        datagram: Incoming<'_>,
-        cx: &mut Context<'_, S>,
-        state: &mut S,
-    ) -> io::Result<()>;
-
-    /// The kernel reports an error on the socket: `ConnectionRefused` and its like tell a connected socket that an earlier
-    /// datagram of its own found nobody (`udp(7)`), `ConnectionReset` that the peer left without reading it
-    /// (`unix(7)`). It is counted and logged already.
-    ///
-    /// # Errors
-    /// Counted, and logged. The socket stays.
-    fn on_error(&mut self, error: &io::Error, cx: &mut Context<'_, S>, state: &mut S) -> io::Result<()> {
-        let _ = (error, cx, state);
-        Ok(())
-    }
-
-    /// The socket is out of the poll set.
-    fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, S>, state: &mut S) {
-        let _ = (cause, cx, state);
-    }
-}
-
-struct Closure<F>(F);
-
-impl<S, F> DatagramHandler<S> for Closure<F>
-where
-    F: FnMut(Incoming<'_>, &mut Context<'_, S>, &mut S) -> io::Result<()>,
-{
-    fn on_datagram(
-        &mut self,
-        datagram: Incoming<'_>,
-        cx: &mut Context<'_, S>,
-        state: &mut S,
-    ) -> io::Result<()> {
-        (self.0)(datagram, cx, state)
-    }
-}
-
-pub(crate) struct DatagramSource<S> {
-    /// Shared with the poll set while the handler runs.
-    pub(crate) socket: Rc<Datagram>,
-    pub(crate) handler: Box<dyn DatagramHandler<S>>,
-    /// [`BATCH`] pieces of the socket's message size.
-    bytes: Vec<u8>,
-    arrivals: [Arrival; BATCH],
-    /// How many datagrams a drain handles at most.
-    to_drain: Option<usize>,
-}
 
 impl<S> PollSet<S> {
     /// Receives from a datagram socket: `handler` gets every datagram, empty ones too, at most
@@ -168,26 +79,19 @@ impl<S> PollSet<S> {
         socket: Datagram,
         handler: impl DatagramHandler<S> + 'static,
     ) -> Result<Key, Rejected<Datagram>> {
-        let key = match self.register(socket.as_fd(), Interest::READABLE) {
-            Ok(key) => key,
-            Err(error) => return Err(Rejected { error, source: socket }),
-        };
-        let source = DatagramSource {
-            bytes: vec![0; BATCH * socket.message_size()],
-            socket: Rc::new(socket),
-            handler: Box::new(handler),
-            arrivals: [Arrival::to_fill(); BATCH],
-            to_drain: None,
-        };
-        Ok(self.place(key, Source::Datagram(Box::new(source))))
+        if let Err(error) = self.register(socket.as_fd(), Interest::READABLE) {
+            return Err(Rejected { error, source: socket });
+        }
+        let batch = Some(Box::new(DatagramBatch::new(socket.message_size())));
+        let port = DatagramPort { socket: Rc::new(socket), batch, to_drain: None };
+        Ok(self.place(Source::Datagram { port: Box::new(port), handler: Some(Box::new(handler)) }))
     }
 
     /// The datagram socket of this key, to send with it or to connect it; that of the running handler, too. `None` once
     /// it is closed.
     pub fn datagram_socket(&self, key: Key) -> Option<&Datagram> {
-        match (self.source(key)?, &self.receiving) {
-            (Source::Datagram(source), _) => Some(&source.socket),
-            (Source::Running, Some((receiving, socket))) if *receiving == key => Some(socket),
+        match self.registry.get(key)? {
+            Source::Datagram { port, .. } => Some(&port.socket),
             _ => None,
         }
     }
@@ -201,148 +105,130 @@ impl<S> PollSet<S> {
     pub fn send_to(&self, key: Key, bytes: &[u8], to: &SocketAddress) -> io::Result<()> {
         match self.datagram_socket(key) {
             Some(socket) => socket.send_to(bytes, to),
-            None => Err(io::Error::new(io::ErrorKind::NotFound, format!("{key} is no datagram socket"))),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, format!("{key} names no datagram socket"))),
         }
     }
 }
 
-impl<S> DatagramSource<S> {
-    fn recv(&mut self, most: usize) -> io::Result<usize> {
-        let (fd, each) = (self.socket.as_fd(), self.socket.message_size());
-        if most == 1 {
-            datagram::recv_from(fd, &mut self.bytes[..each], &mut self.arrivals[0]).map(|()| 1)
-        } else {
-            datagram::recv_batch(fd, &mut self.bytes, each, &mut self.arrivals[..most])
-        }
+/// The endpoint of a socket that is visited.
+fn port<S>(set: &mut PollSet<S>, key: Key) -> &mut DatagramPort {
+    match set.registry.get_mut(key) {
+        Some(Source::Datagram { port, .. }) => port,
+        _ => unreachable!("a datagram socket is not removed while it is visited"),
     }
 }
 
 /// One visit: empties the socket as far as the budget reaches.
-pub(crate) fn visit<S>(
-    set: &mut PollSet<S>,
-    key: Key,
-    source: &mut DatagramSource<S>,
-    ready: Ready,
-    state: &mut S,
-) -> Visited {
-    set.receiving = Some((key, source.socket.clone()));
-    let visited = receive(set, key, source, ready, state);
-    set.receiving = None;
+pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, state: &mut S) -> Visited {
+    let draining = set.lifecycle.phase() == Phase::Draining;
+    let port_ = port(set, key);
+    if draining {
+        port_.to_drain.get_or_insert(DRAIN_MAX);
+    }
+    // Out of its slot while handlers are lent what is in it.
+    let Some(mut batch) = port_.batch.take() else { unreachable!("it is there between visits") };
+    let visited = receive(set, key, &mut batch, ready, state);
+    port(set, key).batch = Some(batch);
     visited
 }
 
 fn receive<S>(
     set: &mut PollSet<S>,
     key: Key,
-    source: &mut DatagramSource<S>,
+    batch: &mut DatagramBatch,
     ready: Ready,
     state: &mut S,
 ) -> Visited {
-    if set.phase == Phase::Draining {
-        source.to_drain.get_or_insert(DRAIN_MAX);
-    }
+    let socket = port(set, key).socket.clone();
     let budget = set.limits.messages_per_visit.max(1);
     let mut handled = 0;
     while handled < budget {
-        if source.to_drain == Some(0) {
+        let to_drain = port(set, key).to_drain;
+        if to_drain == Some(0) {
             return Visited::closed(Cause::Drain);
         }
         let most = if handled < SINGLES { 1 } else { BATCH.min(budget - handled) };
-        let most = most.min(source.to_drain.unwrap_or(most));
-        let received = match source.recv(most) {
+        let most = most.min(to_drain.unwrap_or(most));
+        let received = match recv(&socket, batch, most) {
             Ok(received) => received,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return drained(source),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return drained(to_drain),
             Err(error) => {
                 handled += 1;
-                if let Err(cause) = failed(set, key, source, error, state) {
-                    return Visited::closed(cause);
+                match failed(set, key, error, state).map(|asked| asked.ends_visit(ready)) {
+                    Err(cause) => return Visited::closed(cause),
+                    Ok(Some(visited)) => return visited,
+                    Ok(None) => continue,
                 }
-                if set.take_halt() {
-                    return Visited::closed(Cause::Closed);
-                }
-                continue;
             }
         };
-        if let Err(cause) = handle(set, key, source, received, state) {
-            return Visited::closed(cause);
-        }
-        if set.phase == Phase::Stopped {
-            return Visited::Drained;
+        if let Some(visited) = handle(set, key, &socket, batch.received(received), state).ends_visit(ready) {
+            return visited;
         }
         handled += received;
         // A short batch has met EAGAIN, or an error, which is put back without an edge.
         if received < most && !ready.has(Ready::ERROR) {
-            return drained(source);
+            return drained(port(set, key).to_drain);
         }
     }
-    set.tripped(Limit::Messages);
+    set.count_limit(Limit::Messages);
     Visited::Again(ready)
 }
 
-fn drained<S>(source: &DatagramSource<S>) -> Visited {
-    if source.to_drain.is_some() { Visited::closed(Cause::Drain) } else { Visited::Drained }
+fn recv(socket: &Datagram, batch: &mut DatagramBatch, most: usize) -> io::Result<usize> {
+    let (fd, each) = (socket.as_fd(), socket.message_size());
+    if most == 1 {
+        datagram::recv_from(fd, &mut batch.bytes[..each], &mut batch.arrivals[0]).map(|()| 1)
+    } else {
+        datagram::recv_batch(fd, &mut batch.bytes, each, &mut batch.arrivals[..most])
+    }
 }
 
-/// Hands the first `received` datagrams of the batch to the handler, as long as the socket stays.
-fn handle<S>(
+fn drained(to_drain: Option<usize>) -> Visited {
+    if to_drain.is_some() { Visited::closed(Cause::Drain) } else { Visited::Drained }
+}
+
+/// Hands datagrams to the handler, until that asks for something.
+fn handle<'a, S>(
     set: &mut PollSet<S>,
     key: Key,
-    source: &mut DatagramSource<S>,
-    received: usize,
+    socket: &'a Datagram,
+    received: impl ExactSizeIterator<Item = (&'a [u8], Option<usize>, SocketAddress)>,
     state: &mut S,
-) -> Result<(), Cause> {
-    let each = source.socket.message_size();
-    set.stats.datagrams += received as u64;
-    if set.tells_messages() {
+) -> Asked {
+    set.stats.datagrams += received.len() as u64;
+    if set.observes_messages() {
         set.lap();
     }
-    for (arrival, bytes) in source.arrivals[..received].iter().zip(source.bytes.chunks_exact(each)) {
-        let datagram = Incoming {
-            bytes: &bytes[..arrival.len.min(each)],
-            truncated: (arrival.len > each).then_some(arrival.len),
-            from: SocketAddress(arrival.from),
-            socket: &source.socket,
-        };
-        let handler = &mut source.handler;
-        if let Err(cause) = guarded(set, key, |cx| handler.on_datagram(datagram, cx, state)) {
-            report(set, key, "datagram socket", &cause);
+    for (bytes, truncated, from) in received {
+        let datagram = Incoming { bytes, truncated, from, socket };
+        let asked = call(set, key, |handler: &mut Box<dyn DatagramHandler<S>>, cx| {
+            handler.on_datagram(datagram, cx, state)
+        })
+        .or_report(set, key, "datagram socket");
+        if set.observes_messages() {
+            set.emit_timed(|handler_ns, who| What::Message { who, bytes, priority: None, handler_ns });
         }
-        if set.tells_messages() {
-            let bytes = datagram.bytes;
-            set.tell_lap(|handler_ns, who| What::Message { who, bytes, priority: None, handler_ns });
-        }
-        if let Some(left) = &mut source.to_drain {
+        if let Some(left) = &mut port(set, key).to_drain {
             *left -= 1;
         }
-        if set.take_halt() {
-            return Err(Cause::Closed);
-        }
-        if set.phase == Phase::Stopped {
-            break;
+        if asked != Asked::Nothing {
+            return asked;
         }
     }
-    Ok(())
+    Asked::Nothing
 }
 
-/// A receive that failed: the network's word on what was sent before, which the call has taken off the socket; or proof
+/// A receive that failed: the network's report on what was sent before, which the call has taken off the socket; or proof
 /// that the descriptor is no socket any more, which alone closes the source.
-fn failed<S>(
-    set: &mut PollSet<S>,
-    key: Key,
-    source: &mut DatagramSource<S>,
-    error: io::Error,
-    state: &mut S,
-) -> Result<(), Cause> {
+fn failed<S>(set: &mut PollSet<S>, key: Key, error: io::Error, state: &mut S) -> Result<Asked, Cause> {
     if error.kind() == io::ErrorKind::Interrupted {
-        return Ok(());
+        return Ok(Asked::Nothing);
     }
     set.stats.failed(error.kind());
-    set.complain(Kind::Source, Level::Warn, format_args!("datagram socket {key}: {error}"));
+    set.warn(Kind::Source, format_args!("datagram socket {key}: {error}"));
     if matches!(error.raw_os_error(), Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT)) {
         return Err(Cause::Io(error));
     }
-    if let Err(cause) = guarded(set, key, |cx| source.handler.on_error(&error, cx, state)) {
-        report(set, key, "datagram socket", &cause);
-    }
-    Ok(())
+    Ok(call(set, key, |handler: &mut Box<dyn DatagramHandler<S>>, cx| handler.on_error(&error, cx, state))
+        .or_report(set, key, "datagram socket"))
 }

@@ -10,11 +10,17 @@ use std::{fmt, io, mem};
 use crate::{
     bytes::framing::Framing,
     net::address::Address,
-    poll::timers::TimerKey,
-    set::{context::Context, poll_set::PollSet, session::Session},
+    set::{
+        context::Context,
+        handlers::{Delivery, SubscriptionHandler},
+        poll_set::PollSet,
+        session::Session,
+    },
     shm::{Notify, Publisher, Subscriber, SubscriberId, Ticket, UPDATED},
-    sources::shm::{Delivery, SubscriptionHandler},
-    types::{cause::Cause, key::Key},
+    types::{
+        cause::Cause,
+        key::{Key, TimerKey},
+    },
 };
 
 const _: () = assert!(Ticket::BYTES == UPDATED.len());
@@ -36,7 +42,7 @@ impl<S> Context<'_, S> {
 /// Who may subscribe is the factory's affair, which sees the peer.
 ///
 /// ```
-/// use ipc_reactor::shm::{Handout, Publisher};
+/// use ipc_reactor::{Handout, shm::Publisher};
 /// use ipc_reactor::{Listener, Reactor};
 ///
 /// struct Exchange { rate: Publisher }
@@ -59,7 +65,7 @@ pub struct Handout<F> {
     publisher: F,
     notify: Option<Box<dyn Notify>>,
     id: Option<SubscriberId>,
-    presence: Presence,
+    keepalive: Keepalive,
 }
 
 impl<F> Handout<F> {
@@ -69,7 +75,7 @@ impl<F> Handout<F> {
     where
         F: FnMut(&mut S) -> &mut Publisher,
     {
-        Handout { publisher, notify: None, id: None, presence: Presence::default() }
+        Handout { publisher, notify: None, id: None, keepalive: Keepalive::default() }
     }
 
     /// Has its client told by other means: over this very socket by a [`SocketNotifier`](crate::shm::SocketNotifier) of
@@ -96,7 +102,7 @@ impl<S, F: FnMut(&mut S) -> &mut Publisher> Session<S> for Handout<F> {
             None => publisher.subscribe()?,
         };
         self.id = Some(id);
-        self.presence.begin(cx);
+        self.keepalive.begin(cx);
         cx.reply_ticket(ticket)
     }
 
@@ -105,11 +111,11 @@ impl<S, F: FnMut(&mut S) -> &mut Publisher> Session<S> for Handout<F> {
     }
 
     fn on_timer(&mut self, timer: TimerKey, cx: &mut Context<'_, S>, _: &mut S) -> io::Result<()> {
-        self.presence.show(timer, cx)
+        self.keepalive.show(timer, cx)
     }
 
     fn on_close(&mut self, _: &Cause, cx: &mut Context<'_, S>, state: &mut S) {
-        self.presence.end(cx);
+        self.keepalive.end(cx);
         if let Some(id) = self.id {
             (self.publisher)(state).unsubscribe(id);
         }
@@ -125,12 +131,12 @@ impl<F> fmt::Debug for Handout<F> {
 /// The subscriber's side: waits for the ticket, then for the end.
 struct Link<H> {
     stage: Stage<H>,
-    presence: Presence,
+    keepalive: Keepalive,
 }
 
 enum Stage<H> {
     Waiting { delivery: Delivery, handler: H, deadline: Option<TimerKey> },
-    Standing(Key),
+    Subscribed(Key),
     Over,
 }
 
@@ -184,7 +190,7 @@ impl<S> PollSet<S> {
         }
         let stage = Stage::Waiting { delivery, handler, deadline: None };
         let framing = Handout::framing().descriptors(Ticket::FDS_MAX as u16);
-        self.connect(address, framing, Link { stage, presence: Presence::default() })
+        self.connect(address, framing, Link { stage, keepalive: Keepalive::default() })
     }
 }
 
@@ -199,15 +205,14 @@ impl<H> Link<H> {
             descriptors.push(descriptor);
         }
         let subscriber = Subscriber::open(Ticket::from_fds(message, descriptors)?)?;
-        let key = cx.watch_doorbell(&subscriber)?;
-        if let Stage::Waiting { delivery, handler, deadline } =
-            mem::replace(&mut self.stage, Stage::Standing(key))
-        {
+        cx.register_doorbell(&subscriber)?;
+        if let Stage::Waiting { delivery, handler, deadline } = mem::replace(&mut self.stage, Stage::Over) {
             if let Some(deadline) = deadline {
                 cx.cancel(deadline);
             }
             let connection = cx.key();
-            cx.place_subscription(key, subscriber, delivery, Box::new(handler), Some(connection));
+            let key = cx.place_subscription(subscriber, delivery, Box::new(handler), Some(connection));
+            self.stage = Stage::Subscribed(key);
         }
         Ok(())
     }
@@ -218,12 +223,12 @@ impl<S, H: SubscriptionHandler<S> + 'static> Session<S> for Link<H> {
         if let Stage::Waiting { deadline, .. } = &mut self.stage {
             *deadline = Some(cx.wake_after(cx.limits().connect));
         }
-        self.presence.begin(cx);
+        self.keepalive.begin(cx);
         Ok(())
     }
 
     fn on_request(&mut self, message: &[u8], cx: &mut Context<'_, S>, _: &mut S) -> io::Result<()> {
-        let Stage::Standing(subscription) = self.stage else { return self.open(message, cx) };
+        let Stage::Subscribed(subscription) = self.stage else { return self.open(message, cx) };
         expect_updated(message)?;
         cx.updated(subscription);
         Ok(())
@@ -235,12 +240,12 @@ impl<S, H: SubscriptionHandler<S> + 'static> Session<S> for Link<H> {
                 io::ErrorKind::TimedOut,
                 format!("connected, but no ticket came within {:?}: is it a publisher?", cx.limits().connect),
             )),
-            _ => self.presence.show(timer, cx),
+            _ => self.keepalive.show(timer, cx),
         }
     }
 
     fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, S>, state: &mut S) {
-        self.presence.end(cx);
+        self.keepalive.end(cx);
         match mem::replace(&mut self.stage, Stage::Over) {
             Stage::Waiting { mut handler, deadline, .. } => {
                 if let Some(deadline) = deadline {
@@ -248,7 +253,7 @@ impl<S, H: SubscriptionHandler<S> + 'static> Session<S> for Link<H> {
                 }
                 handler.on_close(cause, cx, state);
             }
-            Stage::Standing(subscription) => cx.end_subscription(subscription, cause),
+            Stage::Subscribed(subscription) => cx.end_subscription(subscription, cause),
             Stage::Over => {}
         }
     }
@@ -256,9 +261,9 @@ impl<S, H: SubscriptionHandler<S> + 'static> Session<S> for Link<H> {
 
 /// Says now and then that this side is there: a message each half of the time that a client may be idle.
 #[derive(Default)]
-struct Presence(Option<TimerKey>);
+struct Keepalive(Option<TimerKey>);
 
-impl Presence {
+impl Keepalive {
     fn begin<S>(&mut self, cx: &mut Context<'_, S>) {
         self.0 = cx.limits().idle.map(|idle| cx.wake_after(idle / 2));
     }

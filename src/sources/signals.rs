@@ -1,6 +1,10 @@
-//! Signals and children in the poll set.
+//! Signals, and children by SIGCHLD, in the poll set.
 
-use std::{io, mem, os::fd::AsFd, process::Child, process::Command};
+use std::{
+    io,
+    os::fd::AsFd,
+    process::{Child, Command},
+};
 
 use mio::Interest;
 
@@ -8,29 +12,17 @@ use crate::{
     children::{self, Exit},
     observe::event::What,
     set::{
-        call::{guarded, report},
+        asked::Asked,
+        call::call,
         context::Context,
+        endpoints::SignalPort,
+        handlers::SignalHandler,
         poll_set::PollSet,
-        source::{Ready, Source, Visited},
+        source::{Source, Visited},
     },
     signals::{SignalBatch, SignalInfo, Signals, signal::Signal},
-    types::{cause::Cause, key::Key, rejected::Rejected},
+    types::{cause::Cause, key::Key, ready::Ready, rejected::Rejected},
 };
-
-type OnSignal<S> = Box<dyn FnMut(SignalInfo, &mut Context<'_, S>, &mut S) -> io::Result<()>>;
-type OnExit<S> = Box<dyn FnMut(Exit, &mut Context<'_, S>, &mut S) -> io::Result<()>>;
-
-enum Handler<S> {
-    Signal(OnSignal<S>),
-    /// SIGCHLD, which says that some children have ended, not which, nor how many.
-    Exit(OnExit<S>),
-}
-
-pub(crate) struct SignalSource<S> {
-    pub(crate) signals: Signals,
-    handler: Handler<S>,
-    batch: Box<SignalBatch>,
-}
 
 impl<S> PollSet<S> {
     /// Receives signals in normal control flow: they are blocked, and read from a signalfd. Those that were pending
@@ -48,7 +40,7 @@ impl<S> PollSet<S> {
         signals: impl IntoIterator<Item = Signal>,
         handler: impl FnMut(SignalInfo, &mut Context<'_, S>, &mut S) -> io::Result<()> + 'static,
     ) -> io::Result<Key> {
-        self.insert_signals(Signals::new(signals)?, Handler::Signal(Box::new(handler)))
+        self.insert_signals(Signals::new(signals)?, SignalHandler::Signal(Box::new(handler)))
     }
 
     /// Reaps children, the SIGCHLD way: `handler` gets the exit of each child given to
@@ -60,17 +52,18 @@ impl<S> PollSet<S> {
         &mut self,
         handler: impl FnMut(Exit, &mut Context<'_, S>, &mut S) -> io::Result<()> + 'static,
     ) -> io::Result<Key> {
-        let key = self.insert_signals(Signals::new([Signal::CHLD])?, Handler::Exit(Box::new(handler)))?;
-        self.children = Some(key);
-        // Those that ended before SIGCHLD was blocked sent a signal that nobody kept.
+        let key =
+            self.insert_signals(Signals::new([Signal::CHLD])?, SignalHandler::Exit(Box::new(handler)))?;
+        self.children.source = Some(key);
+        // Those that ended before SIGCHLD was blocked sent a signal that was not kept.
         self.mark_ready(key, Ready::READABLE);
         Ok(key)
     }
 
-    fn insert_signals(&mut self, signals: Signals, handler: Handler<S>) -> io::Result<Key> {
-        let key = self.register(signals.as_fd(), Interest::READABLE)?;
-        let source = SignalSource { signals, handler, batch: Box::new(SignalBatch::new()) };
-        Ok(self.place(key, Source::Signals(Box::new(source))))
+    fn insert_signals(&mut self, signals: Signals, handler: SignalHandler<S>) -> io::Result<Key> {
+        self.register(signals.as_fd(), Interest::READABLE)?;
+        let port = SignalPort { signals, batch: Some(Box::new(SignalBatch::new())) };
+        Ok(self.place(Source::Signals { port: Box::new(port), handler: Some(handler) }))
     }
 
     /// Has a child's exit reported to the handler of [`children`](PollSet::children), also if it has ended already.
@@ -87,7 +80,7 @@ impl<S> PollSet<S> {
             Ok(key) => key,
             Err(error) => return Err(Rejected { error, source: child }),
         };
-        let pid = self.reaper.watch(child);
+        let pid = self.children.reaper.watch(child);
         self.mark_ready(key, Ready::READABLE);
         Ok(pid)
     }
@@ -103,47 +96,41 @@ impl<S> PollSet<S> {
     }
 
     fn exit_handler(&self) -> io::Result<Key> {
-        self.children.filter(|&key| self.source(key).is_some()).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, "nobody handles exits; call children() first")
+        self.children.source.filter(|&key| self.registry.get(key).is_some()).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, "no handler is told of exits; call children() first")
         })
     }
 }
 
+/// The endpoint of the signals that are visited.
+fn port<S>(set: &mut PollSet<S>, key: Key) -> &mut SignalPort {
+    match set.registry.get_mut(key) {
+        Some(Source::Signals { port, .. }) => port,
+        _ => unreachable!("signals are not removed while they are visited"),
+    }
+}
+
 /// One visit: reads all signals that are there, within the budget.
-pub(crate) fn visit<S>(
-    set: &mut PollSet<S>,
-    key: Key,
-    source: &mut SignalSource<S>,
-    ready: Ready,
-    state: &mut S,
-) -> Visited {
+pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, state: &mut S) -> Visited {
     for _ in 0..set.limits.messages_per_visit.div_ceil(SignalBatch::CAPACITY).max(1) {
-        let count = match source.signals.read_into(&mut source.batch) {
+        let port_ = port(set, key);
+        // Out of its slot while handlers are lent what is in it.
+        let Some(mut batch) = port_.batch.take() else { unreachable!("it is there between visits") };
+        let read = port_.signals.read_into(&mut batch);
+        let asked = match read {
+            Ok(_) => handle(set, key, &batch, state),
+            Err(_) => Asked::Nothing,
+        };
+        port(set, key).batch = Some(batch);
+        let count = match read {
             Ok(count) => count,
             Err(error) => {
                 set.stats.failed(error.kind());
                 return Visited::closed(Cause::Io(error));
             }
         };
-        set.stats.signals += count as u64;
-        if set.tells_messages() {
-            set.lap();
-        }
-        match &mut source.handler {
-            Handler::Signal(handler) => {
-                for &signal in source.batch.iter() {
-                    if let Err(cause) = guarded(set, key, |cx| handler(signal, cx, state)) {
-                        report(set, key, "signals", &cause);
-                    }
-                    if set.tells_messages() {
-                        set.tell_lap(|handler_ns, who| What::Signal { who, info: &signal, handler_ns });
-                    }
-                }
-            }
-            Handler::Exit(handler) => reap(set, key, handler, state),
-        }
-        if set.take_halt() {
-            return Visited::closed(Cause::Closed);
+        if let Some(visited) = asked.ends_visit(ready) {
+            return visited;
         }
         if count < SignalBatch::CAPACITY {
             return Visited::Drained;
@@ -152,13 +139,44 @@ pub(crate) fn visit<S>(
     Visited::Again(ready)
 }
 
-fn reap<S>(set: &mut PollSet<S>, key: Key, handler: &mut OnExit<S>, state: &mut S) {
-    let mut exits = mem::take(&mut set.exits);
-    set.reaper.reap(|exit| exits.push(exit));
-    for exit in exits.drain(..) {
-        if let Err(cause) = guarded(set, key, |cx| handler(exit, cx, state)) {
-            report(set, key, "children", &cause);
+/// Hands signals, or the exits that SIGCHLD stands for, to the handler, until that asks for something.
+fn handle<S>(set: &mut PollSet<S>, key: Key, signals: &[SignalInfo], state: &mut S) -> Asked {
+    set.stats.signals += signals.len() as u64;
+    if set.observes_messages() {
+        set.lap();
+    }
+    if matches!(set.registry.get(key), Some(Source::Signals { handler: Some(SignalHandler::Exit(_)), .. })) {
+        return reap(set, key, state);
+    }
+    for &signal in signals {
+        let asked = call(set, key, |handler: &mut SignalHandler<S>, cx| match handler {
+            SignalHandler::Signal(on_signal) => on_signal(signal, cx, state),
+            SignalHandler::Exit(_) => Ok(()),
+        })
+        .or_report(set, key, "signals");
+        if set.observes_messages() {
+            set.emit_timed(|handler_ns, who| What::Signal { who, info: &signal, handler_ns });
+        }
+        if asked != Asked::Nothing {
+            return asked;
         }
     }
-    set.exits = exits;
+    Asked::Nothing
+}
+
+fn reap<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> Asked {
+    let mut exits = set.children.reap();
+    let mut asked = Asked::Nothing;
+    for exit in exits.drain(..) {
+        asked = call(set, key, |handler: &mut SignalHandler<S>, cx| match handler {
+            SignalHandler::Exit(on_exit) => on_exit(exit, cx, state),
+            SignalHandler::Signal(_) => Ok(()),
+        })
+        .or_report(set, key, "children");
+        if asked != Asked::Nothing {
+            break;
+        }
+    }
+    set.children.give_back(exits);
+    asked
 }

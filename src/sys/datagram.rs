@@ -1,47 +1,51 @@
-//! Datagrams: one system call a function, none of which allocates.
+//! Datagrams. No function allocates.
 //!
-//! No receive offers room for control data. The kernel then closes the descriptors that come with a datagram
-//! itself, and no process ever has them.
+//! No receive offers room for control messages. So the kernel closes the descriptors that come with a datagram, and
+//! they never reach this process.
 
-use std::io;
-use std::mem::zeroed;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::{
+    io,
+    mem::zeroed,
+    os::fd::{AsRawFd, BorrowedFd},
+};
 
-use super::sockaddr::SockAddr;
-use super::{check, check_len};
+use super::{check_count, check_len, sockaddr::SockAddr};
 
-/// Datagrams that one [`recv_batch`] or [`send_batch`] call moves at most.
+/// The most datagrams that one [`recv_batch`] or [`send_batch`] call moves.
 pub(crate) const BATCH: usize = 16;
 
-/// What is known of a datagram besides its bytes.
+/// The length and the sender of a datagram that was received.
 #[derive(Clone, Copy)]
 pub(crate) struct Arrival {
-    /// Its length when it was sent; more than the buffer's if it was truncated.
+    /// Its length in bytes when it was sent. More than the buffer has: it was truncated.
     pub(crate) len: usize,
+    /// The sender's address.
     pub(crate) from: SockAddr,
 }
 
 impl Arrival {
-    pub(crate) fn to_fill() -> Self {
-        Self { len: 0, from: SockAddr::to_fill() }
+    /// For a call that fills it.
+    pub(crate) fn zeroed() -> Self {
+        Self { len: 0, from: SockAddr::zeroed() }
     }
 }
 
-/// Without an end of file: zero is an empty datagram.
+/// `recvfrom(2)`. There is no end of file: a length of zero is an empty datagram.
 pub(crate) fn recv_from(fd: BorrowedFd<'_>, buffer: &mut [u8], arrival: &mut Arrival) -> io::Result<()> {
     let (start, len) = (buffer.as_mut_ptr().cast(), buffer.len());
     let (from, mut from_len) = (arrival.from.as_mut_ptr(), SockAddr::CAPACITY);
     // MSG_TRUNC asks for the real length.
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-    // SAFETY: `start` and `len` describe `buffer`, `from` and `from_len` the storage in `arrival`; all outlive the call.
+    // SAFETY: `start` and `len` describe `buffer`, `from` and `from_len` the storage in `arrival`. All outlive the
+    // call.
     let received = unsafe { libc::recvfrom(fd.as_raw_fd(), start, len, flags, from, &raw mut from_len) };
     arrival.len = check_len(received)?;
     arrival.from.len = from_len;
     Ok(())
 }
 
-/// `recvmmsg(2)`: fills the front of `arrivals` with at most [`BATCH`] datagrams, and `bytes` with theirs, each in a
-/// piece of `each` bytes. Fewer than asked for means that no more were there, or that an error waits.
+/// `recvmmsg(2)` of at most [`BATCH`] datagrams: fills the first of the `arrivals`, and `bytes` with their bytes, each
+/// in a piece of `each` bytes. Fewer than asked for: there were no more, or the next call returns an error.
 pub(crate) fn recv_batch(
     fd: BorrowedFd<'_>,
     bytes: &mut [u8],
@@ -49,7 +53,7 @@ pub(crate) fn recv_batch(
     arrivals: &mut [Arrival],
 ) -> io::Result<usize> {
     let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
-    // SAFETY: all-zero is a value of these plain structs, and C asks for it: their padding fields are private.
+    // SAFETY: all-zero is a value of these plain structs, whose padding fields are private.
     let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
     let mut count = 0;
     let pieces = bytes.chunks_exact_mut(each).zip(&mut *arrivals);
@@ -64,7 +68,7 @@ pub(crate) fn recv_batch(
     let (flags, no_timeout) = (libc::MSG_DONTWAIT | libc::MSG_TRUNC, std::ptr::null_mut());
     // SAFETY: the first `count` headers describe pieces of `bytes` and storage in `arrivals`, which outlive the call.
     let result = unsafe { libc::recvmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, flags, no_timeout) };
-    let received = check(result)? as usize;
+    let received = check_count(result)?;
     for (arrival, header) in arrivals.iter_mut().zip(&headers[..received]) {
         arrival.len = header.msg_len as usize;
         arrival.from.len = header.msg_hdr.msg_namelen;
@@ -72,20 +76,21 @@ pub(crate) fn recv_batch(
     Ok(received)
 }
 
+/// `sendto(2)`.
 pub(crate) fn send_to(fd: BorrowedFd<'_>, bytes: &[u8], to: &SockAddr) -> io::Result<usize> {
     let (start, len) = (bytes.as_ptr().cast(), bytes.len());
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: `start` and `len` describe `bytes`, and `to` its own storage; all outlive the call.
+    // SAFETY: `start` and `len` describe `bytes`, `to` describes its own storage. All outlive the call.
     check_len(unsafe { libc::sendto(fd.as_raw_fd(), start, len, flags, to.as_ptr(), to.len) })
 }
 
-/// `sendmmsg(2)` of at most [`BATCH`] datagrams; says how many were taken. An error is that of the first one.
+/// `sendmmsg(2)` of at most [`BATCH`] datagrams. Returns how many were sent. An error is that of the first one.
 pub(crate) fn send_batch<'a>(
     fd: BorrowedFd<'_>,
     datagrams: impl Iterator<Item = (&'a [u8], &'a SockAddr)>,
 ) -> io::Result<usize> {
     let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
-    // SAFETY: all-zero is a value of these plain structs, and C asks for it: their padding fields are private.
+    // SAFETY: all-zero is a value of these plain structs, whose padding fields are private.
     let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
     let mut count = 0;
     for ((header, part), (bytes, to)) in headers.iter_mut().zip(&mut parts).zip(datagrams) {
@@ -97,28 +102,46 @@ pub(crate) fn send_batch<'a>(
         count += 1;
     }
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: the first `count` headers describe slices and addresses that live for 'a; the kernel only reads them.
+    // SAFETY: the first `count` headers describe slices and addresses that live for 'a, and the kernel only reads them.
     let result = unsafe { libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, flags) };
-    Ok(check(result)? as usize)
-}
-
-/// Binds a Unix socket to an abstract name of five hexadecimal digits that the kernel chooses (`unix(7)`, autobind).
-pub(crate) fn autobind(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let family = libc::AF_UNIX as libc::sa_family_t;
-    let (start, len) = ((&raw const family).cast(), size_of_val(&family) as libc::socklen_t);
-    // SAFETY: an address of this length is its family alone, which `start` points to.
-    check(unsafe { libc::bind(fd.as_raw_fd(), start, len) }).map(drop)
+    check_count(result)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, UdpSocket};
-    use std::os::fd::AsFd;
-    use std::time::Instant;
+    use std::{
+        net::{Ipv4Addr, UdpSocket},
+        os::fd::AsFd,
+        time::Instant,
+    };
 
     use super::*;
 
     const ROUNDS: usize = 2_000;
+
+    #[test]
+    fn a_batch_keeps_order_lengths_and_senders() {
+        let receiver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let to = SockAddr::inet(receiver.local_addr().unwrap());
+        let datagrams = [&b"one"[..], b"", b"longer than its piece"];
+        let sent = send_batch(sender.as_fd(), datagrams.iter().map(|bytes| (*bytes, &to)));
+        assert_eq!(sent.unwrap(), 3);
+        send_to(sender.as_fd(), b"four", &to).unwrap();
+
+        let (mut bytes, mut arrivals) = ([0; 3 * 8], [Arrival::zeroed(); 3]);
+        assert_eq!(recv_batch(receiver.as_fd(), &mut bytes, 8, &mut arrivals).unwrap(), 3);
+        assert_eq!(arrivals.map(|arrival| arrival.len), [3, 0, 21]);
+        assert_eq!((&bytes[..3], &bytes[16..]), (&b"one"[..], &b"longer t"[..]));
+        for arrival in arrivals {
+            assert_eq!(arrival.from.to_inet(), sender.local_addr().ok());
+        }
+        let mut arrival = Arrival::zeroed();
+        recv_from(receiver.as_fd(), &mut bytes[..2], &mut arrival).unwrap();
+        assert_eq!((arrival.len, arrival.from.to_inet()), (4, sender.local_addr().ok()));
+        let empty = recv_batch(receiver.as_fd(), &mut bytes, 8, &mut arrivals).unwrap_err();
+        assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
+    }
 
     /// The median of what `count` datagrams cost, in nanoseconds each.
     fn price(count: usize, mut fill: impl FnMut(), mut empty: impl FnMut()) -> f64 {
@@ -141,12 +164,12 @@ mod tests {
         let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let to = SockAddr::inet(receiver.local_addr().unwrap());
         let (sender, receiver) = (sender.as_fd(), receiver.as_fd());
-        let (mut bytes, mut arrivals) = (vec![0; BATCH << 16], [Arrival::to_fill(); BATCH]);
+        let (mut bytes, mut arrivals) = (vec![0; BATCH << 16], [Arrival::zeroed(); BATCH]);
         let message = [0; 64];
         for count in [1, 2, 4, 10, 16] {
             let one_by_one =
                 || (0..count).for_each(|_| assert_eq!(send_to(sender, &message, &to).unwrap(), 64));
-            let (mut first, mut arrival) = (vec![0; 1 << 16], Arrival::to_fill());
+            let (mut first, mut arrival) = (vec![0; 1 << 16], Arrival::zeroed());
             let singly =
                 price(count, one_by_one, || while recv_from(receiver, &mut first, &mut arrival).is_ok() {});
             let batched = price(count, one_by_one, || {
@@ -161,7 +184,8 @@ mod tests {
             let sent_batched = price(count, &mut clear, batch);
             clear();
             println!(
-                "{count:2} datagrams, ns each: recvfrom {singly:.0}, recvmmsg {batched:.0} ({:.2}); sendto {sent_singly:.0}, sendmmsg {sent_batched:.0} ({:.2})",
+                "{count:2} datagrams, ns each: recvfrom {singly:.0}, recvmmsg {batched:.0} ({:.2}); \
+                 sendto {sent_singly:.0}, sendmmsg {sent_batched:.0} ({:.2})",
                 singly / batched,
                 sent_singly / sent_batched,
             );

@@ -1,46 +1,49 @@
-//! Socket addresses as the kernel lays them out.
+//! Socket addresses in the kernel's layout.
 //!
-//! The layout is written and read as bytes, so that no union has to be trusted: every kind of
-//! address begins with its family, and the rest is fixed by `unix(7)`, `ip(7)` and `ipv6(7)`.
+//! The layout is written and read as bytes, without C unions: every kind of address begins with its family, and
+//! `unix(7)`, `ip(7)` and `ipv6(7)` define the rest.
 
-use std::ffi::OsStr;
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsStr,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+};
 
-use crate::net::peer::PeerAddress;
+use super::socklen_of;
 
-/// The longest path, and the longest abstract name, that `sun_path` carries: 108 bytes, one of
-/// which is the NUL after a path or before a name.
+/// Bytes of the longest path and of the longest abstract name: `sun_path` has 108, and one is the NUL after a path or
+/// before a name.
 pub(crate) const SUN_PATH_MAX: usize = 107;
 
+const STORAGE: usize = size_of::<libc::sockaddr_storage>();
 const FAMILY_LEN: usize = size_of::<libc::sa_family_t>();
 const IN6_LEN: usize = size_of::<libc::sockaddr_in6>();
 const IN_LEN: usize = size_of::<libc::sockaddr_in>();
 
-/// A `struct sockaddr_storage` and the length of what it holds.
-#[derive(Clone, Copy)]
+/// A `struct sockaddr_storage` and the length of the address in it.
+#[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 pub(crate) struct SockAddr {
-    bytes: [u8; size_of::<libc::sockaddr_storage>()],
+    bytes: [u8; STORAGE],
     pub(crate) len: libc::socklen_t,
 }
 
 impl SockAddr {
-    /// Bytes of storage, for a call that fills it.
-    pub(crate) const CAPACITY: libc::socklen_t = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    /// The size of the storage in bytes, for a call that fills it.
+    pub(crate) const CAPACITY: libc::socklen_t = socklen_of::<libc::sockaddr_storage>();
 
-    /// An empty address with the whole storage offered to the kernel to fill.
-    pub(crate) fn to_fill() -> Self {
-        let bytes = [0; size_of::<libc::sockaddr_storage>()];
-        Self { bytes, len: bytes.len() as libc::socklen_t }
+    /// Zeroed storage, with its whole size as the length, for a call that fills it.
+    pub(crate) fn zeroed() -> Self {
+        Self { bytes: [0; STORAGE], len: Self::CAPACITY }
     }
 
     fn new(family: libc::c_int, parts: &[&[u8]], len: usize) -> Self {
-        let mut address = Self::to_fill();
-        address.len = len as libc::socklen_t;
-        address.bytes[..FAMILY_LEN].copy_from_slice(&(family as libc::sa_family_t).to_ne_bytes());
+        let family = libc::sa_family_t::try_from(family).expect("families are small numbers");
+        let len = libc::socklen_t::try_from(len).expect("an address is no longer than its storage");
+        let mut address = Self { len, ..Self::zeroed() };
+        address.bytes[..FAMILY_LEN].copy_from_slice(&family.to_ne_bytes());
         let mut at = FAMILY_LEN;
         for part in parts {
             address.bytes[at..at + part.len()].copy_from_slice(part);
@@ -49,26 +52,34 @@ impl SockAddr {
         address
     }
 
+    /// The address with which `bind(2)` lets the kernel choose an abstract name (`unix(7)`, autobind).
+    pub(crate) fn autobind() -> Self {
+        Self::new(libc::AF_UNIX, &[], FAMILY_LEN)
+    }
+
+    /// A Unix socket at a path. `InvalidInput`: the path is empty, too long, or contains a NUL byte.
     pub(crate) fn unix_path(path: &Path) -> io::Result<Self> {
         let name = path.as_os_str().as_bytes();
         if name.is_empty() || name.contains(&0) {
-            let text = format!("{path:?} is no socket path: it must not be empty nor hold a NUL byte");
+            let text = format!("{path:?} is no socket path: it must not be empty, nor contain a NUL byte");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         within_limit("socket path", path, name.len(), "; choose a shorter one, or a relative one")?;
         Ok(Self::new(libc::AF_UNIX, &[name], FAMILY_LEN + name.len() + 1))
     }
 
+    /// A Unix socket with an abstract name, given without its first NUL. `InvalidInput`: the name is empty or too long.
     pub(crate) fn unix_abstract(name: &[u8]) -> io::Result<Self> {
         if name.is_empty() {
             let text = "an abstract socket name must not be empty: the kernel would choose one itself";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         within_limit("abstract socket name", OsStr::from_bytes(name).as_ref(), name.len(), "")?;
-        // No NUL at the end: every byte of an abstract name counts, also a NUL.
+        // No NUL at the end: every byte up to the length belongs to an abstract name, also a NUL.
         Ok(Self::new(libc::AF_UNIX, &[&[0], name], FAMILY_LEN + 1 + name.len()))
     }
 
+    /// An IPv4 or IPv6 address and port.
     pub(crate) fn inet(address: SocketAddr) -> Self {
         let port = address.port().to_be_bytes();
         match address {
@@ -88,7 +99,7 @@ impl SockAddr {
         self.bytes.as_mut_ptr().cast()
     }
 
-    /// The IPv4 or IPv6 address, if this is one; nothing is allocated.
+    /// The IPv4 or IPv6 address and port, if this is one. It does not allocate.
     pub(crate) fn to_inet(self) -> Option<SocketAddr> {
         let port = u16::from_be_bytes(self.array(2));
         match self.family() {
@@ -101,24 +112,15 @@ impl SockAddr {
         }
     }
 
-    pub(crate) fn to_peer_address(self) -> PeerAddress {
-        if let Some(address) = self.to_inet() {
-            return PeerAddress::Inet(address);
-        }
-        let end = (self.len as usize).clamp(FAMILY_LEN, self.bytes.len());
-        match &self.bytes[FAMILY_LEN..end] {
-            [] => PeerAddress::Unnamed,
-            [0, name @ ..] => PeerAddress::Abstract(name.to_vec()),
-            path => {
-                let path = path.split(|&byte| byte == 0).next().unwrap_or_default();
-                PeerAddress::Path(PathBuf::from(OsStr::from_bytes(path)))
-            }
-        }
+    /// `sun_path` of a Unix address, as far as the length goes. Empty: the socket is unnamed. A first NUL byte: the
+    /// rest is an abstract name. Else it is a path, which may have a NUL byte after it.
+    pub(crate) fn sun_path(&self) -> &[u8] {
+        self.as_bytes().get(FAMILY_LEN..).unwrap_or_default()
     }
 
-    /// What the kernel counts as the address.
+    /// The bytes of the address, without the rest of the storage.
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..(self.len as usize).min(self.bytes.len())]
+        &self.bytes[..(self.len as usize).min(STORAGE)]
     }
 
     fn family(&self) -> libc::c_int {
@@ -152,9 +154,28 @@ mod tests {
 
     #[test]
     fn unix_names_survive_up_to_the_limit() {
-        let path = PathBuf::from("p".repeat(SUN_PATH_MAX));
-        assert_eq!(SockAddr::unix_path(&path).unwrap().to_peer_address(), PeerAddress::Path(path));
-        let name = vec![0; SUN_PATH_MAX];
-        assert_eq!(SockAddr::unix_abstract(&name).unwrap().to_peer_address(), PeerAddress::Abstract(name));
+        let path = "p".repeat(SUN_PATH_MAX);
+        let address = SockAddr::unix_path(Path::new(&path)).unwrap();
+        assert_eq!(address.sun_path(), (path.clone() + "\0").as_bytes());
+        assert_eq!(address.to_inet(), None);
+        let name = [0; SUN_PATH_MAX];
+        let address = SockAddr::unix_abstract(&name).unwrap();
+        assert_eq!((address.sun_path().len(), address.sun_path()[0]), (1 + SUN_PATH_MAX, 0));
+        assert_eq!(SockAddr::autobind().sun_path(), b"");
+
+        let refused =
+            |result: io::Result<SockAddr>| result.unwrap_err().kind() == io::ErrorKind::InvalidInput;
+        assert!(refused(SockAddr::unix_path(Path::new(&(path + "p")))));
+        assert!(refused(SockAddr::unix_path(Path::new("a\0b"))));
+        assert!(refused(SockAddr::unix_path(Path::new(""))));
+        assert!(refused(SockAddr::unix_abstract(&[0; SUN_PATH_MAX + 1])));
+        assert!(refused(SockAddr::unix_abstract(b"")));
+    }
+
+    #[test]
+    fn a_length_beyond_the_storage_is_cut() {
+        let address = SockAddr { len: u32::MAX, ..SockAddr::zeroed() };
+        assert_eq!(address.as_bytes().len(), STORAGE);
+        assert_eq!(SockAddr { len: 0, ..address }.sun_path(), b"");
     }
 }

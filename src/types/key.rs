@@ -1,4 +1,4 @@
-//! The name of a source in the poll set.
+//! The names of sources and timers.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use mio::Token;
 ///
 /// A key is a slot's index with the serial number of what was put there. Slots are used again,
 /// keys are not: a key kept after its source was closed names nothing, for the next 2³² insertions.
-/// An event that the kernel reported for an earlier tenant of the slot is recognised in the same way.
+/// An event that the kernel reported for an earlier source of the slot is recognised in the same way.
 ///
 /// ```
 /// # fn show(key: ipc_reactor::Key) {
@@ -22,7 +22,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// Nobody's: a slab's last index is never reached.
+    /// No source has it: a slab never has that many slots.
     pub(crate) const NONE: Key = Key { index: u32::MAX, serial: u32::MAX };
 
     pub(crate) fn token(self) -> Token {
@@ -44,6 +44,13 @@ impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Key({self})")
     }
+}
+
+/// Names one timer, to cancel it. It is void once a one-shot timer has fired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TimerKey {
+    pub(crate) index: u32,
+    pub(crate) serial: u32,
 }
 
 #[cfg(test)]

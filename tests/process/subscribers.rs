@@ -6,7 +6,8 @@ use std::process::{ChildStdout, Stdio};
 use std::time::Duration;
 use std::{env, fs, thread};
 
-use ipc_reactor::shm::{Handout, Publisher, Update};
+use ipc_reactor::Handout;
+use ipc_reactor::shm::{Publisher, Update};
 use ipc_reactor::{
     Address, Cause, Context, Delivery, Limits, Listener, Reactor, Signal, SubscriptionHandler, signals,
 };

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use ipc_reactor::shm::{Handout, Publisher, Subscriber, Update};
+use ipc_reactor::Handout;
+use ipc_reactor::shm::{Publisher, Subscriber, Update};
 use ipc_reactor::{Address, Cause, Context, Delivery, Key, Limits, Listener, Reactor, SubscriptionHandler};
 use tempfile::TempDir;
 

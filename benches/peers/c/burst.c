@@ -1,7 +1,9 @@
 /* The load: clients that move in lockstep. In each round every active client sends its messages in one write,
- * then all answers are collected and compared. What the server sees of a round does not depend on time. */
+ * then all answers are collected and compared. What the server sees of a round does not depend on time.
+ * With --free, each client asks again as soon as it is answered, and does not wait for the others. */
 #include "peer.h"
 #include <getopt.h>
+#include <sys/epoll.h>
 #include <sys/time.h>
 #include <time.h>
 
@@ -149,11 +151,108 @@ static void burst(const int *fds, uint32_t clients, uint32_t warmup, uint32_t ro
     report(now_ns() - start, (uint64_t)clients * rounds * pipeline, latencies_ns, latencies_ns ? rounds : 0);
 }
 
+/* A client that runs free: `pipeline` messages are on their way until the last are sent. */
+struct runner {
+    int fd;
+    uint64_t got_bytes;
+    uint32_t sent_messages, to_send;
+};
+
+static void ask_more(struct runner *runner, uint32_t client, uint32_t count)
+{
+    if (count > runner->to_send)
+        count = runner->to_send;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t mark[2] = { client, runner->sent_messages + i };
+        memcpy(sent + i * size, mark, sizeof mark);
+    }
+    runner->sent_messages += count;
+    runner->to_send -= count;
+    for (size_t at = 0; at < count * size;) {
+        ssize_t n = send(runner->fd, sent + at, count * size - at, MSG_NOSIGNAL);
+        if (n < 0)
+            die("send");
+        at += n;
+    }
+}
+
+/* Returns how many whole messages came with this read. */
+static uint32_t take_answers(struct runner *runner, uint32_t client)
+{
+    ssize_t n = recv(runner->fd, got, size * pipeline, MSG_DONTWAIT);
+    if (n < 0 && errno == EAGAIN)
+        return 0;
+    if (n < 0)
+        die("recv");
+    if (n == 0) {
+        fprintf(stderr, "client %u: the server closed after %llu bytes\n", client, (unsigned long long)runner->got_bytes);
+        exit(1);
+    }
+    uint64_t before = runner->got_bytes / size;
+    for (ssize_t at = 0; at < n;) {
+        size_t inside = runner->got_bytes % size, length = size - inside;
+        if (length > (size_t)(n - at))
+            length = n - at;
+        uint32_t mark[2] = { client, (uint32_t)(runner->got_bytes / size) };
+        memcpy(sent, mark, sizeof mark);
+        if (memcmp(sent + inside, got + at, length) != 0) {
+            fprintf(stderr, "client %u, message %u: the answer is not what was sent\n", client, mark[1]);
+            exit(1);
+        }
+        at += length;
+        runner->got_bytes += length;
+    }
+    return runner->got_bytes / size - before;
+}
+
+/* All clients, `rounds` times `pipeline` messages each; ends when all are answered. */
+static void run_free(struct runner *runners, uint32_t clients, uint32_t rounds, int poller)
+{
+    uint64_t open = (uint64_t)clients * rounds * pipeline;
+    for (uint32_t i = 0; i < clients; i++) {
+        runners[i].to_send = rounds * pipeline;
+        ask_more(&runners[i], i, pipeline);
+    }
+    while (open > 0) {
+        struct epoll_event events[256];
+        int count = epoll_wait(poller, events, 256, -1);
+        if (count < 0 && errno != EINTR)
+            die("epoll_wait");
+        for (int i = 0; i < count; i++) {
+            uint32_t client = events[i].data.u32;
+            uint32_t answered = take_answers(&runners[client], client);
+            open -= answered;
+            if (answered > 0 && runners[client].to_send > 0)
+                ask_more(&runners[client], client, answered);
+        }
+    }
+}
+
+static void free_running(const int *fds, uint32_t clients, uint32_t warmup, uint32_t rounds)
+{
+    struct runner *runners = calloc(clients, sizeof *runners);
+    int poller = epoll_create1(EPOLL_CLOEXEC);
+    if (!runners || poller < 0)
+        die("start");
+    for (uint32_t i = 0; i < clients; i++) {
+        struct epoll_event event = { .events = EPOLLIN, .data.u32 = i };
+        runners[i].fd = fds[i];
+        if (epoll_ctl(poller, EPOLL_CTL_ADD, fds[i], &event) < 0)
+            die("epoll_ctl");
+    }
+    if (warmup > 0)
+        run_free(runners, clients, warmup, poller);
+    uint64_t start = now_ns();
+    run_free(runners, clients, rounds, poller);
+    report(now_ns() - start, (uint64_t)clients * rounds * pipeline, NULL, 0);
+}
+
 static void usage(const char *name)
 {
     fprintf(stderr,
             "usage: %s SOCKET [-c CLIENTS] [-n ROUNDS] [-s SIZE] [-p PIPELINE] [-w WARMUP_ROUNDS]\n"
-            "       [--idle N] [--churn N] [--pingpong] [--spin] [--settle] [--hold]\n"
+            "       [--free] [--idle N] [--churn N] [--pingpong] [--spin] [--settle] [--hold]\n"
+            "  --free      each client asks again as soon as it is answered; messages of 8 bytes or more\n"
             "  --idle N    N more clients that are answered once and then stay silent\n"
             "  --churn N   instead of rounds: N times connect, one request, close\n"
             "  --pingpong  one client; also the percentiles of a round trip\n"
@@ -167,8 +266,9 @@ static void usage(const char *name)
 int main(int argc, char **argv)
 {
     uint32_t clients = 1, rounds = 1000, warmup = 0, idle = 0, churns = 0;
-    int pingpong = 0, hold = 0, settles = 0, option;
+    int pingpong = 0, hold = 0, settles = 0, frees = 0, option;
     static const struct option longs[] = {
+        { "free", no_argument, NULL, 'f' },
         { "idle", required_argument, NULL, 'i' }, { "churn", required_argument, NULL, 'x' },
         { "pingpong", no_argument, NULL, 'l' },   { "hold", no_argument, NULL, 'h' },
         { "settle", no_argument, NULL, 't' },     { "spin", no_argument, NULL, 'y' },
@@ -181,6 +281,7 @@ int main(int argc, char **argv)
         case 's': size = atoi(optarg); break;
         case 'p': pipeline = atoi(optarg); break;
         case 'w': warmup = atoi(optarg); break;
+        case 'f': frees = 1; break;
         case 'i': idle = atoi(optarg); break;
         case 'x': churns = atoi(optarg); break;
         case 'l': pingpong = 1; break;
@@ -190,7 +291,8 @@ int main(int argc, char **argv)
         default: usage(argv[0]);
         }
     }
-    if (optind != argc - 1 || size == 0 || pipeline == 0 || (pingpong && clients != 1))
+    if (optind != argc - 1 || size == 0 || pipeline == 0 || (pingpong && clients != 1) ||
+        (frees && (size < 8 || pingpong || settles || spins)))
         usage(argv[0]);
     if (size * pipeline > BURST_BYTES_MAX) {
         fprintf(stderr, "SIZE x PIPELINE is %zu bytes; the limit is %d\n", size * pipeline, BURST_BYTES_MAX);
@@ -203,8 +305,11 @@ int main(int argc, char **argv)
     uint64_t *latencies_ns = pingpong ? calloc(rounds, sizeof *latencies_ns) : NULL;
     if (!sent || !got || !fds || (pingpong && !latencies_ns))
         die("malloc");
-    for (size_t i = 0; i < size * pipeline; i++)
-        sent[i] = (char)(i * 131 + i / 251);
+    for (size_t i = 0; i < size * pipeline; i++) {
+        /* Free, an answer is compared with the first message, whichever it is: all look alike but for their marks. */
+        size_t at = frees ? i % size : i;
+        sent[i] = (char)(at * 131 + at / 251);
+    }
 
     if (settles)
         watch_server();
@@ -218,7 +323,10 @@ int main(int argc, char **argv)
     if (churns == 0) {
         for (uint32_t i = 0; i < clients; i++)
             fds[i] = connect_unix();
-        burst(fds, clients, warmup, rounds, latencies_ns);
+        if (frees)
+            free_running(fds, clients, warmup, rounds);
+        else
+            burst(fds, clients, warmup, rounds, latencies_ns);
     }
     while (hold && getchar() != EOF)
         ;

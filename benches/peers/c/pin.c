@@ -1,4 +1,4 @@
-/* pin [-r] CPU COMMAND...: runs COMMAND so that two programs on one core take turns in a fixed order.
+/* pin [-r|-o] CPU COMMAND...: runs COMMAND so that two programs on one core take turns in a fixed order.
  *
  * Both ends of a bench run under it. SCHED_BATCH: a task that wakes does not preempt the one that runs, so a
  * burst is sent as a whole before the server sees any of it, and the server answers all of it before the
@@ -6,7 +6,9 @@
  * CPU '-' leaves the placing alone.
  *
  * -r: SCHED_FIFO where that is permitted, for counts that are exact also on a busy machine: nothing else on the
- * core runs between the two ends, and equals do not preempt each other. Not for timing: RT throttling shows. */
+ * core runs between the two ends, and equals do not preempt each other. Not for timing: RT throttling shows.
+ *
+ * -o: SCHED_OTHER, as a shell has it: a wake-up may preempt, and so it sets how much the server finds. */
 #include "peer.h"
 #include <sched.h>
 #include <sys/resource.h>
@@ -24,10 +26,11 @@ int main(int argc, char **argv)
 {
     const char *name = argv[0];
     int realtime = argc > 1 && strcmp(argv[1], "-r") == 0;
-    argc -= realtime;
-    argv += realtime;
+    int ordinary = argc > 1 && strcmp(argv[1], "-o") == 0;
+    argc -= realtime + ordinary;
+    argv += realtime + ordinary;
     if (argc < 3) {
-        fprintf(stderr, "usage: %s [-r] CPU COMMAND...\n", name);
+        fprintf(stderr, "usage: %s [-r|-o] CPU COMMAND...\n", name);
         return 2;
     }
     if (strcmp(argv[1], "-") != 0) {
@@ -40,7 +43,12 @@ int main(int argc, char **argv)
     /* A kernel before 6.12 ignores the runtime of a fair task. */
     struct attributes fifo = { .size = sizeof fifo, .policy = SCHED_FIFO, .priority = 1 };
     struct attributes batch = { .size = sizeof batch, .policy = SCHED_BATCH, .runtime_ns = 100000000 };
-    if (!(realtime && syscall(SYS_sched_setattr, 0, &fifo, 0) == 0) && syscall(SYS_sched_setattr, 0, &batch, 0) < 0)
+    struct sched_param none = { 0 };
+    if (ordinary) {
+        if (sched_setscheduler(0, SCHED_OTHER, &none) < 0)
+            die("sched_setscheduler");
+    } else if (!(realtime && syscall(SYS_sched_setattr, 0, &fifo, 0) == 0) &&
+               syscall(SYS_sched_setattr, 0, &batch, 0) < 0)
         die("sched_setattr");
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {

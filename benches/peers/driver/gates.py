@@ -1,8 +1,11 @@
 """The limits on ours. A number that could not be taken fails its gate."""
 
+from .report import grid
 from .table import FLAT, GATES, OURS
 
-PER = {"bytes": "an idle client"}
+HEADER = ["gate", "limit", "measured", "goal", ""]
+# What a count is by, where that is not a message.
+PER = {"churn": "a connection", "memory": "an idle client"}
 
 
 def cases(asked):
@@ -29,27 +32,30 @@ def results(run):
     for gate in GATES:
         if gate.case in run.args.cases:
             value = value_of(gate.case, gate.metric, gate.server)
-            what = f"{gate.case}: {gate.metric} {PER.get(gate.metric, 'a message')}"
+            what = f"{gate.case}: {gate.metric} {PER.get(gate.case, 'a message')}"
             if gate.server != OURS:
                 what += f" ({gate.server})"
             yield what, value, gate.limit, gate.goal, verdict(value, gate.limit, gate.slack)
     for flat in FLAT:
         if flat.case in run.args.cases and flat.base in run.args.cases:
             at_case, at_base = value_of(flat.case, flat.metric), value_of(flat.base, flat.metric)
-            apart = abs(at_case / at_base - 1) if at_case is not None and at_base else None
-            yield f"{flat.case}: {flat.metric}, apart from those at {flat.base}", apart, flat.limit, None, verdict(
-                apart, flat.limit
-            )
+            growth = at_case / at_base - 1 if at_case is not None and at_base else None
+            what = f"{flat.case}: {flat.metric}, growth from {flat.base}"
+            yield what, growth, flat.limit, None, verdict(growth, flat.limit)
 
 
 def judge(run):
-    """Prints every gate; the exit status."""
-    failures = 0
+    """Prints a table of every gate, the last thing on the output; the exit status."""
+    rows, failures = [], 0
     for what, value, limit, goal, why in results(run):
-        holds = f"ok    {value:.3f} of {limit:g}" if not why else f"FAIL  {why}"
-        if goal is not None and value is not None and value > goal:
-            holds += f"; the goal of {goal:g} is not reached yet"
-        print(f"{what:<60} {holds}")
+        if goal is None:
+            aim = ""
+        elif value is not None and value <= goal:
+            aim = f"{goal:,g}, reached"
+        else:
+            aim = f"{goal:,g}"
+        measured = "-" if value is None else f"{value:,.3f}"
+        rows.append([what, f"{limit:,g}", measured, aim, f"FAIL  {why}" if why else "ok"])
         failures += bool(why)
-    print(f"{failures} gates failed" if failures else "all gates hold")
+    grid(f"{failures} gates failed" if failures else "all gates hold", HEADER, rows)
     return 1 if failures else 0

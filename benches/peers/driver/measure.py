@@ -68,13 +68,13 @@ def await_sleep(pid):
 
 
 @contextmanager
-def serve(server, cpu, wrapper=(), how=signal.SIGTERM, realtime=False):
+def serve(server, cpu, wrapper=(), how=signal.SIGTERM, **policy):
     """Runs the server, ends it, and gives its pid and socket path."""
     with tempfile.TemporaryDirectory(prefix="peers-") as folder, tempfile.TemporaryFile() as errors:
         path = os.path.join(folder, "socket")
         program = [str(server.binary), *server.options, server.address.format(path=path)]
         process = subprocess.Popen(
-            [*pinned(cpu, realtime), *wrapper, *program],
+            [*pinned(cpu, **policy), *wrapper, *program],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -93,9 +93,9 @@ def serve(server, cpu, wrapper=(), how=signal.SIGTERM, realtime=False):
             raise Failed(f"ended with status {process.returncode}{said(process)}")
 
 
-def load(server, path, cpu, args, realtime=False):
+def load(server, path, cpu, args, **policy):
     try:
-        command = [*pinned(cpu, realtime), BURST, path, *args, *server.client]
+        command = [*pinned(cpu, **policy), BURST, path, *args, *server.client]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise Failed("the load did not finish")
@@ -173,10 +173,20 @@ def memory(server, cpu):
     return (after - before) / IDLE_FOR_MEMORY
 
 
+def sleeps(pid):
+    """How often the process has gone to sleep of its own accord."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.M)[1])
+
+
 def timed(server, case, server_cpu, client_cpu, rounds):
-    """burst's report, with the rate in messages a second added."""
-    with serve(server, server_cpu) as (_, path):
+    """burst's report, with the rate in messages a second added; where clients run free, also the batch."""
+    with serve(server, server_cpu, ordinary=case.ordinary) as (pid, path):
         warmup = 0 if case.churn else max(2, rounds // 20)
-        report = load(server, path, client_cpu, case.load(rounds, warmup))
+        before = sleeps(pid)
+        report = load(server, path, client_cpu, case.load(rounds, warmup), ordinary=case.ordinary)
+        slept = sleeps(pid) - before
     report["rate"] = report["messages"] * 1e9 / report["elapsed_ns"]
+    if case.free:
+        report["batch"] = case.clients * case.pipeline * (warmup + rounds) / max(1, slept)
     return report

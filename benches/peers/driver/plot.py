@@ -161,11 +161,27 @@ def svg(run):
         heads(picture, [column])
         names = [server.name for server in SERVERS if server.name in run.values["memory"]]
         block(picture, run, "memory", "Memory", names, [column], REFERENCE)
+    free(picture, run)
     others(picture, run)
     picture.y += 22
     picture.text(8, provenance(run), "hint")
     picture.y += 14
     return picture.document()
+
+
+def free(picture, run):
+    columns = [
+        Count("Messages for each sleep of the server", "the scheduler's doing", "batch", lambda v: number(v, 0)),
+        Count("", "", "instructions", instructions_text, missing=""),
+        Ratio("Messages a second, raw C = 1", MORE, "ratio"),
+    ]
+    cases = [case for case in CASES if case.free and run.values.get(case.name)]
+    if cases:
+        picture.y += 14
+        heads(picture, columns)
+    for case in cases:
+        names = [server.name for server in SERVERS if server.name in run.values[case.name]]
+        block(picture, run, case.name, case.title, names, columns, REFERENCE)
 
 
 def others(picture, run):

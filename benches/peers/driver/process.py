@@ -20,8 +20,8 @@ class Failed(Exception):
     """A number that could not be taken, and why."""
 
 
-def pinned(cpu, realtime=False):
-    return [PIN, *(["-r"] if realtime else []), str(cpu)]
+def pinned(cpu, realtime=False, ordinary=False):
+    return [PIN, *(["-r"] if realtime else []), *(["-o"] if ordinary else []), str(cpu)]
 
 
 def realtime_is_permitted():

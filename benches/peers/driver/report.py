@@ -17,7 +17,7 @@ def rates(run, case, reference, repetitions):
         for name, report in row:
             if report:
                 reports.setdefault(name, []).append(report)
-    timed = [key for key, _, _, _ in TIMED] if case == "shm" else ["rate", "p50_ns", "p99_ns"]
+    timed = [key for key, _, _, _ in TIMED] if case == "shm" else ["rate", "p50_ns", "p99_ns", "batch"]
     for key in timed:
         for name, all_of_it in reports.items():
             values = [report[key] for report in all_of_it if key in report]
@@ -118,6 +118,7 @@ def grid(title, header, rows):
 
 def tables(run):
     by_message(run)
+    free(run)
     pingpong(run)
     memory(run)
     queue(run)
@@ -132,7 +133,7 @@ def by_message(run):
         cases = [
             c.name
             for c in CASES
-            if not c.cross_core and any(metric in values for values in run.values.get(c.name, {}).values())
+            if not (c.cross_core or c.free) and any(metric in values for values in run.values.get(c.name, {}).values())
         ]
         names = [s.name for s in SERVERS if any(metric in run.values[c].get(s.name, {}) for c in cases)]
         if cases:
@@ -146,6 +147,23 @@ def by_message(run):
         "ratio",
         lambda case, ratio: ratio_text(run, case, ratio),
     )
+
+
+def free(run):
+    cases = [case for case in CASES if case.free and run.values.get(case.name)]
+    names = [s.name for s in SERVERS if any(s.name in run.values[case.name] for case in cases)]
+    header, rows = [""], [[name] for name in names]
+    for case in cases:
+        header += [f"{case.name}: ratio", "messages a sleep"]
+        for row in rows:
+            of = run.values[case.name].get(row[0], {})
+            row += [ratio_text(run, case.name, of.get("ratio")), number(of.get("batch"), 0)]
+    if rows:
+        grid(
+            f"Clients that run free, on one core: rate as a ratio to {REFERENCE} (lowest–highest), and the batch",
+            header,
+            rows,
+        )
 
 
 def pingpong(run):

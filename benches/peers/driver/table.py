@@ -78,6 +78,10 @@ class Case:
     idle: int = 0
     churn: bool = False
     cross_core: bool = False
+    # Each client asks again as soon as it is answered. What the server finds when it wakes is then the scheduler's
+    # doing: so no count is exact, and the policy is part of the case.
+    free: bool = False
+    ordinary: bool = False  # SCHED_OTHER, and not SCHED_BATCH as in all other cases
     # Rounds: a short and a long run to count in, and one to time; 0 if that would say nothing new.
     short: int = 10
     long: int = 60
@@ -92,6 +96,7 @@ class Case:
         args = ["-c", str(self.clients), "-n", str(rounds), "-s", str(self.size), "-p", str(self.pipeline)]
         args += ["-w", str(warmup)] if warmup else []
         args += ["--idle", str(self.idle)] if self.idle else []
+        args += ["--free"] if self.free else []
         return args + (["--pingpong"] if self.cross_core else [])
 
     @property
@@ -109,6 +114,25 @@ CASES = [
     Case("100", "100 clients", clients=100, short=5, long=25, timed=0),
     Case("idle", "10,000 idle + 100 active", clients=100, idle=10000, short=5, long=25, timed=200),
     Case("churn", "connect, 1 request, close", churn=True, short=100, long=600, timed=3000),
+    Case(
+        "free",
+        "8 clients × 16, running free, SCHED_OTHER",
+        clients=8,
+        pipeline=16,
+        free=True,
+        ordinary=True,
+        timed=4000,
+        counted=False,
+    ),
+    Case(
+        "free-batch",
+        "8 clients × 16, running free, SCHED_BATCH",
+        clients=8,
+        pipeline=16,
+        free=True,
+        timed=4000,
+        counted=False,
+    ),
     Case("pingpong", "1 client on another core", cross_core=True, timed=3000),
 ]
 
@@ -131,6 +155,8 @@ SHM = [
 
 @dataclass(frozen=True)
 class Gate:
+    """To hold what a change has reached, lower `limit` in the gate's line below; nothing else names it."""
+
     case: str
     metric: str
     limit: float
@@ -150,11 +176,12 @@ GATES = [
     Gate("64", "instructions", 162, goal=150),
     Gate("1000", "syscalls", 2.004, EXACT),
     Gate("pipelined", "syscalls", 0.127, EXACT),
-    Gate("pipelined", "instructions", 10),
+    Gate("pipelined", "instructions", 10, goal=9),
     Gate("pipelined", "syscalls", 0.127, EXACT, OURS_FRAMED),
     Gate("pipelined", "instructions", 45, server=OURS_FRAMED, goal=40),
     Gate("64k", "syscalls", 2.125, EXACT),
     Gate("churn", "syscalls", 9.000, EXACT),
+    Gate("churn", "instructions", 3650, goal=2000),
     Gate("memory", "bytes", 128),
     Gate("queue", "syscalls", 1.05),
     Gate("shm", "instructions", 150),
@@ -166,7 +193,9 @@ GATES = [
 
 @dataclass(frozen=True)
 class Flat:
-    """A message must cost the same in both cases."""
+    """A message must not cost more than in the base case. Less is fine: a larger batch shares the price of a turn, and
+    the smaller the price of a message, the more that shows.
+    """
 
     case: str
     base: str

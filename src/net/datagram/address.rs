@@ -1,17 +1,20 @@
-//! An address in the kernel's own form.
+//! A datagram's address in the kernel's form.
 
-use std::fmt;
-use std::hash::{Hash, Hasher};
-use std::io;
-use std::net::SocketAddr;
-use std::path::Path;
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    io,
+    net::SocketAddr,
+    path::Path,
+};
 
-use super::invalid;
-use crate::net::{address::Address, peer::PeerAddress};
-use crate::sys::sockaddr::SockAddr;
+use crate::{
+    net::{address::Address, peer::PeerAddress, transport::invalid},
+    sys::sockaddr::SockAddr,
+};
 
-/// Where a datagram comes from or goes to, as the kernel lays it out (`struct sockaddr`): a value to copy, keep
-/// and compare without allocating. [`to_address`](Self::to_address) reads it.
+/// The address of a datagram's sender or receiver in the kernel's form (`struct sockaddr`). It is copied, stored and
+/// compared without allocating. [`to_address`](Self::to_address) converts it.
 ///
 /// ```
 /// use ipc_reactor::{Address, SocketAddress};
@@ -28,12 +31,12 @@ impl SocketAddress {
     /// A Unix socket at a path.
     ///
     /// # Errors
-    /// `InvalidInput`: the path is empty, holds a NUL, or is longer than 107 bytes.
+    /// `InvalidInput`: the path is empty, contains a NUL byte, or is longer than 107 bytes.
     pub fn unix(path: impl AsRef<Path>) -> io::Result<SocketAddress> {
         SockAddr::unix_path(path.as_ref()).map(SocketAddress)
     }
 
-    /// A Unix socket with an abstract name, the first NUL left out.
+    /// A Unix socket with an abstract name, given without its first NUL.
     ///
     /// # Errors
     /// `InvalidInput`: the name is empty, or longer than 107 bytes.
@@ -43,17 +46,17 @@ impl SocketAddress {
 
     /// The address as a path, a name, or an IP address and port.
     pub fn to_address(&self) -> PeerAddress {
-        self.0.to_peer_address()
+        self.0.into()
     }
 
-    /// The IP address and port, if it is one.
+    /// The IP address and port, if this is one.
     pub fn to_inet(&self) -> Option<SocketAddr> {
         self.0.to_inet()
     }
 
-    /// The sender was never bound: nothing can be sent to it.
+    /// It is of a socket that was never bound: nothing can be sent to it.
     pub fn is_unnamed(&self) -> bool {
-        self.0.as_bytes().len() <= size_of::<libc::sa_family_t>()
+        self.0.sun_path().is_empty()
     }
 }
 
@@ -63,9 +66,10 @@ impl From<SocketAddr> for SocketAddress {
     }
 }
 
-/// Resolves the host of a UDP address, and takes the first answer: that may ask the network, and blocks.
+/// Resolves the host of a UDP address, and takes the first result. That may need a query over the network, which
+/// blocks.
 ///
-/// Fails with `InvalidInput` for an address of another kind, and with what the resolver says.
+/// Fails with `InvalidInput` for an address of another kind, and with the errors of `getaddrinfo(3)`.
 impl TryFrom<&Address> for SocketAddress {
     type Error = io::Error;
 
@@ -109,7 +113,7 @@ impl Hash for SocketAddress {
     }
 }
 
-/// As [`PeerAddress`] displays.
+/// In the form of [`PeerAddress`].
 impl fmt::Display for SocketAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.to_address().fmt(f)

@@ -1,18 +1,24 @@
-//! What can be chosen about a datagram socket, and the making of each kind.
+//! A datagram socket's options, and how each kind of datagram socket is made.
 
-use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::{
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    os::fd::AsFd,
+    path::Path,
+};
 
-use super::{Datagram, invalid};
-use crate::net::address::{Address, Escaped};
-use crate::net::path::PathGuard;
-use crate::sys::path::fchmod;
-use crate::sys::sockaddr::SockAddr;
-use crate::sys::{datagram, socket};
+use super::{Datagram, SocketAddress};
+use crate::{
+    net::{
+        address::{Address, Escaped},
+        failure::failed,
+        path::PathGuard,
+        transport::invalid,
+    },
+    sys::{file, sockaddr::SockAddr, socket},
+};
 
-/// What to set before binding; from [`Datagram::options`].
+/// Options to set before a datagram socket is made, from [`Datagram::options`].
 #[derive(Clone, Debug)]
 pub struct DatagramOptions {
     mode: u32,
@@ -27,29 +33,31 @@ impl DatagramOptions {
         Self { mode: 0o600, message_size, receive_buffer: None, send_buffer: None }
     }
 
-    /// Permission bits of a path: who may send to it, for which write permission is needed. Default 0600. They hold
-    /// from the path's first instant, and the umask takes bits away. Nothing for abstract names and UDP.
+    /// The permission bits of a path. A sender needs write permission. Default 0600. The path has them from the moment
+    /// at which it exists, and the umask removes bits. No effect for abstract names and UDP.
     pub fn mode(&mut self, mode: u32) -> &mut Self {
         self.mode = mode;
         self
     }
 
-    /// Bytes of the largest datagram that the poll set takes whole; a longer one is truncated, and says so. 1 byte to 16 MiB; default 65,536: all
-    /// of UDP fits. A Unix datagram can be as long as its sender's `SO_SNDBUF` allows. There are 16 such buffers a socket, of
-    /// which memory is used only as far as datagrams have filled it.
+    /// Bytes of the longest datagram that the poll set receives whole; a longer one is truncated and marked so. 1 byte
+    /// to 16 MiB, default 65,536, which no UDP datagram exceeds. A Unix datagram can be as long as its sender's
+    /// `SO_SNDBUF` allows. A socket in a poll set has 16 such buffers, and uses memory for the part that datagrams have
+    /// filled.
     pub fn message_size(&mut self, bytes: usize) -> &mut Self {
         self.message_size = bytes.clamp(1, super::MESSAGE_SIZE_MAX);
         self
     }
 
-    /// `SO_RCVBUF`, in bytes. On UDP it bounds what waits to be received, and what is beyond is lost. On a Unix socket it means
-    /// nothing: there the kernel counts datagrams (`/proc/sys/net/unix/max_dgram_qlen`), and nothing is lost.
+    /// `SO_RCVBUF` in bytes. On UDP it limits what waits to be received; datagrams beyond it are lost. On a Unix socket
+    /// it has no effect: there the kernel limits the number of datagrams (`/proc/sys/net/unix/max_dgram_qlen`), and
+    /// none is lost.
     pub fn receive_buffer(&mut self, bytes: u32) -> &mut Self {
         self.receive_buffer = Some(bytes);
         self
     }
 
-    /// `SO_SNDBUF`, in bytes. On a Unix socket it bounds the largest datagram, and what others have not yet received.
+    /// `SO_SNDBUF` in bytes. On a Unix socket it limits the longest datagram, and the sum of those not yet received.
     pub fn send_buffer(&mut self, bytes: u32) -> &mut Self {
         self.send_buffer = Some(bytes);
         self
@@ -58,14 +66,14 @@ impl DatagramOptions {
     /// [`Datagram::unix`] with these options.
     ///
     /// # Errors
-    /// As [`Datagram::unix`]; `InvalidInput` for a mode beyond 0777.
+    /// As [`Datagram::unix`]; `InvalidInput` for a mode above 0777.
     pub fn unix(&self, path: impl AsRef<Path>) -> io::Result<Datagram> {
         let path = path.as_ref();
         if self.mode & !0o777 != 0 {
             return Err(invalid(format!("mode {:#o} has more than permission bits (0o777)", self.mode)));
         }
         let mut datagram = self.socket(libc::AF_UNIX)?;
-        fchmod(datagram.as_fd(), self.mode)?;
+        file::fchmod(datagram.as_fd(), self.mode)?;
         let guard = PathGuard::listen(datagram.as_fd(), path, libc::SOCK_DGRAM, 0, false)?;
         datagram.guard = Some(Box::new(guard));
         datagram.path = Some(path.to_owned());
@@ -80,8 +88,9 @@ impl DatagramOptions {
         let name = name.as_ref();
         let address = SockAddr::unix_abstract(name)?;
         let datagram = self.socket(libc::AF_UNIX)?;
-        socket::bind(datagram.as_fd(), &address)
-            .map_err(|cause| failed(&format!("abstract-dgram:{}", Escaped(name)), cause))?;
+        socket::bind(datagram.as_fd(), &address).map_err(|cause| {
+            failed("cannot bind", format_args!("abstract-dgram:{}", Escaped(name)), cause)
+        })?;
         Ok(datagram)
     }
 
@@ -91,7 +100,7 @@ impl DatagramOptions {
     /// As [`Datagram::unix_autobind`].
     pub fn unix_autobind(&self) -> io::Result<Datagram> {
         let datagram = self.socket(libc::AF_UNIX)?;
-        datagram::autobind(datagram.as_fd())?;
+        socket::bind(datagram.as_fd(), &SockAddr::autobind())?;
         Ok(datagram)
     }
 
@@ -102,10 +111,9 @@ impl DatagramOptions {
     pub fn udp(&self, address: impl ToSocketAddrs) -> io::Result<Datagram> {
         let mut last = invalid("no address to bind: the name resolves to none".into());
         for address in address.to_socket_addrs()? {
-            let datagram = self.socket(domain(&address))?;
-            match socket::bind(datagram.as_fd(), &SockAddr::inet(address)) {
-                Ok(()) => return Ok(datagram),
-                Err(cause) => last = failed(&format!("udp:{address}"), cause),
+            match self.at_inet(address) {
+                Ok(datagram) => return Ok(datagram),
+                Err(cause) => last = failed("cannot bind", format_args!("udp:{address}"), cause),
             }
         }
         Err(last)
@@ -131,7 +139,7 @@ impl DatagramOptions {
     /// # Errors
     /// As [`Datagram::connected`].
     pub fn connected(&self, address: &Address) -> io::Result<Datagram> {
-        let to = super::SocketAddress::try_from(address)?;
+        let to = SocketAddress::try_from(address)?;
         let datagram = match to.to_inet() {
             // The kernel chooses the port when it connects.
             Some(inet) => self.socket(domain(&inet))?,
@@ -143,8 +151,15 @@ impl DatagramOptions {
         Ok(datagram)
     }
 
+    fn at_inet(&self, address: SocketAddr) -> io::Result<Datagram> {
+        let datagram = self.socket(domain(&address))?;
+        socket::bind(datagram.as_fd(), &SockAddr::inet(address))?;
+        Ok(datagram)
+    }
+
     fn socket(&self, domain: libc::c_int) -> io::Result<Datagram> {
-        let fd = socket::socket(domain, libc::SOCK_DGRAM)?;
+        let fd = socket::socket(domain, libc::SOCK_DGRAM)
+            .map_err(|cause| failed("cannot make", "a datagram socket", cause))?;
         if let Some(bytes) = self.receive_buffer {
             socket::set_receive_buffer(fd.as_fd(), bytes)?;
         }
@@ -157,8 +172,4 @@ impl DatagramOptions {
 
 fn domain(address: &SocketAddr) -> libc::c_int {
     if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }
-}
-
-fn failed(address: &str, cause: io::Error) -> io::Error {
-    io::Error::new(cause.kind(), format!("cannot bind {address}: {cause}"))
 }

@@ -1,18 +1,24 @@
-//! What can be chosen about a master socket, and the making of each kind.
+//! A listener's options, and how each kind of listener is made.
 
-use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::{
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    os::fd::AsFd,
+    path::Path,
+};
 
-use super::{Listener, ListenerKind, invalid};
-use crate::net::address::{Address, Escaped};
-use crate::net::path::PathGuard;
-use crate::sys::path::fchmod;
-use crate::sys::sockaddr::SockAddr;
-use crate::sys::socket;
+use super::Listener;
+use crate::{
+    net::{
+        address::{Address, Escaped},
+        failure::failed,
+        path::PathGuard,
+        transport::{ListenerKind, invalid},
+    },
+    sys::{file, sockaddr::SockAddr, socket},
+};
 
-/// What to set before listening; from [`Listener::options`].
+/// Options to set before a listener is made, from [`Listener::options`].
 #[derive(Clone, Debug)]
 pub struct ListenerOptions {
     mode: u32,
@@ -25,46 +31,49 @@ impl ListenerOptions {
         Self { mode: 0o600, backlog: 4096, takeover: false }
     }
 
-    /// Permission bits of a path: who may connect, for which write permission is needed. Default 0600.
+    /// The permission bits of a path. A client needs write permission to connect. Default 0600.
     ///
-    /// They are set on the socket before `bind(2)`, so the path never has others; and as with
-    /// [`OpenOptions::mode`](std::os::unix::fs::OpenOptionsExt::mode), the umask takes bits away. Nothing for abstract names and TCP.
+    /// They are set before `bind(2)`, so the path never has other ones. The umask removes bits, as with
+    /// [`OpenOptions::mode`](std::os::unix::fs::OpenOptionsExt::mode). No effect for abstract names and TCP.
     pub fn mode(&mut self, mode: u32) -> &mut Self {
         self.mode = mode;
         self
     }
 
-    /// Connections that may wait to be accepted. Default 4096; the kernel clamps it to `/proc/sys/net/core/somaxconn` (`listen(2)`).
+    /// The most connections that wait to be accepted. Default 4096. The kernel clamps it to
+    /// `/proc/sys/net/core/somaxconn` (`listen(2)`).
     pub fn backlog(&mut self, connections: u32) -> &mut Self {
         self.backlog = connections;
         self
     }
 
-    /// Takes a path over from a living server, in one step: no client is refused. Default false.
+    /// Takes a path over from a running server, in one step: no client is refused. Default false.
     ///
-    /// The new socket is bound to a temporary name in the same directory, listens, and then changes places with the old one. Therefore:
+    /// The new socket is bound to a temporary name in the same directory, listens, and then exchanges its name with the
+    /// old socket. Therefore:
     ///
-    /// - clients see the temporary name (`.ipc-` and 8 digits) in `getpeername(2)`, and the kernel shows it in `/proc/net/unix`;
-    ///   the temporary name has to fit in 107 bytes, too;
-    /// - the old server keeps the connections that it has, also those waiting in its backlog, and when it ends, it leaves path
-    ///   and lock to its successor;
-    /// - a socket of any type, living or stale, is replaced; a file of another kind still is `AlreadyExists`. Of two servers that
-    ///   take over at the same time one may get `AddrInUse`.
+    /// - Clients see the temporary name (`.ipc-` and 8 digits) in `getpeername(2)`, and the kernel shows it in
+    ///   `/proc/net/unix`. The temporary name must not be longer than 107 bytes, either.
+    /// - The old server keeps its connections, also those that wait in its backlog. When it ends, it removes neither
+    ///   the path nor the lock file, which belong to its successor.
+    /// - A socket of any type, in use or stale, is replaced. A file of another kind is still `AlreadyExists`. Of two
+    ///   servers that take over at the same time one may get `AddrInUse`.
     ///
-    /// Nothing for abstract names and TCP.
+    /// No effect for abstract names and TCP.
     ///
-    /// # The old server's end
+    /// # How the old server ends
     ///
-    /// `connect(2)` first looks the path up and then queues with the socket that it found, and the client may lose the processor in
-    /// between. So for a moment after the exchange some still reach the old socket: one that is closed by then
-    /// refuses them, and one that has accepted for the last time leaves them unanswered. (Measured, under load: an old server
-    /// that drains at once loses a connection in one of 2,500 takeovers.) Nothing tells when the last of them is through;
-    /// a second is ample. In this order none is lost:
+    /// `connect(2)` first looks the path up, and then enters the backlog of the socket that it found. Between the two
+    /// steps the client may lose the processor. So for a moment after the exchange some clients still reach the old
+    /// socket. If it is closed by then, they are refused; if it has accepted for the last time, they get no answer.
+    /// (Measured under load: an old server that drains at once loses a connection in one of 2,500 takeovers.) No event
+    /// says when the last of them is in the backlog, but a second is more than enough. In this order no connection is
+    /// lost:
     ///
-    /// 1. the successor takes over, and only then tells the old server, say by SIGTERM;
-    /// 2. the old server goes on as before, accepting included, for that second;
-    /// 3. it drains: what has connected is accepted, answered and closed;
-    /// 4. it ends, and its socket with it.
+    /// 1. The successor takes over, and only then tells the old server, for example with SIGTERM.
+    /// 2. The old server goes on for that second, and still accepts.
+    /// 3. It drains: it accepts, answers and closes the connections that clients have made.
+    /// 4. It ends, and its socket is closed.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -85,7 +94,7 @@ impl ListenerOptions {
     ///
     /// # Errors
     ///
-    /// As [`Listener::unix`]; `InvalidInput` for a mode beyond 0777.
+    /// As [`Listener::unix`]; `InvalidInput` for a mode above 0777.
     pub fn unix(&self, path: impl AsRef<Path>) -> io::Result<Listener> {
         self.at_path(ListenerKind::UnixStream, path.as_ref())
     }
@@ -127,7 +136,7 @@ impl ListenerOptions {
         for address in address.to_socket_addrs()? {
             match self.at_inet(address) {
                 Ok(listener) => return Ok(listener),
-                Err(cause) => last = failed(&format!("tcp:{address}"), cause),
+                Err(cause) => last = failed("cannot listen on", format_args!("tcp:{address}"), cause),
             }
         }
         Err(last)
@@ -147,7 +156,7 @@ impl ListenerOptions {
             Address::Tcp(_) => self.tcp(&*address.resolve()?),
             Address::UnixDatagram(_) | Address::AbstractDatagram(_) | Address::Udp(_) | Address::Queue(_) => {
                 Err(invalid(format!(
-                    "{address} has no connections to listen for; unix:, unix-seq:, abstract:, abstract-seq: and tcp: have"
+                    "{address} has no connections; listen on unix:, unix-seq:, abstract:, abstract-seq: or tcp:"
                 )))
             }
         }
@@ -157,8 +166,9 @@ impl ListenerOptions {
         if self.mode & !0o777 != 0 {
             return Err(invalid(format!("mode {:#o} has more than permission bits (0o777)", self.mode)));
         }
-        let mut listener = Listener::new(kind, libc::AF_UNIX)?;
-        fchmod(listener.as_fd(), self.mode)?;
+        let mut listener = Listener::new(kind, libc::AF_UNIX)
+            .map_err(|cause| failed("cannot make a socket for", format_args!("{path:?}"), cause))?;
+        file::fchmod(listener.as_fd(), self.mode)?;
         let socket_type = kind.socket_type();
         let guard = PathGuard::listen(listener.as_fd(), path, socket_type, self.backlog, self.takeover)?;
         listener.guard = Some(guard);
@@ -168,11 +178,15 @@ impl ListenerOptions {
 
     fn at_name(&self, kind: ListenerKind, name: &[u8]) -> io::Result<Listener> {
         let address = SockAddr::unix_abstract(name)?;
-        let listener = Listener::new(kind, libc::AF_UNIX)?;
-        socket::bind(listener.as_fd(), &address)
-            .and_then(|()| socket::listen(listener.as_fd(), self.backlog))
-            .map_err(|cause| failed(&format!("abstract:{}", Escaped(name)), cause))?;
-        Ok(listener)
+        let listen = || {
+            let listener = Listener::new(kind, libc::AF_UNIX)?;
+            socket::bind(listener.as_fd(), &address)?;
+            socket::listen(listener.as_fd(), self.backlog)?;
+            Ok(listener)
+        };
+        let scheme = if kind.is_seqpacket() { "abstract-seq" } else { "abstract" };
+        listen()
+            .map_err(|cause| failed("cannot listen on", format_args!("{scheme}:{}", Escaped(name)), cause))
     }
 
     fn at_inet(&self, address: SocketAddr) -> io::Result<Listener> {
@@ -182,8 +196,4 @@ impl ListenerOptions {
         socket::listen(listener.as_fd(), self.backlog)?;
         Ok(listener)
     }
-}
-
-fn failed(address: &str, cause: io::Error) -> io::Error {
-    io::Error::new(cause.kind(), format!("cannot listen on {address}: {cause}"))
 }

@@ -2,12 +2,11 @@
 
 use crate::{
     observe::event::{VisitEnd, Who},
-    poll::timers::TimerKey,
-    set::source::Ready,
     signals::signal::Signal,
     types::{
         cause::{Cause, Limit},
-        key::Key,
+        key::{Key, TimerKey},
+        ready::Ready,
     },
 };
 

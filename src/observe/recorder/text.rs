@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     observe::event::{SourceKind, Who},
-    set::source::Ready,
+    types::ready::Ready,
 };
 
 impl fmt::Display for FlightRecorder {

@@ -60,13 +60,7 @@ pub(crate) fn end_of_reactor() {
 pub(crate) fn failing_handlers() {
     struct Fails;
     impl ChildHandler<Seen> for Fails {
-        fn on_stdout(
-            &mut self,
-            bytes: &[u8],
-            _: &mut ChildProcess,
-            _: &mut Context<'_, Seen>,
-            _: &mut Seen,
-        ) -> io::Result<()> {
+        fn on_stdout(&mut self, bytes: &[u8], _: &mut Context<'_, Seen>, _: &mut Seen) -> io::Result<()> {
             if bytes == b"panic\n" {
                 panic!("as it was told");
             }
@@ -99,13 +93,7 @@ pub(crate) fn failing_handlers() {
 pub(crate) fn finishing() {
     struct Impatient;
     impl ChildHandler<Seen> for Impatient {
-        fn on_stdout(
-            &mut self,
-            bytes: &[u8],
-            _: &mut ChildProcess,
-            cx: &mut Context<'_, Seen>,
-            seen: &mut Seen,
-        ) -> io::Result<()> {
+        fn on_stdout(&mut self, bytes: &[u8], cx: &mut Context<'_, Seen>, seen: &mut Seen) -> io::Result<()> {
             seen.out.extend_from_slice(&bytes[..1]);
             cx.finish();
             Ok(())

@@ -12,7 +12,8 @@ pub(crate) fn through_cat() {
     /// Writes as long as nothing waits, and goes on when all is flushed.
     struct Producer(Vec<u8>, usize);
     impl Producer {
-        fn produce(&mut self, cat: &mut ChildProcess) -> io::Result<()> {
+        fn produce(&mut self, cx: &mut Context<'_, Seen>) -> io::Result<()> {
+            let cat = cx.child_process().expect("its handler runs");
             while self.1 < self.0.len() {
                 let piece = &self.0[self.1..(self.1 + 50_000).min(self.0.len())];
                 self.1 += piece.len();
@@ -25,27 +26,16 @@ pub(crate) fn through_cat() {
         }
     }
     impl ChildHandler<Seen> for Producer {
-        fn on_stdout(
-            &mut self,
-            bytes: &[u8],
-            child: &mut ChildProcess,
-            cx: &mut Context<'_, Seen>,
-            seen: &mut Seen,
-        ) -> io::Result<()> {
+        fn on_stdout(&mut self, bytes: &[u8], cx: &mut Context<'_, Seen>, seen: &mut Seen) -> io::Result<()> {
             if bytes == b"ready\n" {
-                return self.produce(child);
+                return self.produce(cx);
             }
-            Record.on_stdout(bytes, child, cx, seen)
+            Record.on_stdout(bytes, cx, seen)
         }
-        fn on_flushed(
-            &mut self,
-            child: &mut ChildProcess,
-            _: &mut Context<'_, Seen>,
-            seen: &mut Seen,
-        ) -> io::Result<()> {
-            assert_eq!(child.unsent(), 0);
+        fn on_flushed(&mut self, cx: &mut Context<'_, Seen>, seen: &mut Seen) -> io::Result<()> {
+            assert_eq!(cx.child_process().unwrap().unsent(), 0);
             seen.flushed += 1;
-            self.produce(child)
+            self.produce(cx)
         }
         fn on_exit(&mut self, exit: Exit, cx: &mut Context<'_, Seen>, seen: &mut Seen) -> io::Result<()> {
             Record.on_exit(exit, cx, seen)

@@ -12,7 +12,7 @@ use std::{
 
 use crate::support::turns::{run, settle, until};
 use ipc_reactor::{
-    Cause, ChildHandler, ChildProcess, Context, Key, Limit, Limits, Posted, Reactor, Signal,
+    Cause, ChildHandler, Context, Key, Limit, Limits, Posted, Reactor, Signal,
     children::{Exit, PidFd},
 };
 
@@ -61,36 +61,19 @@ impl Seen {
 struct Record;
 
 impl ChildHandler<Seen> for Record {
-    fn on_stdout(
-        &mut self,
-        bytes: &[u8],
-        _: &mut ChildProcess,
-        _: &mut Context<'_, Seen>,
-        seen: &mut Seen,
-    ) -> io::Result<()> {
+    fn on_stdout(&mut self, bytes: &[u8], _: &mut Context<'_, Seen>, seen: &mut Seen) -> io::Result<()> {
         assert!(!bytes.is_empty());
         seen.out.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn on_stderr(
-        &mut self,
-        bytes: &[u8],
-        _: &mut ChildProcess,
-        _: &mut Context<'_, Seen>,
-        seen: &mut Seen,
-    ) -> io::Result<()> {
+    fn on_stderr(&mut self, bytes: &[u8], _: &mut Context<'_, Seen>, seen: &mut Seen) -> io::Result<()> {
         assert!(!bytes.is_empty());
         seen.err.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn on_flushed(
-        &mut self,
-        _: &mut ChildProcess,
-        _: &mut Context<'_, Seen>,
-        seen: &mut Seen,
-    ) -> io::Result<()> {
+    fn on_flushed(&mut self, _: &mut Context<'_, Seen>, seen: &mut Seen) -> io::Result<()> {
         seen.flushed += 1;
         Ok(())
     }
@@ -179,14 +162,8 @@ fn two_hundred() {
     }
     struct Each;
     impl ChildHandler<All> for Each {
-        fn on_stdout(
-            &mut self,
-            bytes: &[u8],
-            child: &mut ChildProcess,
-            _: &mut Context<'_, All>,
-            all: &mut All,
-        ) -> io::Result<()> {
-            all.lines.entry(child.pid()).or_default().extend_from_slice(bytes);
+        fn on_stdout(&mut self, bytes: &[u8], cx: &mut Context<'_, All>, all: &mut All) -> io::Result<()> {
+            all.lines.entry(cx.child_process().unwrap().pid()).or_default().extend_from_slice(bytes);
             Ok(())
         }
         fn on_exit(&mut self, exit: Exit, _: &mut Context<'_, All>, all: &mut All) -> io::Result<()> {
@@ -274,7 +251,6 @@ fn flood() {
         fn on_stdout(
             &mut self,
             bytes: &[u8],
-            _: &mut ChildProcess,
             _: &mut Context<'_, Counts>,
             counts: &mut Counts,
         ) -> io::Result<()> {
@@ -287,7 +263,6 @@ fn flood() {
         fn on_stdout(
             &mut self,
             bytes: &[u8],
-            _: &mut ChildProcess,
             _: &mut Context<'_, Counts>,
             counts: &mut Counts,
         ) -> io::Result<()> {

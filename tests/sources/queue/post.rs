@@ -126,25 +126,33 @@ fn what_can_never_be_sent_is_refused_at_once_also_while_others_wait() {
     assert_eq!(reactor.waiting(key), 3);
 }
 
+/// The class: an operation on the running source's own key is refused (C5).
 #[test]
-fn a_key_that_names_no_queue_is_not_posted_to() {
+fn a_handler_posts_to_its_own_queue() {
     let name = QueueName::new();
-    let mut reactor = Reactor::<Vec<ErrorKind>>::new().unwrap();
-    let key = Rc::new(Cell::new(None::<Key>));
-    let own = key.clone();
+    let mut reactor = Reactor::<Vec<Vec<u8>>>::new().unwrap();
     let inserted = reactor
-        .queue(name.open(2), move |_, cx, kinds: &mut Vec<ErrorKind>| {
-            kinds.push(cx.post(own.get().unwrap(), b"to myself", 0).unwrap_err().kind());
-            cx.finish();
+        .queue(name.open(1), move |message, cx, received: &mut Vec<Vec<u8>>| {
+            received.push(message.bytes.to_vec());
+            let own = cx.key();
+            match received.len() {
+                1 => {
+                    assert_eq!(cx.post(own, b"sent", 0).unwrap(), Posted::Sent);
+                    assert_eq!(cx.post(own, b"waits", 0).unwrap(), Posted::Waits);
+                    assert_eq!(cx.waiting(own), 1);
+                }
+                3 => cx.finish(),
+                _ => {}
+            }
             Ok(())
         })
         .unwrap();
-    key.set(Some(inserted));
-    reactor.post(inserted, b"from outside its handler it can", 0).unwrap();
-    let mut kinds = Vec::new();
-    until(&mut reactor, &mut kinds, |kinds| !kinds.is_empty());
-    kinds.push(reactor.post(inserted, b"it is closed", 0).unwrap_err().kind());
-    assert_eq!(kinds, [ErrorKind::NotFound; 2]);
+    reactor.post(inserted, b"from outside", 0).unwrap();
+    let mut received = Vec::new();
+    until(&mut reactor, &mut received, |received| received.len() == 3);
+    assert_eq!(received, [&b"from outside"[..], b"sent", b"waits"]);
+    let gone = reactor.post(inserted, b"it is closed", 0).unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
     assert_eq!(reactor.waiting(inserted), 0);
 }
 

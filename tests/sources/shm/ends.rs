@@ -4,7 +4,8 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use ipc_reactor::shm::{Handout, PublisherOptions, Subscriber, Ticket, Update};
+use ipc_reactor::Handout;
+use ipc_reactor::shm::{PublisherOptions, Subscriber, Ticket, Update};
 use ipc_reactor::{
     Address, Cause, Context, Delivery, Drain, Framing, Limit, Limits, Listener, Reactor, Session,
     SubscriptionHandler,

@@ -4,7 +4,8 @@ use crate::support::names::QueueName;
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 
-use ipc_reactor::shm::{Handout, QueueNotifier, SocketNotifier, Subscriber, Ticket, UPDATED};
+use ipc_reactor::Handout;
+use ipc_reactor::shm::{QueueNotifier, SocketNotifier, Subscriber, Ticket, UPDATED};
 use ipc_reactor::{Address, Delivery, Listener, Queue, Reactor};
 
 use crate::support::shm::refused;

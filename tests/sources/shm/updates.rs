@@ -1,7 +1,8 @@
 //! What a subscriber is told of, and in which order.
 
 use crate::support::names::unique;
-use ipc_reactor::shm::{Handout, Publisher, Subscriber, TypedPublisher, Update};
+use ipc_reactor::Handout;
+use ipc_reactor::shm::{Publisher, Subscriber, TypedPublisher, Update};
 use ipc_reactor::{Address, Delivery, Limits, Listener, Reactor, Turn};
 
 use crate::support::turns::{settle, until};

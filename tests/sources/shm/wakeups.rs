@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ipc_reactor::shm::{Handout, SocketNotifier, Subscriber, Update};
+use ipc_reactor::Handout;
+use ipc_reactor::shm::{SocketNotifier, Subscriber, Update};
 use ipc_reactor::{Cause, Context, Delivery, Limits, Listener, Reactor, SubscriptionHandler};
 
 use crate::support::turns::PATIENCE;

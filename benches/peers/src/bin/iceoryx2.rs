@@ -96,7 +96,7 @@ impl Link {
     fn receive(&self) -> Result<Payload> {
         loop {
             // Before the look at the samples: events not taken fill the peer's queue.
-            self.listener.blocking_wait_all(|_| {})?;
+            self.listener.blocking_wait(|_| {})?;
             if let Some(sample) = self.subscriber.receive()? {
                 return Ok(*sample.payload());
             }

@@ -1,0 +1,270 @@
+//! What is registered with epoll: a slab of values, a serial number for each, and the list of those that are ready.
+//!
+//! `T` is what a slot holds; this file does not look into it.
+
+use std::{
+    io, mem,
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
+};
+
+use mio::{Interest, Poll, unix::SourceFd};
+use slab::Slab;
+
+use crate::{
+    sys,
+    types::{key::Key, ready::Ready},
+};
+
+pub(crate) struct Slot<T> {
+    pub(crate) value: T,
+    serial: u32,
+    /// The kernel's edges, until they are used up.
+    pub(crate) ready: Ready,
+    /// It is in the ready list.
+    pub(crate) queued: bool,
+}
+
+/// What became of edges that were noted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Noted {
+    /// The slot was not in the ready list: the caller puts the key into one.
+    New,
+    /// It is in a list already.
+    Queued,
+    /// The key names nothing any more.
+    Gone,
+}
+
+pub(crate) struct Registry<T> {
+    pub(crate) poll: Poll,
+    slots: Slab<Slot<T>>,
+    /// Given to the next value.
+    serial: u32,
+    /// Those that are visited in the next round.
+    pub(crate) ready: Vec<Key>,
+    /// How many forks away from the first process it was made.
+    made_in: u32,
+}
+
+impl<T> Registry<T> {
+    pub(crate) fn new() -> io::Result<Registry<T>> {
+        Ok(Registry {
+            poll: Poll::new()?,
+            slots: Slab::new(),
+            serial: 0,
+            ready: Vec::new(),
+            made_in: sys::fork::generation(),
+        })
+    }
+
+    // ---- epoll ----
+
+    /// Registers a descriptor under the key that the next value [`insert`](Registry::insert)ed will have. Two steps, so
+    /// that a caller whose descriptor is refused still has it.
+    pub(crate) fn register(&self, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<Key> {
+        let key = self.next_key();
+        self.register_as(key, fd.as_raw_fd(), interest)?;
+        Ok(key)
+    }
+
+    /// Registers a descriptor for a value that is in its slot already.
+    pub(crate) fn register_as(&self, key: Key, fd: RawFd, interest: Interest) -> io::Result<()> {
+        self.check_not_forked()?;
+        self.poll.registry().register(&mut SourceFd(&fd), key.token(), interest).map_err(explain)
+    }
+
+    /// Changes what a registered descriptor is watched for. What is ready already makes a new event.
+    pub(crate) fn reregister(&self, key: Key, fd: RawFd, interest: Interest) -> io::Result<()> {
+        self.check_not_forked()?;
+        self.poll.registry().reregister(&mut SourceFd(&fd), key.token(), interest).map_err(explain)
+    }
+
+    /// Takes a descriptor out of the kernel's poll set. In a forked child it does nothing: the set is the parent's.
+    pub(crate) fn deregister(&self, fd: RawFd) -> io::Result<()> {
+        if self.check_not_forked().is_err() {
+            return Ok(());
+        }
+        self.poll.registry().deregister(&mut SourceFd(&fd))
+    }
+
+    /// In a forked child the kernel's poll set is still the parent's, and what is changed there is changed for the parent.
+    #[inline]
+    pub(crate) fn check_not_forked(&self) -> io::Result<()> {
+        if self.made_in == sys::fork::generation() { Ok(()) } else { Err(forked()) }
+    }
+
+    // ---- Slots ----
+
+    /// The key that the next value will have.
+    pub(crate) fn next_key(&self) -> Key {
+        let index = u32::try_from(self.slots.vacant_key()).expect("fewer slots than bytes of memory");
+        Key { index, serial: self.serial }
+    }
+
+    pub(crate) fn insert(&mut self, value: T) -> Key {
+        let key = self.next_key();
+        self.serial = self.serial.wrapping_add(1);
+        self.slots.insert(Slot { value, serial: key.serial, ready: Ready::NONE, queued: false });
+        key
+    }
+
+    /// Frees a slot. Its serial number is not used again for 2³² insertions.
+    pub(crate) fn remove(&mut self, key: Key) -> Option<Slot<T>> {
+        self.slot(key)?;
+        let slot = self.slots.remove(key.index as usize);
+        if self.slots.capacity() > 1024 && self.slots.len() < self.slots.capacity() / 8 {
+            self.slots.shrink_to_fit();
+        }
+        Some(slot)
+    }
+
+    #[inline]
+    pub(crate) fn slot(&self, key: Key) -> Option<&Slot<T>> {
+        self.slots.get(key.index as usize).filter(|slot| slot.serial == key.serial)
+    }
+
+    #[inline]
+    pub(crate) fn slot_mut(&mut self, key: Key) -> Option<&mut Slot<T>> {
+        self.slots.get_mut(key.index as usize).filter(|slot| slot.serial == key.serial)
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, key: Key) -> Option<&T> {
+        self.slot(key).map(|slot| &slot.value)
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        self.slot_mut(key).map(|slot| &mut slot.value)
+    }
+
+    /// The key of the value in the slot with this index.
+    pub(crate) fn key_at(&self, index: u32) -> Option<Key> {
+        self.slots.get(index as usize).map(|slot| Key { index, serial: slot.serial })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
+        self.slots.iter().map(|(index, slot)| (key(index, slot), &slot.value))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut T)> {
+        self.slots.iter_mut().map(|(index, slot)| (key(index, slot), &mut slot.value))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// No slot has this index, or a higher one.
+    pub(crate) fn capacity(&self) -> usize {
+        self.slots.capacity()
+    }
+
+    // ---- Readiness ----
+
+    /// Adds edges to those that a slot has not used up.
+    #[inline]
+    pub(crate) fn note(&mut self, key: Key, ready: Ready) -> Noted {
+        let Some(slot) = self.slot_mut(key) else { return Noted::Gone };
+        slot.ready |= ready;
+        if mem::replace(&mut slot.queued, true) { Noted::Queued } else { Noted::New }
+    }
+
+    /// A visit begins: takes a slot's edges, and the slot out of the ready list.
+    pub(crate) fn begin_visit(&mut self, key: Key) -> Option<Ready> {
+        let slot = self.slot_mut(key)?;
+        slot.queued = false;
+        Some(mem::take(&mut slot.ready))
+    }
+
+    /// Whether a slot is in the ready list.
+    pub(crate) fn is_queued(&self, key: Key) -> bool {
+        self.slot(key).is_some_and(|slot| slot.queued)
+    }
+}
+
+fn key<T>(index: usize, slot: &Slot<T>) -> Key {
+    Key { index: u32::try_from(index).expect("fewer slots than bytes of memory"), serial: slot.serial }
+}
+
+#[cold]
+fn forked() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this reactor was made before a fork, by the parent: its poll set is shared, and its signals are not. \
+         Drop it in the child, then make a new one there",
+    )
+}
+
+fn explain(error: io::Error) -> io::Error {
+    let why = match error.raw_os_error() {
+        Some(libc::EPERM) => {
+            "epoll does not watch files of this kind: a regular file or a directory is always ready"
+        }
+        Some(libc::EEXIST) => "this descriptor is in the poll set already",
+        Some(libc::ENOSPC) => "too many watches; raise /proc/sys/fs/epoll/max_user_watches",
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("{why} ({error})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::HashSet, os::fd::AsFd, os::unix::net::UnixStream, time::Duration};
+
+    #[test]
+    fn a_key_names_one_value_and_never_a_later_one_of_its_slot() {
+        let mut registry = Registry::new().unwrap();
+        let first = registry.insert("first");
+        assert_eq!(registry.get(first), Some(&"first"));
+        assert_eq!(registry.remove(first).map(|slot| slot.value), Some("first"));
+        let second = registry.insert("second");
+        assert_eq!(first.index, second.index, "the slot is used again");
+        assert_eq!(registry.get(first), None);
+        assert_eq!(registry.note(first, Ready::READABLE), Noted::Gone);
+        assert_eq!(registry.remove(first).map(|slot| slot.value), None);
+        assert_eq!(registry.get(second), Some(&"second"));
+    }
+
+    #[test]
+    fn edges_are_kept_until_a_visit_takes_them() {
+        let mut registry = Registry::new().unwrap();
+        let key = registry.insert(());
+        assert_eq!(registry.note(key, Ready::READABLE), Noted::New);
+        assert_eq!(registry.note(key, Ready::WRITABLE), Noted::Queued);
+        assert!(registry.is_queued(key));
+        assert_eq!(registry.begin_visit(key), Some(Ready::READABLE | Ready::WRITABLE));
+        assert!(!registry.is_queued(key));
+        assert_eq!(registry.note(key, Ready::NONE), Noted::New, "it can be visited without an edge");
+        assert_eq!(registry.begin_visit(key), Some(Ready::NONE));
+    }
+
+    #[test]
+    fn the_kernel_reports_a_descriptor_under_its_key() {
+        let mut registry = Registry::new().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let key = registry.register(ours.as_fd(), Interest::READABLE).unwrap();
+        assert_eq!(registry.insert(()), key);
+        drop(theirs);
+        let mut events = mio::Events::with_capacity(4);
+        registry.poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
+        let reported: Vec<Key> = events.iter().map(|event| Key::from_token(event.token())).collect();
+        assert_eq!(reported, [key]);
+        registry.deregister(ours.as_raw_fd()).unwrap();
+        let refused = registry.reregister(key, ours.as_raw_fd(), Interest::READABLE).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ENOENT));
+    }
+
+    #[test]
+    fn many_come_and_go_and_memory_is_given_back() {
+        let mut registry = Registry::new().unwrap();
+        let keys: Vec<Key> = (0..5_000).map(|number| registry.insert(number)).collect();
+        assert_eq!(keys.iter().collect::<HashSet<_>>().len(), 5_000);
+        for &key in &keys {
+            registry.remove(key);
+        }
+        assert!(registry.capacity() < 5_000 && registry.len() == 0);
+        assert!(keys.iter().all(|&key| registry.get(key).is_none()));
+    }
+}

@@ -1,0 +1,105 @@
+//! What is done when a timer or a deadline is due.
+
+use std::time::Duration;
+
+use crate::{
+    client::{deadlines::slot_due, visit::wake, visit_state::Lent},
+    observe::event::{What, Who},
+    poll::timers::Due,
+    set::{
+        asked::Asked,
+        call::call_once,
+        poll_set::PollSet,
+        source::Visited,
+        task::{Every, Task},
+    },
+    sources::queue,
+    sys::time::nanos,
+    types::{
+        key::{Key, TimerKey},
+        ready::Ready,
+    },
+};
+
+/// One visit: everything that is due by the turn's time, within the budget. What is set meanwhile is not due yet.
+pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) -> Visited {
+    set.timers.fired();
+    let now_ns = set.now_ns();
+    for _ in 0..set.limits.messages_per_visit.max(1) {
+        let asked = match set.timers.pop_due(now_ns) {
+            None => return Visited::Drained,
+            Some((Due::Slot(index), _)) => {
+                slot_due(set, index, now_ns);
+                Asked::Nothing
+            }
+            Some((Due::Timer(timer), due_ns)) => fire(set, key, timer, due_ns, lent),
+        };
+        if asked == Asked::Stop {
+            return Visited::Drained;
+        }
+    }
+    Visited::Again(Ready::READABLE)
+}
+
+fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, lent: &mut Lent<'_, S>) -> Asked {
+    let Some(task) = set.timers.take(timer) else { return Asked::Nothing };
+    if !matches!(task, Task::Every(..)) {
+        set.timers.remove(timer);
+    }
+    if task.is_embedders() {
+        set.stats.timers += 1;
+    }
+    let who = if set.observers.is_some() { who(set, &task) } else { None };
+    if who.is_some() {
+        set.lap();
+    }
+    let asked = match task {
+        Task::Once(f) => call_once(set, key, |cx| f(cx, lent.state)).or_report(set, key, "timer"),
+        Task::Every(period, mut f) => {
+            let asked = call_once(set, key, |cx| f(cx, lent.state)).or_report(set, key, "timer");
+            again(set, timer, due_ns, period, f);
+            asked
+        }
+        Task::Session(client) => {
+            wake(set, client, timer, lent);
+            set.call.asked()
+        }
+        Task::Resume(source) => {
+            set.acceptors.retried(timer);
+            set.mark_ready(source, Ready::READABLE | Ready::WRITABLE);
+            Asked::Nothing
+        }
+        Task::CheckQueue(queue, period) => {
+            if queue::check(set, queue, lent.state) {
+                set.timers.add(period, Task::CheckQueue(queue, period));
+            }
+            Asked::Nothing
+        }
+        Task::DrainDeadline => {
+            set.cut_off_drain();
+            Asked::Stop
+        }
+    };
+    if let Some(who) = who {
+        let late_ns = set.now_ns().saturating_sub(due_ns);
+        set.emit_timed(|handler_ns, _| What::Timer { who, timer, late_ns, handler_ns });
+    }
+    asked
+}
+
+/// The source whose handler an embedder's timer runs, for observers.
+#[cold]
+fn who<S>(set: &PollSet<S>, task: &Task<S>) -> Option<Who> {
+    match task {
+        Task::Session(client) => set.registry.get(*client).map(|source| source.who(*client)),
+        task => set.visiting().filter(|_| task.is_embedders()),
+    }
+}
+
+/// Sets a repeating timer for its next time, unless it has cancelled itself.
+fn again<S>(set: &mut PollSet<S>, timer: TimerKey, due_ns: u64, period: Duration, f: Every<S>) {
+    let period_ns = nanos(period);
+    let missed = set.now_ns().saturating_sub(due_ns) / period_ns;
+    let next_ns = due_ns.saturating_add(period_ns.saturating_mul(missed.saturating_add(1)));
+    set.timers.put_back(timer, Task::Every(period, f), next_ns);
+}

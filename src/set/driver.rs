@@ -1,0 +1,120 @@
+//! A session as the reactor drives it: a read costs one virtual call, a message none.
+
+use std::io;
+
+use crate::{
+    bytes::{
+        frames::{Frames, Pass},
+        framing::Refusal,
+    },
+    observe::{
+        probe::{Off, On, Probe},
+        throttle::Kind,
+    },
+    set::{context::Context, poll_set::PollSet, session::Session},
+    types::cause::{Cause, Limit, Outcome},
+};
+
+/// Every [`Session`] is one. The methods are compiled with the session's own type, so its `on_request` is called
+/// directly, once for each frame.
+pub(crate) trait Driver<S>: Session<S> {
+    /// Handles the frames of one read.
+    fn on_frames(&mut self, frames: &mut Frames<'_>, cx: &mut Context<'_, S>, state: &mut S) -> Outcome<()>;
+
+    /// The same, and tells the observers and the log of each.
+    fn on_frames_observed(
+        &mut self,
+        frames: &mut Frames<'_>,
+        cx: &mut Context<'_, S>,
+        state: &mut S,
+    ) -> Outcome<()>;
+}
+
+impl<S, T: Session<S>> Driver<S> for T {
+    fn on_frames(&mut self, frames: &mut Frames<'_>, cx: &mut Context<'_, S>, state: &mut S) -> Outcome<()> {
+        handle_frames::<S, T, Off>(self, frames, cx, state)
+    }
+
+    fn on_frames_observed(
+        &mut self,
+        frames: &mut Frames<'_>,
+        cx: &mut Context<'_, S>,
+        state: &mut S,
+    ) -> Outcome<()> {
+        handle_frames::<S, T, On>(self, frames, cx, state)
+    }
+}
+
+#[inline(always)]
+fn handle_frames<S, T: Session<S>, P: Probe>(
+    session: &mut T,
+    frames: &mut Frames<'_>,
+    cx: &mut Context<'_, S>,
+    state: &mut S,
+) -> Outcome<()> {
+    let mut rest = frames.rest;
+    let mut messages = frames.messages;
+    let known_size = frames.known_size();
+    while !rest.is_empty() {
+        let next = match known_size {
+            Some(size) => rest.split_at_checked(size),
+            None => match frames.decode(rest, cx.set.limits.frame_max) {
+                Ok(next) => next,
+                Err(refusal) => return Err(refused(refusal, cx)),
+            },
+        };
+        let Some((request, after)) = next else { break };
+        rest = after;
+        cx.set.stats.srms += 1;
+        let replied = if P::ON { cx.set.io.unsent() } else { 0 };
+        if let Err(error) = session.on_request(request, cx, state) {
+            return Err(failed(error));
+        }
+        if P::ON {
+            cx.set.emit_request(cx.key, request, replied);
+        }
+        messages -= 1;
+        if messages == 0 || cx.set.call.has_asked() {
+            frames.pass = stopped(messages, rest, cx.set);
+            break;
+        }
+    }
+    (frames.rest, frames.messages) = (rest, messages);
+    Ok(())
+}
+
+/// Why the handling stops before the next frame, if there is one.
+#[cold]
+fn stopped<S>(messages: usize, rest: &[u8], set: &mut PollSet<S>) -> Option<Pass> {
+    if set.call.has_asked() {
+        return Some(Pass::Asked);
+    }
+    if messages == 0 && !rest.is_empty() {
+        set.count_limit(Limit::Messages);
+        return Some(Pass::Budget);
+    }
+    None
+}
+
+#[cold]
+pub(crate) fn failed(error: io::Error) -> Box<Cause> {
+    Box::new(Cause::Handler(error))
+}
+
+#[cold]
+fn refused<S>(refusal: Refusal, cx: &mut Context<'_, S>) -> Box<Cause> {
+    let key = cx.key;
+    Box::new(match refusal {
+        Refusal::TooLarge(size, max) => {
+            cx.set.report_limit(
+                Limit::Frame,
+                format_args!("client {key}: {size} bytes or more, {max} allowed"),
+            );
+            Cause::Limit(Limit::Frame)
+        }
+        Refusal::Malformed(error) => {
+            cx.set.warn(Kind::Client, format_args!("client {key}: malformed frame: {error}"));
+            Cause::Malformed(error)
+        }
+    })
+}

@@ -1,0 +1,152 @@
+//! What any descriptor or path can be asked, beyond `std::fs`.
+
+use std::{
+    ffi::CString,
+    io,
+    mem::MaybeUninit,
+    os::{
+        fd::{AsRawFd, BorrowedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use super::{check, check_long};
+
+/// A path as the kernel takes it, ending with a NUL byte. A path that contains one is `InvalidInput`.
+pub(super) fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// What [`fstat`] says of a file, a queue or a memory object, as far as the callers ask.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stat {
+    /// Its size in bytes.
+    pub(crate) len: u64,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// The permission bits, at most `0o7777`.
+    pub(crate) mode: u32,
+    /// It is a regular file.
+    pub(crate) is_regular: bool,
+    /// It has no name (any more).
+    pub(crate) is_unlinked: bool,
+}
+
+/// `fstat(2)`.
+pub(crate) fn fstat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: `stat` is writable and has the size that the call fills.
+    check(unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: the call has succeeded, so the kernel has filled it in.
+    let stat = unsafe { stat.assume_init() };
+    Ok(Stat {
+        len: u64::try_from(stat.st_size).unwrap_or(0),
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mode: stat.st_mode & 0o7777,
+        is_regular: stat.st_mode & libc::S_IFMT == libc::S_IFREG,
+        is_unlinked: stat.st_nlink == 0,
+    })
+}
+
+/// `fchmod(2)`. On a socket that is not bound yet it sets the mode that `bind(2)` gives the path, less the umask.
+pub(crate) fn fchmod(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    // SAFETY: the call takes no pointer.
+    check(unsafe { libc::fchmod(fd.as_raw_fd(), mode) }).map(drop)
+}
+
+/// `flock(2)` with `LOCK_EX | LOCK_NB`. `WouldBlock`: another open file holds the lock.
+pub(crate) fn flock_exclusive(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the call takes no pointer.
+    check(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(drop)
+}
+
+/// Sets or clears `O_NONBLOCK` in one call, and leaves the other status flags alone: `FIONBIO` of `ioctl(2)`.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, nonblocking: bool) -> io::Result<()> {
+    let mut on = libc::c_int::from(nonblocking);
+    // SAFETY: FIONBIO reads one int through the pointer.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &raw mut on) }).map(drop)
+}
+
+/// Sets `FD_CLOEXEC` in one call: `FIOCLEX` of `ioctl(2)`.
+pub(crate) fn set_cloexec(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: FIOCLEX takes no argument.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIOCLEX) }).map(drop)
+}
+
+/// Renames. `AlreadyExists` where `rename(2)` would replace the other file.
+pub(crate) fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
+    renameat2(from, to, libc::RENAME_NOREPLACE)
+}
+
+/// Exchanges the files of two names in one step.
+pub(crate) fn rename_exchange(from: &Path, to: &Path) -> io::Result<()> {
+    renameat2(from, to, libc::RENAME_EXCHANGE)
+}
+
+/// `renameat2(2)`, relative to the working directory. Not every C library has a function for it.
+fn renameat2(from: &Path, to: &Path, flags: libc::c_uint) -> io::Result<()> {
+    let (from, to) = (c_path(from)?, c_path(to)?);
+    let (call, here) = (libc::SYS_renameat2, libc::AT_FDCWD);
+    // SAFETY: both paths end with a NUL byte and outlive the call.
+    check_long(unsafe { libc::syscall(call, here, from.as_ptr(), here, to.as_ptr(), flags) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::fd::AsFd};
+
+    use super::*;
+
+    #[test]
+    fn fstat_shows_what_fchmod_sets() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(12).unwrap();
+        fchmod(file.as_file().as_fd(), 0o640).unwrap();
+        let stat = fstat(file.as_file().as_fd()).unwrap();
+        assert_eq!((stat.len, stat.mode, stat.is_regular), (12, 0o640, true));
+        assert_eq!(stat.uid, crate::sys::process::effective_uid());
+        assert!(!stat.is_unlinked);
+        fs::remove_file(file.path()).unwrap();
+        assert!(fstat(file.as_file().as_fd()).unwrap().is_unlinked);
+        let (reader, _writer) = io::pipe().unwrap();
+        assert!(!fstat(reader.as_fd()).unwrap().is_regular);
+    }
+
+    #[test]
+    fn a_second_open_file_does_not_get_the_lock() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        flock_exclusive(file.as_file().as_fd()).unwrap();
+        let second = file.reopen().unwrap();
+        assert_eq!(flock_exclusive(second.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn the_flags_take() {
+        let (reader, _writer) = io::pipe().unwrap();
+        // SAFETY: F_GETFL and F_GETFD take no argument.
+        let flags = |call| check(unsafe { libc::fcntl(reader.as_raw_fd(), call) }).unwrap();
+        for on in [true, false] {
+            set_nonblocking(reader.as_fd(), on).unwrap();
+            assert_eq!(flags(libc::F_GETFL) & libc::O_NONBLOCK != 0, on);
+        }
+        // SAFETY: F_SETFD takes an int.
+        check(unsafe { libc::fcntl(reader.as_raw_fd(), libc::F_SETFD, 0) }).unwrap();
+        set_cloexec(reader.as_fd()).unwrap();
+        assert_eq!(flags(libc::F_GETFD), libc::FD_CLOEXEC);
+    }
+
+    #[test]
+    fn renaming_replaces_nothing_and_exchanges_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+        fs::write(&one, "1").unwrap();
+        fs::write(&two, "2").unwrap();
+        assert_eq!(rename_noreplace(&one, &two).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        rename_exchange(&one, &two).unwrap();
+        assert_eq!((fs::read(&one).unwrap(), fs::read(&two).unwrap()), (b"2".to_vec(), b"1".to_vec()));
+        let with_nul = Path::new("a\0b");
+        assert_eq!(rename_noreplace(&one, with_nul).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+}
