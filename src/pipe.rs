@@ -188,7 +188,9 @@ fn explain_open(path: &Path, error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(libc::ENXIO) => io::Error::new(
             io::ErrorKind::NotConnected,
-            format!("the FIFO {path:?} has no reader; start the reader first, or try again later"),
+            format!(
+                "no process has the FIFO {path:?} open for reading; start the reader first, or try again later"
+            ),
         ),
         _ => io::Error::new(error.kind(), format!("cannot open {path:?}: {error}")),
     }

@@ -351,7 +351,7 @@ impl TryFrom<OwnedFd> for Queue {
             Ok(now) => Ok(Queue { fd, message_size: size(now.mq_msgsize) }),
             Err(error) if error.raw_os_error() == Some(libc::EBADF) => Err(io::Error::new(
                 ErrorKind::InvalidInput,
-                "the descriptor is not of a message queue; pass one from mq_open(3)",
+                "the descriptor is not a message queue's; pass one from mq_open(3)",
             )),
             Err(error) => Err(error),
         }

@@ -4,7 +4,6 @@ use crate::{
     client::visit_state::{Flow, Visit, io_of},
     observe::event::{SourceKind, What, Who},
     set::{
-        call::Called,
         client::{Flags, Sent},
         poll_set::PollSet,
     },
@@ -16,50 +15,25 @@ use crate::{
     },
 };
 
-/// Sends the replies of a straight visit: `borrowed` from where it was read, if there is nothing else. True: all have left and
-/// nothing is to be done; false: what has not is in the reactor's buffer.
-#[inline(always)]
-pub(super) fn send_replies<S>(
-    set: &mut PollSet<S>,
-    key: Key,
-    called: &Called<()>,
-    borrowed: &[u8],
-) -> Outcome<bool> {
-    let io = io_of(&mut set.registry, key);
-    if set.limits.idle.is_some() {
-        io.active_ns = set.timers.clock.now_ns();
-    }
-    if !called.is_plain() || !set.io.out.is_empty() {
-        return send_copied(set, key, called, borrowed);
-    }
-    if borrowed.is_empty() {
-        return Ok(true);
-    }
-    // Why it may have failed is seen by the visit, which tries again.
-    let sent = socket::send(io.fd(), borrowed).unwrap_or(0);
-    set.stats.bytes_out += sent as u64;
-    if sent == borrowed.len() { Ok(true) } else { keep_unsent(set, &borrowed[sent..]) }
-}
-
-#[cold]
-fn keep_unsent<S>(set: &mut PollSet<S>, borrowed: &[u8]) -> Outcome<bool> {
-    set.io.out.prepend(borrowed).map_err(|error| Box::new(Cause::Io(error)))?;
-    Ok(false)
-}
-
-/// The same, where a visit follows, or replies were copied.
-#[inline(never)]
-fn send_copied<S>(set: &mut PollSet<S>, key: Key, called: &Called<()>, borrowed: &[u8]) -> Outcome<bool> {
-    keep_unsent(set, borrowed)?;
-    if !called.is_plain() {
-        return Ok(false);
-    }
+/// Sends the replies of a straight visit, where some were copied; `borrowed` are those that were not, and go first. True: all have
+/// left; false: what has not is in the reactor's buffer.
+pub(super) fn send_copied<S>(set: &mut PollSet<S>, key: Key, borrowed: &[u8]) -> Outcome<bool> {
+    keep_borrowed(set, borrowed)?;
     let Some(bytes) = set.io.out.plain_bytes() else { return Ok(false) };
     let io = io_of(&mut set.registry, key);
+    // Why it may have failed is seen by the visit, which tries again.
     let sent = socket::send(io.fd(), bytes).unwrap_or(0);
     set.stats.bytes_out += sent as u64;
     set.io.out.consume(sent);
     Ok(set.io.out.is_empty())
+}
+
+/// Puts replies that are a piece of what was read into the reactor's buffer, before all others.
+pub(super) fn keep_borrowed<S>(set: &mut PollSet<S>, borrowed: &[u8]) -> Outcome<()> {
+    if borrowed.is_empty() {
+        return Ok(());
+    }
+    set.io.out.prepend(borrowed).map_err(|error| Box::new(Cause::Io(error)))
 }
 
 impl<S> Visit<'_, S> {

@@ -7,7 +7,7 @@
 //! Everything else is [`Visit::run`]: it sends what waits, reads until there is proof that nothing is left or until the
 //! budget is spent, hands every whole frame to the session (`input.rs`), and sends all replies at once (`output.rs`).
 
-use std::mem;
+use std::{mem, ops::Range};
 
 use crate::{
     bytes::frames::{Frames, Pass},
@@ -16,7 +16,7 @@ use crate::{
         connect::poll_connect,
         deadlines::arm_deadline,
         input::keep_rest,
-        output::send_replies,
+        output::{keep_borrowed, send_copied},
         visit_state::{Exit, Flow, Lent, Visit, halves, io_of},
     },
     observe::{
@@ -26,7 +26,7 @@ use crate::{
     poll::registry::Slot,
     set::{
         asked::Asked,
-        call::{Called, call_taken},
+        call::{Called, call_session},
         client::{Ending, Flags, Read},
         driver::{Driver, failed},
         io::ReplyMode,
@@ -45,16 +45,26 @@ use crate::{
 
 // ---- The straight line ----
 
+/// What became of an event.
+pub(crate) enum AtOnce {
+    /// The straight line was all: no handler has asked for anything, so nothing has changed that concerns the loop.
+    Straight,
+    /// The client was visited.
+    Visited,
+    /// Nothing was done: the edge is to be noted.
+    NotVisited,
+}
+
 /// Visits a client as its event comes, if that says that there is something to read and nothing else, and if nothing about the
-/// client is unusual. False: nothing was done, and the edge is to be noted.
+/// client is unusual.
 #[inline(always)]
-pub(crate) fn visit_at_once<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) -> bool {
+pub(crate) fn visit_at_once<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) -> AtOnce {
     let Some(Slot { value: Source::Client { io, session }, queued: false, .. }) = set.registry.slot_mut(key)
     else {
-        return false;
+        return AtOnce::NotVisited;
     };
     if !io.is_plain() {
-        return false;
+        return AtOnce::NotVisited;
     }
     let (io, session) = if P::ON {
         let who = Who { key, fd: Some(io.raw_fd()), kind: SourceKind::Client };
@@ -71,53 +81,127 @@ pub(crate) fn visit_at_once<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &
     if P::ON || io.config.framing.known_size(count) != Some(count) {
         return visit_frames::<S, P>(set, key, lent, count);
     }
-    let Some(session) = session.take() else { unreachable!("it is there unless it runs") };
+    let Some(mut taken) = session.take() else { unreachable!("it is there unless it runs") };
     set.stats.srms += 1;
     let (read, state) = (&lent.scratch[..count], &mut *lent.state);
     set.io.begin_replies(read);
-    let called = call_taken(set, key, session, |session: &mut Box<dyn Driver<S>>, cx| {
-        session.on_request(read, cx, state).map_err(failed)
-    });
-    let borrowed = set.io.end_replies(read);
-    match send_replies(set, key, &called, borrowed) {
-        Ok(true) => true,
-        sent => go_on(set, key, lent, Progress::handled(called, sent, 0)),
+    if let Err(called) = call_session(set, key, |cx| taken.on_request(read, cx, state).map_err(failed)) {
+        return finish_unusual(set, key, lent, taken, called, count);
     }
+    let borrowed = set.io.end_replies(read);
+    match answer(set, key, taken, borrowed) {
+        Ok(()) => AtOnce::Straight,
+        Err(sent) => finish_request(set, key, lent, sent..borrowed.len()),
+    }
+}
+
+/// Puts the session back, where it has asked for nothing, and sends the replies, if all of them are a piece of what was read.
+/// Otherwise, or if the socket does not take all: how many bytes have left.
+#[inline(always)]
+fn answer<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    session: Box<dyn Driver<S>>,
+    borrowed: &[u8],
+) -> Result<(), usize> {
+    let (io, slot) = halves(&mut set.registry, key);
+    // What is replaced is `None`, which needs no drop.
+    mem::forget(slot.replace(session));
+    if set.limits.idle.is_some() {
+        io.active_ns = set.timers.clock.now_ns();
+    }
+    if !set.io.out.is_empty() {
+        return Err(0);
+    }
+    if borrowed.is_empty() {
+        return Ok(());
+    }
+    // Why it may have failed is seen by the visit, which tries again.
+    let sent = socket::send(io.fd(), borrowed).unwrap_or(0);
+    set.stats.bytes_out += sent as u64;
+    if sent == borrowed.len() { Ok(()) } else { Err(sent) }
+}
+
+/// The rest of the straight line, where not all replies have left. `unsent`: where those that were borrowed are in what was read.
+#[inline(never)]
+fn finish_request<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, unsent: Range<usize>) -> AtOnce {
+    match send_copied(set, key, &lent.scratch[unsent]) {
+        Ok(true) => AtOnce::Straight,
+        sent => go_on(set, key, lent, Progress::handled(Called::plain(), sent.map(drop), 0)),
+    }
+}
+
+/// The rest of the straight line, where the session has failed or asks for something.
+#[cold]
+fn finish_unusual<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    lent: &mut Lent<'_, S>,
+    session: Box<dyn Driver<S>>,
+    called: Called<()>,
+    count: usize,
+) -> AtOnce {
+    let kept = put_back_unusual(set, key, session, &lent.scratch[..count]);
+    go_on(set, key, lent, Progress::handled(called, kept, 0))
+}
+
+#[cold]
+fn put_back_unusual<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    session: Box<dyn Driver<S>>,
+    read: &[u8],
+) -> Outcome<()> {
+    let borrowed = set.io.end_replies(read);
+    *halves(&mut set.registry, key).1 = Some(session);
+    keep_borrowed(set, borrowed)
 }
 
 /// The rest of the straight line, where what was read is any number of frames, or a part of one.
 #[inline(never)]
-fn visit_frames<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, count: usize) -> bool {
+fn visit_frames<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, count: usize) -> AtOnce {
     if P::ON && set.observes_messages() {
         set.emit_timed(|_, who| What::Read { who, bytes: count });
     }
     let (io, session) = halves(&mut set.registry, key);
-    let Some(session) = session.take() else { unreachable!("it is there unless it runs") };
+    let Some(mut taken) = session.take() else { unreachable!("it is there unless it runs") };
     let config = io.config.clone();
     let (read, state) = (&lent.scratch[..count], &mut *lent.state);
     let mut frames = Frames::new(&config.framing, read, set.limits.messages_per_visit);
     set.io.begin_replies(read);
-    let called = call_taken(set, key, session, |session: &mut Box<dyn Driver<S>>, cx| {
+    let called = call_session(set, key, |cx| {
         if P::ON {
-            session.on_frames_observed(&mut frames, cx, state)
+            taken.on_frames_observed(&mut frames, cx, state)
         } else {
-            session.on_frames(&mut frames, cx, state)
+            taken.on_frames(&mut frames, cx, state)
         }
     });
-    let borrowed = set.io.end_replies(read);
     let bytes_out = set.stats.bytes_out;
-    let mut sent = send_replies(set, key, &called, borrowed);
+    let (called, mut sent) = match called {
+        Err(called) => {
+            let kept = put_back_unusual(set, key, taken, read);
+            (called, kept.map(|()| false))
+        }
+        Ok(()) => {
+            let borrowed = set.io.end_replies(read);
+            match answer(set, key, taken, borrowed) {
+                Ok(()) if !P::ON && frames.is_done() => return AtOnce::Straight,
+                Ok(()) => (Called::plain(), Ok(true)),
+                Err(sent) => (Called::plain(), send_copied(set, key, &borrowed[sent..])),
+            }
+        }
+    };
     if P::ON && set.observes_messages() {
         let (bytes, left) = ((set.stats.bytes_out - bytes_out) as usize, set.io.out.len());
         if bytes > 0 {
             set.emit_timed(|_, who| What::Sent { who, bytes, left });
         }
     }
-    if frames.is_done() && matches!(sent, Ok(true)) {
+    if frames.is_done() && called.is_plain() && matches!(sent, Ok(true)) {
         if P::ON {
             set.end_visit(VisitEnd::Drained);
         }
-        return true;
+        return AtOnce::Straight;
     }
     if called.result.is_ok() && sent.is_ok() && !frames.rest.is_empty() {
         let now_ns = set.now_ns();
@@ -126,7 +210,7 @@ fn visit_frames<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_,
             sent = Err(cause);
         }
     }
-    let progress = Progress::handled(called, sent, frames.messages);
+    let progress = Progress::handled(called, sent.map(drop), frames.messages);
     go_on(set, key, lent, progress)
 }
 
@@ -140,15 +224,15 @@ enum Progress {
 }
 
 impl Progress {
-    fn handled(called: Called<()>, sent: Outcome<bool>, messages: usize) -> Progress {
+    fn handled(called: Called<()>, sent: Outcome<()>, messages: usize) -> Progress {
         let Called { result, asked } = called;
-        Progress::Handled { outcome: result.and(sent.map(drop)), asked, messages }
+        Progress::Handled { outcome: result.and(sent), asked, messages }
     }
 }
 
 /// Goes on where the straight line ends.
 #[cold]
-fn go_on<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, progress: Progress) -> bool {
+fn go_on<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, progress: Progress) -> AtOnce {
     let mut visit = Visit::new(set, key, Ready::READABLE, lent);
     visit.begin();
     let flow = match progress {
@@ -163,7 +247,7 @@ fn go_on<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, progress: Pr
     };
     let end = visit.finish(flow);
     set.end_visit(end);
-    true
+    AtOnce::Visited
 }
 
 // ---- Everything else ----

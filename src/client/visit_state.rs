@@ -33,7 +33,7 @@ pub(super) type Stored<S> = Option<Box<dyn Driver<S>>>;
 /// The two halves of a client that is visited.
 #[inline(always)]
 pub(super) fn halves<S>(registry: &mut Registry<Source<S>>, key: Key) -> (&mut ClientIo, &mut Stored<S>) {
-    match registry.get_mut(key) {
+    match registry.get_known_mut(key) {
         Some(Source::Client { io, session }) => (io, session),
         _ => unreachable!("a client is not removed while it is visited"),
     }
@@ -135,7 +135,7 @@ impl<'a, S> Visit<'a, S> {
             Err(cause) => return Err(Exit::Close(cause)),
         };
         match called.asked {
-            Asked::Nothing | Asked::Flush => Ok(value),
+            Asked::Nothing | Asked::Pause => Ok(value),
             Asked::Close => {
                 let now_ns = self.set.now_ns();
                 self.io().end(Ending::Closed, now_ns);

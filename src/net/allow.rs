@@ -67,8 +67,8 @@ impl Allow {
         self
     }
 
-    /// Checks whether this peer may connect. It makes one system call, and a second one where neither the user nor the
-    /// effective group is in the list.
+    /// Checks whether this peer may connect. It makes one system call, and a second one where only the supplementary
+    /// groups can decide.
     ///
     /// # Errors
     ///

@@ -360,7 +360,9 @@ fn explain(cause: io::Error, len: usize) -> io::Error {
             "nobody receives there, or nobody received an earlier datagram of this socket".into(),
         ),
         Some(libc::ENOENT) => (cause.kind(), "no socket is at that path".into()),
-        Some(libc::EPERM) => (cause.kind(), "the receiver is connected to another socket".into()),
+        Some(libc::EPERM) => {
+            (cause.kind(), "the receiver is connected, and takes datagrams from another socket alone".into())
+        }
         Some(libc::EPROTOTYPE) => (io::ErrorKind::InvalidInput, "the receiver is no datagram socket".into()),
         Some(libc::EAFNOSUPPORT | libc::EINVAL) => (
             io::ErrorKind::InvalidInput,

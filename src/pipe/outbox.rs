@@ -21,7 +21,7 @@ use crate::{bytes::buffer::Buffer, types::posted::Posted};
 /// let mut reactor = Reactor::<()>::new()?;
 /// let key = reactor.fd_source(pipe::Outbox::new(writer, 1 << 20), Interest::WRITABLE)?;
 ///
-/// let outbox = reactor.fd_source_mut::<pipe::Outbox>(key).expect("its reader lives");
+/// let outbox = reactor.fd_source_mut::<pipe::Outbox>(key).expect("its reader is open");
 /// assert_eq!(outbox.send(b"small")?, Posted::Sent);
 /// assert_eq!(outbox.send(&[0; 100_000])?, Posted::Waits);
 /// # drop(reader);

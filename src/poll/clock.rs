@@ -114,7 +114,8 @@ impl TurnClock {
 
     #[inline]
     pub(crate) fn begin_turn(&mut self) {
-        (self.now_ns, self.in_turn) = (0, true);
+        debug_assert_eq!(self.now_ns, 0, "the last turn has ended");
+        self.in_turn = true;
     }
 
     #[inline]

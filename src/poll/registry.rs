@@ -138,6 +138,14 @@ impl<T> Registry<T> {
         self.slot_mut(key).map(|slot| &mut slot.value)
     }
 
+    /// The value of a key that is known to be good: its slot has not been freed since it was looked up.
+    #[inline]
+    pub(crate) fn get_known_mut(&mut self, key: Key) -> Option<&mut T> {
+        let slot = self.slots.get_mut(key.index as usize)?;
+        debug_assert_eq!(slot.serial, key.serial, "the slot was freed");
+        Some(&mut slot.value)
+    }
+
     /// The key of the value in the slot with this index.
     pub(crate) fn key_at(&self, index: u32) -> Option<Key> {
         self.slots.get(index as usize).map(|slot| Key { index, serial: slot.serial })

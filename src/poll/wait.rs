@@ -20,34 +20,45 @@ use crate::{
 const TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// Sleeps until an event comes, or the timeout is over.
-#[inline]
+#[inline(always)]
 pub(crate) fn block(poll: &mut Poll, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+    match timeout {
+        Some(time) if !time.is_zero() => block_for(poll, events, time),
+        _ => match poll.poll(events, timeout) {
+            Ok(()) => Ok(()),
+            Err(error) => go_on(error, poll, events, || timeout),
+        },
+    }
+}
+
+#[inline(never)]
+fn block_for(poll: &mut Poll, events: &mut Events, time: Duration) -> io::Result<()> {
     // Some versions of mio wrap a longer one; to return early is allowed.
-    let timeout = timeout.map(|timeout| timeout.min(TIMEOUT_MAX));
-    match timeout.filter(|timeout| !timeout.is_zero()) {
-        None => retry(poll, events, timeout, || timeout),
-        Some(time) => {
-            let deadline = Instant::now().checked_add(time);
-            retry(poll, events, timeout, || deadline.map(|at| at.saturating_duration_since(Instant::now())))
+    let time = time.min(TIMEOUT_MAX);
+    let deadline = Instant::now().checked_add(time);
+    match poll.poll(events, Some(time)) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            go_on(error, poll, events, || deadline.map(|at| at.saturating_duration_since(Instant::now())))
         }
     }
 }
 
 /// EINTR is not an event: the wait goes on, for what is left of the time.
-#[inline]
-fn retry(
+#[cold]
+fn go_on(
+    mut error: io::Error,
     poll: &mut Poll,
     events: &mut Events,
-    mut timeout: Option<Duration>,
     left: impl Fn() -> Option<Duration>,
 ) -> io::Result<()> {
-    while let Err(error) = poll.poll(events, timeout) {
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
+    while error.kind() == io::ErrorKind::Interrupted {
+        match poll.poll(events, left()) {
+            Ok(()) => return Ok(()),
+            Err(again) => error = again,
         }
-        timeout = left();
     }
-    Ok(())
+    Err(error)
 }
 
 /// Whether to poll before sleeping, as the latest waits tell.

@@ -307,7 +307,7 @@ pub(super) fn checked_name(name: &str) -> io::Result<CString> {
     };
     match rest {
         "" => refuse("is empty; use a slash and a word, as \"/jobs\""),
-        "." | ".." => refuse("is that of a directory; use a slash and a word, as \"/jobs\""),
+        "." | ".." => refuse("is a directory's; use a slash and a word, as \"/jobs\""),
         _ if rest.contains('/') => {
             refuse("has a second slash; queues have no directories, use '-' or '.' instead")
         }

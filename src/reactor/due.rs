@@ -62,7 +62,8 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, lent: &
         }
         Task::Session(client) => {
             wake(set, client, timer, lent);
-            set.call.asked()
+            // If it has stopped the loop, no other handler is called.
+            Asked::Nothing
         }
         Task::Resume(source) => {
             set.acceptors.retried(timer);

@@ -13,7 +13,7 @@ use mio::{Events, Interest, Waker};
 use crate::{
     client::{
         admit::register,
-        visit::{visit as visit_client, visit_at_once},
+        visit::{AtOnce, visit as visit_client, visit_at_once},
         visit_state::Lent,
     },
     observe::{
@@ -127,35 +127,60 @@ impl<S> Reactor<S> {
         if !self.set.lifecycle.pending.is_empty() {
             deliver_closed(&mut self.set, state);
         }
-        if !self.ended(state) {
-            self.wait(timeout)?;
-            self.take_events(state);
-            if !self.round.is_empty() {
-                self.round(state);
-            }
-            self.ended(state);
-            self.set.timers.clock.end_turn();
-            if self.set.observers.is_some() {
-                self.set.emit_turned();
-            }
+        if self.ended(state) {
+            return self.turned(Turn::Stopped);
         }
-        let turn = match self.set.lifecycle.phase() {
-            Phase::Stopped => Turn::Stopped,
-            _ if self.set.registry.ready.is_empty() => Turn::Idle,
-            _ => Turn::Pending,
+        if self.set.observes() {
+            self.wait_and_take::<On>(timeout, state)?;
+        } else {
+            self.wait_and_take::<Off>(timeout, state)?;
+        }
+        if !self.round.is_empty() {
+            self.round(state);
+        }
+        let ended = self.ended(state);
+        self.set.timers.clock.end_turn();
+        if self.set.observers.is_some() {
+            self.set.emit_turned();
+        }
+        let turn = match self.set.registry.ready.is_empty() {
+            _ if ended => Turn::Stopped,
+            true => Turn::Idle,
+            false => Turn::Pending,
         };
+        self.turned(turn)
+    }
+
+    #[inline]
+    fn turned(&mut self, turn: Turn) -> io::Result<Turn> {
         if self.nested.get() {
             self.wake_outer_loop(turn)?;
         }
         Ok(turn)
     }
 
+    /// Waits for events, and begins a round with them.
+    #[inline(always)]
+    fn wait_and_take<P: Probe>(&mut self, timeout: Option<Duration>, state: &mut S) -> io::Result<()> {
+        self.wait::<P>(timeout)?;
+        self.make_room();
+        let Reactor { set, events, round, scratch, .. } = self;
+        // What is in the ready list is part of the round, and so are the kernel's edges.
+        if !set.registry.ready.is_empty() {
+            mem::swap(round, &mut set.registry.ready);
+        }
+        set.lifecycle.begin_turn();
+        take_events::<S, P>(set, events, round, &mut Lent { scratch, state });
+        Ok(())
+    }
+
     /// Waits for the kernel's events: the one place where the reactor sleeps.
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    #[inline(always)]
+    fn wait<P: Probe>(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         if self.set.timers.arm()? {
             self.set.mark_ready(self.timers, Ready::READABLE);
         }
-        if self.set.observers.is_some() {
+        if P::ON {
             self.set.emit_wait();
         }
         let timeout = if self.set.registry.ready.is_empty() { timeout } else { Some(Duration::ZERO) };
@@ -167,27 +192,10 @@ impl<S> Reactor<S> {
         }
         self.set.timers.clock.begin_turn();
         self.set.stats.turns += 1;
-        if self.set.observers.is_some() {
+        if P::ON {
             self.set.emit_woke(self.events.iter().count());
         }
         Ok(())
-    }
-
-    /// Begins a round: what is in the ready list is part of it, and so are the kernel's edges. A client that would leave the
-    /// list at once is visited as its event comes.
-    fn take_events(&mut self, state: &mut S) {
-        self.make_room();
-        let Reactor { set, events, round, scratch, .. } = self;
-        if !set.registry.ready.is_empty() {
-            mem::swap(round, &mut set.registry.ready);
-        }
-        set.lifecycle.begin_turn();
-        let mut lent = Lent { scratch, state };
-        if set.observes() {
-            take_events::<S, On>(set, events, round, &mut lent);
-        } else {
-            take_events::<S, Off>(set, events, round, &mut lent);
-        }
     }
 
     /// Visits what the round is made of; what is not done with then comes after what has become ready since.
@@ -263,7 +271,8 @@ impl<S> Reactor<S> {
     }
 }
 
-/// Visits clients as their events come, and notes all other edges. With [`On`], observers are told.
+/// Visits clients as their events come, where they would leave the ready list at once, and notes all other edges. With [`On`],
+/// observers are told.
 #[inline(always)]
 fn take_events<S, P: Probe>(
     set: &mut PollSet<S>,
@@ -271,18 +280,24 @@ fn take_events<S, P: Probe>(
     round: &mut Vec<Key>,
     lent: &mut Lent<'_, S>,
 ) {
+    let mut visits_at_once = set.lifecycle.visits_at_once;
     for event in events {
         set.stats.events += 1;
         let key = Key::from_token(event.token());
-        let visited = Ready::is_just_readable(event)
-            && set.lifecycle.visits_at_once
-            && visit_at_once::<S, P>(set, key, lent);
-        if !visited {
-            note_edge(set, round, key, Ready::of(event));
+        let visited = if visits_at_once && Ready::is_just_readable(event) {
+            visit_at_once::<S, P>(set, key, lent)
+        } else {
+            AtOnce::NotVisited
+        };
+        match visited {
+            AtOnce::Straight => continue,
+            AtOnce::Visited => {}
+            AtOnce::NotVisited => note_edge(set, round, key, Ready::of(event)),
         }
         if !set.lifecycle.pending.is_empty() {
             deliver_closed(set, lent.state);
         }
+        visits_at_once = set.lifecycle.visits_at_once;
     }
 }
 

@@ -6,14 +6,23 @@ use crate::types::key::Key;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Asked {
     Nothing,
-    /// So many replies wait that they should be sent before more requests are handled.
-    Flush,
+    /// Something is to be done before more of its requests are handled: so many replies wait that they should be sent, or
+    /// the loop has a source to remove, a drain to begin, an observer to tell.
+    Pause,
     /// Its own source is to be closed, once flushed.
     Close,
     /// Its own source is to be closed at once.
     Abort,
     /// The loop is to end.
     Stop,
+}
+
+impl Asked {
+    /// No more of what is ready is handed to the handler.
+    #[inline]
+    pub(crate) fn ends(self) -> bool {
+        self > Asked::Pause
+    }
 }
 
 /// The call under way.
@@ -35,14 +44,19 @@ impl CurrentCall {
     #[inline]
     pub(crate) fn begin(&mut self, key: Key) {
         debug_assert_eq!(self.key, Key::NONE, "a handler cannot run another");
-        *self = CurrentCall { key, asked: Asked::Nothing };
+        self.key = key;
     }
 
     /// It has returned: what it has asked for.
     #[inline]
     pub(crate) fn end(&mut self) -> Asked {
         self.key = Key::NONE;
-        self.asked
+        if self.asked == Asked::Nothing { Asked::Nothing } else { self.take() }
+    }
+
+    #[cold]
+    fn take(&mut self) -> Asked {
+        std::mem::replace(&mut self.asked, Asked::Nothing)
     }
 
     /// Whether the handler of `key` runs.
@@ -56,13 +70,11 @@ impl CurrentCall {
         self.asked != Asked::Nothing
     }
 
-    /// What the last handler that ran has asked for.
-    pub(crate) fn asked(&self) -> Asked {
-        self.asked
-    }
-
+    /// The handler that runs asks for something; between two calls nothing is asked.
     pub(crate) fn ask(&mut self, asked: Asked) {
-        self.asked = self.asked.max(asked);
+        if self.key != Key::NONE {
+            self.asked = self.asked.max(asked);
+        }
     }
 }
 
@@ -73,7 +85,10 @@ mod tests {
     #[test]
     fn of_several_requests_the_strongest_counts() {
         let mut current = CurrentCall::default();
-        for asked in [Asked::Flush, Asked::Abort, Asked::Close] {
+        current.ask(Asked::Close);
+        assert!(!current.has_asked(), "no handler runs");
+        current.begin(Key { index: 3, serial: 4 });
+        for asked in [Asked::Pause, Asked::Abort, Asked::Close] {
             current.ask(asked);
         }
         assert_eq!(current.asked, Asked::Abort);

@@ -1,6 +1,6 @@
 //! The one place where the embedder's code runs.
 //!
-//! [`run`] catches the panic, and returns the error and what the handler asked of its own source as a value. The three
+//! [`run`] catches the panic, and returns the error and what the handler asked of its own source as a value. The
 //! functions around it differ in where the handler comes from: [`call`] takes it out of its slot and puts it back,
 //! [`call_once`] is given it, and [`call_closed`] is for `on_close`, the only method that runs after a stop.
 
@@ -35,7 +35,7 @@ impl Asked {
     /// How the visit of a source that has nothing to flush ends, if this ends it. `left`: the edges not used up.
     pub(crate) fn ends_visit(self, left: Ready) -> Option<Visited> {
         match self {
-            Asked::Nothing | Asked::Flush => None,
+            Asked::Nothing | Asked::Pause => None,
             Asked::Close | Asked::Abort => Some(Visited::closed(Cause::Closed)),
             Asked::Stop => Some(Visited::Again(left)),
         }
@@ -47,6 +47,13 @@ impl Asked {
 pub(crate) struct Called<T> {
     pub(crate) result: Outcome<T>,
     pub(crate) asked: Asked,
+}
+
+impl Called<()> {
+    /// A call that succeeded, and asked for nothing.
+    pub(crate) fn plain() -> Called<()> {
+        Called { result: Ok(()), asked: Asked::Nothing }
+    }
 }
 
 impl<T> Called<T> {
@@ -118,31 +125,34 @@ pub(crate) fn call_outcome<S, H: Handler<S>, T>(
     key: Key,
     f: impl FnOnce(&mut H, &mut Context<'_, S>) -> Outcome<T>,
 ) -> Called<T> {
-    match set.registry.get_mut(key).and_then(H::slot).and_then(Option::take) {
-        Some(handler) => call_taken(set, key, handler, f),
-        None => Called::not_made(),
+    if set.lifecycle.phase() == Phase::Stopped {
+        return Called::not_made();
     }
-}
-
-/// [`call_outcome`], for a handler that the caller has taken out of its slot already.
-#[inline(always)]
-pub(crate) fn call_taken<S, H: Handler<S>, T>(
-    set: &mut PollSet<S>,
-    key: Key,
-    mut handler: H,
-    f: impl FnOnce(&mut H, &mut Context<'_, S>) -> Outcome<T>,
-) -> Called<T> {
-    let called = if set.lifecycle.phase() == Phase::Stopped {
-        Called::not_made()
-    } else {
-        run(set, key, |cx| f(&mut handler, cx))
+    let Some(mut handler) = set.registry.get_mut(key).and_then(H::slot).and_then(Option::take) else {
+        return Called::not_made();
     };
+    let called = run(set, key, |cx| f(&mut handler, cx));
     match set.registry.get_mut(key).and_then(H::slot) {
-        // What is replaced is `None`, which needs no drop.
-        Some(slot) => std::mem::forget(slot.replace(handler)),
+        Some(slot) => *slot = Some(handler),
         None => debug_assert!(false, "a slot is not freed while its handler runs"),
     }
     called
+}
+
+/// [`call_outcome`], for the straight line of a visit: the loop has not stopped, and the caller has taken the session out of its
+/// slot and puts it back, where it looks at the slot anyway. `Err`: the session has failed, or asks for something.
+#[inline(always)]
+pub(crate) fn call_session<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    f: impl FnOnce(&mut Context<'_, S>) -> Outcome<()>,
+) -> Result<(), Called<()>> {
+    debug_assert_ne!(set.lifecycle.phase(), Phase::Stopped, "no handler of a stopped loop is called");
+    let Called { result, asked } = run(set, key, f);
+    match result {
+        Ok(()) if asked == Asked::Nothing => Ok(()),
+        result => Err(Called { result, asked }),
+    }
 }
 
 /// Calls code that is in no slot: a one-shot timer, a job from another thread.
@@ -171,11 +181,19 @@ pub(crate) fn call_closed<S>(set: &mut PollSet<S>, key: Key, f: impl FnOnce(&mut
 #[inline(always)]
 fn run<S, T>(set: &mut PollSet<S>, key: Key, f: impl FnOnce(&mut Context<'_, S>) -> Outcome<T>) -> Called<T> {
     set.call.begin(key);
-    let result = match catch_unwind(AssertUnwindSafe(|| f(&mut Context { set, key }))) {
-        Ok(result) => result,
-        Err(panic) => Err(panicked(&*panic)),
-    };
-    Called { result, asked: set.call.end() }
+    match catch_unwind(AssertUnwindSafe(|| f(&mut Context { set, key }))) {
+        Ok(Ok(value)) => Called { result: Ok(value), asked: set.call.end() },
+        Ok(Err(cause)) => failed_call(set, cause),
+        Err(panic) => {
+            let cause = panicked(&*panic);
+            failed_call(set, cause)
+        }
+    }
+}
+
+#[cold]
+fn failed_call<S, T>(set: &mut PollSet<S>, cause: Box<Cause>) -> Called<T> {
+    Called { result: Err(cause), asked: set.call.end() }
 }
 
 #[cold]

@@ -12,6 +12,7 @@ use crate::{
         throttle::Kind,
     },
     set::{
+        asked::Asked,
         io::{ReplyMode, record_bytes},
         poll_set::PollSet,
         source::Source,
@@ -25,6 +26,7 @@ impl<S> PollSet<S> {
         self.observers.get_or_insert_with(|| Box::new(Observers::new())).add(Box::new(observer));
         // The rest of this turn's events go through the ready list, and are told from there.
         self.lifecycle.visits_at_once = false;
+        self.call.ask(Asked::Pause);
     }
 
     /// The first observer of this type. `None` if there is none: it was never put in, was taken out, or has panicked.

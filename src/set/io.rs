@@ -82,14 +82,15 @@ impl Io {
         self.borrowed.len() + self.out.len()
     }
 
-    /// Appends a reply, if that needs no second look: a piece of what was read, or bytes on a stream for which there is room.
+    /// Takes a reply that is a piece of what was read.
     #[inline]
-    pub(crate) fn reply(&mut self, bytes: &[u8]) -> bool {
-        self.borrowed.extend(bytes, self.reply_room) || self.reply_copied(bytes)
+    pub(crate) fn reply_borrowed(&mut self, bytes: &[u8]) -> bool {
+        self.borrowed.extend(bytes, self.reply_room)
     }
 
-    #[inline(never)]
-    fn reply_copied(&mut self, bytes: &[u8]) -> bool {
+    /// Appends a reply, if that needs no second look: bytes on a stream, for which there is room.
+    #[inline]
+    pub(crate) fn reply_copied(&mut self, bytes: &[u8]) -> bool {
         self.borrowed.end();
         self.mode == ReplyMode::Stream
             && self
@@ -146,12 +147,12 @@ mod tests {
     fn a_reply_that_is_a_piece_of_the_request_is_not_copied() {
         let mut io = Io::new(&Limits::default(), 4096);
         let read = *b"request";
-        assert!(!io.reply(b"x"), "no client is visited");
+        assert!(!io.reply_copied(b"x"), "no client is visited");
         io.begin_replies(&read);
-        assert!(io.reply(&read[..3]));
+        assert!(io.reply_borrowed(&read[..3]));
         assert!(io.out.is_empty());
         io.out.reserve(64).unwrap();
-        assert!(io.reply(b" and more"));
+        assert!(io.reply_copied(b" and more"));
         assert_eq!(io.unsent(), 12);
         assert_eq!(io.end_replies(&read), b"req");
         assert_eq!(io.out.bytes(), b" and more");
@@ -161,7 +162,7 @@ mod tests {
     fn records_keep_their_boundaries() {
         let mut io = Io::new(&Limits::default(), 4096);
         io.mode = ReplyMode::Records;
-        assert!(!io.reply(b"a record needs a second look"));
+        assert!(!io.reply_copied(b"a record needs a second look"));
         io.append(&[b"two ", b"parts"]).unwrap();
         io.append(&[b""]).unwrap();
         assert_eq!(record_bytes(io.out.bytes()), 9);
@@ -174,8 +175,8 @@ mod tests {
         let mut io = Io::new(&limits, 4096);
         io.out.reserve(64).unwrap();
         io.begin_replies(b"");
-        assert!(io.reply(b"12345678"));
-        assert!(!io.reply(b"9"));
+        assert!(io.reply_copied(b"12345678"));
+        assert!(!io.reply_copied(b"9"));
         assert!(io.exceeds_reply_room(9) && !io.exceeds_reply_room(8));
     }
 }

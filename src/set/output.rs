@@ -48,7 +48,12 @@ impl<S> PollSet<S> {
     /// Appends a reply to what the running session's client is to be sent.
     #[inline]
     pub(crate) fn reply(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.io.reply(bytes) { Ok(()) } else { self.put_current(&[bytes]) }
+        if self.io.reply_borrowed(bytes) { Ok(()) } else { self.reply_copied(bytes) }
+    }
+
+    #[inline(never)]
+    fn reply_copied(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.io.reply_copied(bytes) { Ok(()) } else { self.put_current(&[bytes]) }
     }
 
     /// Appends one reply, given in parts, to what the running session's client is to be sent.
@@ -62,7 +67,7 @@ impl<S> PollSet<S> {
             if unsent > self.limits.output_max {
                 return Err(self.refuse_output());
             }
-            self.call.ask(Asked::Flush);
+            self.call.ask(Asked::Pause);
         }
         self.io.append(parts)
     }

@@ -85,6 +85,7 @@ impl<S> PollSet<S> {
         if self.lifecycle.phase() == Phase::Running {
             log::info!(target: "ipc_reactor", "draining: {} clients, {within:?} at most", self.stats.clients);
             self.lifecycle.enter(Phase::Draining);
+            self.call.ask(Asked::Pause);
             let drainable: Vec<Key> = self
                 .registry
                 .iter()
@@ -172,6 +173,7 @@ impl<S> PollSet<S> {
             other => Closed::Source(other),
         };
         self.lifecycle.pending.push_back(PendingClose { key, cause, handler });
+        self.call.ask(Asked::Pause);
         self.resume_acceptors();
         let capacity = self.registry.capacity();
         self.timers.shrink_slots_to(capacity);

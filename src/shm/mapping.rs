@@ -123,7 +123,7 @@ impl Mapping {
         }
         let end =
             offset.checked_add(len as u64).filter(|&end| libc::off_t::try_from(end).is_ok()).ok_or_else(
-                || invalid(format!("mapping of {len} bytes from offset {offset} ends past the longest file")),
+                || invalid(format!("mapping of {len} bytes from offset {offset} ends past every file")),
             )?;
         let stat = file::fstat(fd)?;
         if stat.is_regular && len != 0 {
@@ -217,7 +217,7 @@ impl Mapping {
     fn check_range(&self, offset: usize, len: usize) -> io::Result<()> {
         match offset.checked_add(len) {
             Some(end) if end <= self.len => Ok(()),
-            _ => Err(invalid(format!("{len} bytes from offset {offset} exceed the mapping's {}", self.len))),
+            _ => Err(invalid(format!("{len} bytes from offset {offset} leave the mapping's {}", self.len))),
         }
     }
 

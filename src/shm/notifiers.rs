@@ -68,7 +68,7 @@ impl QueueNotifier {
         let refuse = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         if queue.message_size() < UPDATED.len() {
             return refuse(format!(
-                "a notification has {} bytes, and the queue's message size is {}; create it with a larger one",
+                "a notification takes {} bytes, and the queue's message size is {}; create it with a larger one",
                 UPDATED.len(),
                 queue.message_size()
             ));

@@ -118,7 +118,7 @@ impl NamedText {
             Ok(text) => Ok(text.to_owned()),
             Err(_) => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("there is no NUL byte in the first {filled} bytes of {}", self.name),
+                format!("no NUL ends the text within the first {filled} bytes of {}", self.name),
             )),
         }
     }

@@ -61,7 +61,7 @@ impl Ticket {
             return refuse(format!("version {}, and this program knows {VERSION}", half(4)));
         }
         if usize::from(half(6)) != fds.len() {
-            return refuse(format!("it has {} descriptors, and {} came", half(6), fds.len()));
+            return refuse(format!("it names {} descriptors, {} came", half(6), fds.len()));
         }
         let count = fds.len();
         let mut fds = fds.into_iter();

@@ -211,7 +211,7 @@ fn handle<'a, S>(
         if let Some(left) = &mut port(set, key).to_drain {
             *left -= 1;
         }
-        if asked != Asked::Nothing {
+        if asked.ends() {
             return asked;
         }
     }

@@ -157,7 +157,7 @@ fn handle<S>(set: &mut PollSet<S>, key: Key, signals: &[SignalInfo], state: &mut
         if set.observes_messages() {
             set.emit_timed(|handler_ns, who| What::Signal { who, info: &signal, handler_ns });
         }
-        if asked != Asked::Nothing {
+        if asked.ends() {
             return asked;
         }
     }
@@ -173,7 +173,7 @@ fn reap<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> Asked {
             SignalHandler::Signal(_) => Ok(()),
         })
         .or_report(set, key, "children");
-        if asked != Asked::Nothing {
+        if asked.ends() {
             break;
         }
     }
