@@ -162,7 +162,7 @@ fn a_run_that_is_killed_takes_its_server_with_it() {
     let mut stress = example("stress");
     stress.args(["--clients", "1", "--seconds", "3600"]);
     let mut stress = Running::start(stress.env("TMPDIR", folder.path()).env("RUST_LOG", "ipc_reactor=debug"));
-    stress.says("CIR at master socket");
+    stress.says("connection at listener");
     let pid = stress.child.id();
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     let server = PidFd::open(children.trim().parse().unwrap()).unwrap();
