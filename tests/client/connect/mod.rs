@@ -3,6 +3,8 @@
 mod asker;
 mod crowds;
 
+use crate::support::child::KillOnDrop;
+use crate::support::names::unique;
 use std::{
     io::{BufRead, BufReader, ErrorKind},
     net::TcpListener,
@@ -11,7 +13,7 @@ use std::{
         unix::net::{UnixListener, UnixStream},
     },
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -23,14 +25,10 @@ fn unix(path: &Path) -> Address {
     Address::UnixStream(path.to_owned())
 }
 
-fn abstract_name(test: &str) -> String {
-    format!("ipc-reactor-connect-{test}-{}", std::process::id())
-}
-
 #[test]
 fn every_kind_connects_to_its_own_reactors_master_socket() {
     let folder = tempfile::tempdir().unwrap();
-    let name = abstract_name("every");
+    let name = unique();
     let mut addresses = vec![
         format!("unix:{}", folder.path().join("stream").display()),
         format!("unix-seq:{}", folder.path().join("records").display()),
@@ -92,7 +90,7 @@ fn a_failure_is_told_once_to_on_close() {
         (unix(&at("file")), libc::ECONNREFUSED),
         (unix(&at("file/below")), libc::ENOTDIR),
         (unix(&at("datagram")), libc::EPROTOTYPE),
-        (Address::AbstractStream(abstract_name("nobody").into()), libc::ECONNREFUSED),
+        (Address::AbstractStream(unique().into()), libc::ECONNREFUSED),
         (Address::Tcp(refuses), libc::ECONNREFUSED),
     ] {
         let expected = std::io::Error::from_raw_os_error(errno);
@@ -283,15 +281,6 @@ fn a_stop_and_a_drain_end_what_still_connects() {
     }
 }
 
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 const PYTHON: &str = r#"
 import socket, sys
 if sys.argv[1] == "tcp":
@@ -316,7 +305,7 @@ fn a_foreign_server_is_connected_to() {
     for kind in ["stream", "seq", "tcp"] {
         let path = folder.path().join(kind);
         let mut command: Command = python(PYTHON);
-        let mut server = Killed(command.arg(kind).arg(&path).stdout(Stdio::piped()).spawn().unwrap());
+        let mut server = KillOnDrop(command.arg(kind).arg(&path).stdout(Stdio::piped()).spawn().unwrap());
         let mut ready = String::new();
         BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         let (address, framing) = match kind {
