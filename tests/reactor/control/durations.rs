@@ -14,7 +14,10 @@ use ipc_reactor::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{
-    control::{QueueName, SECOND, Transport, connect, pair, send},
+    control::{
+        QueueName, SECOND, Transport,
+        members::{connect, pair, send},
+    },
     support::turning::{PATIENCE, settle},
 };
 
@@ -96,7 +99,9 @@ impl Session<World> for Patient {
                 cx.finish();
             }
             b"timers" => {
-                LONG.map(|long| cx.wake_after(long));
+                for long in LONG {
+                    cx.wake_after(long);
+                }
             }
             _ => {}
         }

@@ -18,7 +18,10 @@ use ipc_reactor::{
 };
 
 use crate::{
-    control::{BUDGETS, QueueName, SECOND, Transport, pair, send, shut_down},
+    control::{
+        BUDGETS, QueueName, SECOND, Transport,
+        members::{pair, send, shut_down},
+    },
     support::{turning::settle, turns::available},
 };
 
