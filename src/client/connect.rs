@@ -173,8 +173,12 @@ pub(super) fn poll_connect<S>(visit: &mut Visit<'_, S>) -> Flow<bool> {
         return Ok(false);
     }
     let target = connecting.targets[0].1;
-    // A second connect tells where the first has got to, on every kind of socket.
-    let polled = socket::connect_nonblocking(io.fd(), &target);
+    // A second connect tells where the first has got to, on every kind of socket. Not once it is established: a Unix socket
+    // looks for the listener before it looks at itself, and that may be closed or full by now.
+    let polled = match socket::getpeername(io.fd()) {
+        Ok(_) => Ok(()),
+        Err(_) => socket::connect_nonblocking(io.fd(), &target),
+    };
     let Some(connecting) = io.extra().and_then(|extra| extra.connecting.as_mut()) else { return Ok(true) };
     if let Err(error) = polled {
         match error.raw_os_error() {

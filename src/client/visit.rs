@@ -432,7 +432,11 @@ impl<S> Visit<'_, S> {
                 Pass::Budget => {}
                 Pass::EndOfFile => {
                     self.io().flags.set(Flags::READ_CLOSED, true);
-                    if self.call(|session, cx, state| session.on_half_close(cx, state))? == HalfClose::Close {
+                    // The session may have closed the client at its last message, which the end of file made whole.
+                    if self.io().ending() != Some(Ending::Closed)
+                        && self.call(|session, cx, state| session.on_half_close(cx, state))?
+                            == HalfClose::Close
+                    {
                         let now_ns = self.set.now_ns();
                         self.io().end(Ending::Peer, now_ns);
                     }

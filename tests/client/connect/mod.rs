@@ -6,7 +6,7 @@ mod crowds;
 use crate::support::child::KillOnDrop;
 use crate::support::names::unique;
 use std::{
-    io::{BufRead, BufReader, ErrorKind},
+    io::{BufRead, BufReader, ErrorKind, Write},
     net::TcpListener,
     os::{
         fd::AsRawFd,
@@ -221,6 +221,28 @@ fn tcp_that_nobody_accepts_is_given_up_at_the_deadline() {
     assert!(opened >= 1 && given_up >= 1 && opened + given_up == COUNT, "{told:?}");
     assert_eq!(reactor.stats().clients, opened);
     assert!(reactor.stats().turns < 60, "{} turns", reactor.stats().turns);
+}
+
+/// A Unix connection is established when `connect` returns: what becomes of the listener then is not its affair.
+#[test]
+fn a_listener_that_is_closed_or_full_does_not_undo_what_it_has_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    for closes in [true, false] {
+        let path = folder.path().join(format!("closes {closes}"));
+        let listener = UnixListener::bind(&path).unwrap();
+        backlog_of_one(listener.as_raw_fd());
+        let mut reactor = Reactor::<Told>::new().unwrap();
+        reactor.connect(&unix(&path), Framing::lines(), Asker::new("A").answers(1)).unwrap();
+        let mut peer = listener.accept().unwrap().0;
+        let listener = (!closes).then_some(listener);
+        let _waiting = listener.as_ref().map(|_| UnixStream::connect(&path).unwrap());
+        let mut told = Told::default();
+        let _ = reactor.turn(Some(PATIENCE), &mut told).unwrap();
+        assert_eq!(told.lines, ["A open"], "at once");
+        peer.write_all(b"answer\n").unwrap();
+        reactor.run(&mut told).unwrap();
+        assert_eq!(told.lines, ["A open", "A got answer", "A closed: closed by a handler"]);
+    }
 }
 
 #[test]
