@@ -316,19 +316,22 @@ impl ClientIo {
         }
     }
 
-    /// What has come may hold descriptors: it is closed off the loop.
-    pub(crate) fn may_hold_rights(&self) -> bool {
-        // After the end of file nothing is left to be read. Where none are let in, none can come after this question; but
-        // an empty record can hold some.
-        self.takes_rights()
-            && !self.flags.has(Flags::READ_CLOSED)
-            && !(!self.config.records
-                && self.flags.has(Flags::REFUSES_RIGHTS)
-                && file::unread(self.fd()).is_ok_and(|unread| unread == 0))
-    }
-
-    pub(crate) fn into_socket(self) -> OwnedFd {
-        self.socket
+    /// Closes the socket and all that the peer has passed: off the loop, where that could block.
+    pub(crate) fn close(mut self) {
+        if let Some(extra) = &mut self.extra {
+            closer::close_all(&mut extra.descriptors);
+        }
+        // After the end of file nothing is left to be read.
+        if !self.takes_rights() || self.flags.has(Flags::READ_CLOSED) {
+            return;
+        }
+        if !self.flags.has(Flags::REFUSES_RIGHTS) {
+            closer::close(self.socket);
+        } else if self.config.records || file::unread(self.fd()).map_or(true, |unread| unread > 0) {
+            // No more are let in, so this cannot be had again and again: the peer sees the end at once, unless it delays
+            // that itself.
+            closer::close_soon(self.socket);
+        }
     }
 
     pub(crate) fn is_open(&self) -> bool {
