@@ -20,20 +20,20 @@ pub(super) fn account<S>(set: &mut PollSet<S>, key: Key) -> Option<Limit> {
     io.buffered = u32::try_from(after).unwrap_or(u32::MAX);
     let (uid, unix, grows) = (io.uid, io.config.unix, after > before);
     let of_user = set.accounts.hold(uid, before, after);
-    if set.accounts.buffered() > limits.held_max && grows {
-        return Some(Limit::Held);
+    if set.accounts.buffered() > limits.buffered_max && grows {
+        return Some(Limit::Buffered);
     }
     let of_user = match of_user {
         Some(of_user) => of_user,
         // No user can hold more than all together.
-        None if unix && set.accounts.buffered() > limits.held_per_uid => {
+        None if unix && set.accounts.buffered() > limits.buffered_per_uid => {
             count_users(set);
             let uid = io_of(&mut set.registry, key).uid;
             set.accounts.buffered_of(uid)
         }
         None => return None,
     };
-    (unix && grows && of_user > set.limits.held_per_uid).then_some(Limit::HeldPerUid)
+    (unix && grows && of_user > set.limits.buffered_per_uid).then_some(Limit::BufferedPerUid)
 }
 
 /// Whether another client of the same user as this new one would be too many.

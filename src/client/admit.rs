@@ -9,7 +9,7 @@ use std::{
 use crate::{
     bytes::framing::Framing,
     client::{accounts::uid_for, deadlines::begin_idling},
-    net::transport::ListenerKind,
+    net::transport::Transport,
     set::{
         client::{ClientIo, Connecting, ConnectionConfig, Extra, Flags},
         driver::Driver,
@@ -114,15 +114,16 @@ impl<S> PollSet<S> {
         session: impl Session<S> + 'static,
     ) -> io::Result<Key> {
         let socket = socket.into();
-        let kind = ListenerKind::of(socket.as_fd())?;
+        let transport = Transport::of(socket.as_fd())?;
         file::set_nonblocking(socket.as_fd(), true)?;
         let passes = framing.descriptors_max() > 0;
-        let refuses = !kind.is_tcp() && socket::set_passes_rights(socket.as_fd(), passes).is_ok() && !passes;
-        if kind.is_seqpacket() {
+        let refuses =
+            !transport.is_tcp() && socket::set_passes_rights(socket.as_fd(), passes).is_ok() && !passes;
+        if transport.is_seqpacket() {
             socket::set_passes_credentials(socket.as_fd(), true)?;
             make_room_for_records(self, &framing);
         }
-        let config = Rc::new(ConnectionConfig::new(kind, framing, refuses));
+        let config = Rc::new(ConnectionConfig::new(transport, framing, refuses));
         let key = admit(self, socket, config, Box::new(session), Registration::AtOnce)?;
         // Descriptors that were passed before they were refused may be in the socket: the first visit reads to EAGAIN, as
         // though urgent data had come.

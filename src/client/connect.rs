@@ -14,7 +14,7 @@ use crate::{
         admit::{Registration, admit},
         visit_state::{Flow, Visit, io_of},
     },
-    net::{address::Address, transport::ListenerKind},
+    net::{address::Address, transport::Transport},
     set::{
         client::{ClientIo, Connecting, ConnectionConfig, Flags, Target},
         driver::Driver,
@@ -71,23 +71,23 @@ impl<S> PollSet<S> {
         framing: Framing,
         session: impl Session<S> + 'static,
     ) -> io::Result<Key> {
-        let (kind, targets) = targets(address)?;
-        self.connect_to(kind, targets, framing, Box::new(session))
+        let (transport, targets) = targets(address)?;
+        self.connect_to(transport, targets, framing, Box::new(session))
     }
 
     pub(crate) fn connect_to(
         &mut self,
-        kind: ListenerKind,
+        transport: Transport,
         mut targets: VecDeque<Target>,
         framing: Framing,
         session: Box<dyn Driver<S>>,
     ) -> io::Result<Key> {
-        let (socket, failure) = begin(kind, &framing, &mut targets)?;
-        let refuses = !kind.is_tcp()
+        let (socket, failure) = begin(transport, &framing, &mut targets)?;
+        let refuses = !transport.is_tcp()
             && framing.descriptors_max() == 0
             && matches!(socket::passes_rights(socket.as_fd()), Ok(false));
-        let config = Rc::new(ConnectionConfig::new(kind, framing, refuses));
-        let connecting = Connecting { kind, targets, failure, retry_ns: 0, pause: BACKLOG_RETRY };
+        let config = Rc::new(ConnectionConfig::new(transport, framing, refuses));
+        let connecting = Connecting { transport, targets, failure, retry_ns: 0, pause: BACKLOG_RETRY };
         let key = admit(self, socket, config, session, Registration::Connecting(Box::new(connecting)))?;
         // If it is established, or has failed, already, the first visit finds that.
         self.mark_ready(key, Ready::NONE);
@@ -95,14 +95,14 @@ impl<S> PollSet<S> {
     }
 }
 
-fn targets(address: &Address) -> io::Result<(ListenerKind, VecDeque<Target>)> {
-    let unix = |kind, address| Ok((kind, VecDeque::from([(libc::AF_UNIX, address)])));
+fn targets(address: &Address) -> io::Result<(Transport, VecDeque<Target>)> {
+    let unix = |transport, address| Ok((transport, VecDeque::from([(libc::AF_UNIX, address)])));
     match address {
-        Address::UnixStream(path) => unix(ListenerKind::UnixStream, SockAddr::unix_path(path)?),
-        Address::UnixSeqpacket(path) => unix(ListenerKind::UnixSeqpacket, SockAddr::unix_path(path)?),
-        Address::AbstractStream(name) => unix(ListenerKind::UnixStream, SockAddr::unix_abstract(name)?),
-        Address::AbstractSeqpacket(name) => unix(ListenerKind::UnixSeqpacket, SockAddr::unix_abstract(name)?),
-        Address::Tcp(_) => Ok((ListenerKind::Tcp, address.resolve()?.into_iter().map(target).collect())),
+        Address::UnixStream(path) => unix(Transport::UnixStream, SockAddr::unix_path(path)?),
+        Address::UnixSeqpacket(path) => unix(Transport::UnixSeqpacket, SockAddr::unix_path(path)?),
+        Address::AbstractStream(name) => unix(Transport::UnixStream, SockAddr::unix_abstract(name)?),
+        Address::AbstractSeqpacket(name) => unix(Transport::UnixSeqpacket, SockAddr::unix_abstract(name)?),
+        Address::Tcp(_) => Ok((Transport::Tcp, address.resolve()?.into_iter().map(target).collect())),
         _ => {
             let why = format!(
                 "{address} cannot be connected to; unix:, unix-seq:, abstract:, abstract-seq: and tcp: can"
@@ -118,14 +118,14 @@ pub(crate) fn target(ip: std::net::SocketAddr) -> Target {
 
 /// Starts on the first address that does not fail at once. If all do, says why the last one did.
 fn begin(
-    kind: ListenerKind,
+    transport: Transport,
     framing: &Framing,
     targets: &mut VecDeque<Target>,
 ) -> io::Result<(OwnedFd, Option<io::Error>)> {
     loop {
         let (domain, target) = targets[0];
         let last = targets.len() == 1;
-        match prepare(kind, domain, framing) {
+        match prepare(transport, domain, framing) {
             Ok(socket) => match socket::connect_nonblocking(socket.as_fd(), &target) {
                 Err(error) if is_under_way(&error) => return Ok((socket, None)),
                 Err(error) if last => return Ok((socket, Some(error))),
@@ -141,15 +141,15 @@ fn begin(
 }
 
 /// A socket with all that a client inherits from a master socket of ours.
-fn prepare(kind: ListenerKind, domain: libc::c_int, framing: &Framing) -> io::Result<OwnedFd> {
-    let socket = socket::socket(domain, kind.socket_type())?;
-    if kind.is_tcp() {
+fn prepare(transport: Transport, domain: libc::c_int, framing: &Framing) -> io::Result<OwnedFd> {
+    let socket = socket::socket(domain, transport.socket_type())?;
+    if transport.is_tcp() {
         socket::set_nodelay(socket.as_fd(), true)?;
     } else {
         // A kernel before 6.16 has no such option; then a short read proves nothing.
         let _ = socket::set_passes_rights(socket.as_fd(), framing.descriptors_max() > 0);
     }
-    if kind.is_seqpacket() {
+    if transport.is_seqpacket() {
         socket::set_passes_credentials(socket.as_fd(), true)?;
     }
     Ok(socket)
@@ -218,7 +218,7 @@ fn try_next<S>(visit: &mut Visit<'_, S>) -> Flow<()> {
     let Some(connecting) = io.extra().and_then(|extra| extra.connecting.as_mut()) else { return Ok(()) };
     connecting.targets.pop_front();
     let (socket, failure) =
-        begin(connecting.kind, &framing, &mut connecting.targets).map_err(Cause::Connect)?;
+        begin(connecting.transport, &framing, &mut connecting.targets).map_err(Cause::Connect)?;
     connecting.failure = failure;
     let old = io.replace_socket(socket);
     let (fd, interest) = (io.raw_fd(), io.interest());

@@ -30,9 +30,9 @@ fn deadline(limits: &Limits, io: &ClientIo) -> Option<(u64, Limit)> {
         return Some((after(io.active_ns, limits.connect), Limit::Connect));
     }
     let idle = limits.idle.map(|idle| (after(io.active_ns, idle), Limit::Idle));
-    let partial_frame = match (limits.half_frame, io.partial_frame_since_ns()) {
+    let partial_frame = match (limits.frame_timeout, io.partial_frame_since_ns()) {
         (Some(limit), Some(since_ns)) if !io.flags.has(Flags::THROTTLED) => {
-            Some((after(since_ns, limit), Limit::HalfFrame))
+            Some((after(since_ns, limit), Limit::PartialFrame))
         }
         _ => None,
     };

@@ -8,7 +8,7 @@ use crate::{
         frames::{Frames, Pass},
     },
     client::visit_state::{Exit, Flow, Visit, io_of},
-    observe::event::{SourceKind, What, Who},
+    observe::event::{SourceInfo, SourceKind, What},
     set::{
         asked::Asked,
         call::call_outcome,
@@ -139,7 +139,7 @@ impl<S> Visit<'_, S> {
         let record = &self.scratch[..count];
         let state = &mut *self.state;
         let called = call_outcome(self.set, self.key, |session: &mut Box<dyn Driver<S>>, cx| {
-            cx.set.stats.srms += 1;
+            cx.set.stats.requests += 1;
             let replied = cx.set.io.unsent();
             session.on_request(record, cx, state).map_err(failed)?;
             let key = cx.key();
@@ -236,7 +236,7 @@ impl<S> Visit<'_, S> {
                 let request = &input.bytes()[last];
                 self.budget.messages = self.budget.messages.saturating_sub(1);
                 self.call_asking(|session, cx, state| {
-                    cx.set.stats.srms += 1;
+                    cx.set.stats.requests += 1;
                     let replied = cx.set.io.unsent();
                     session.on_request(request, cx, state).map_err(failed)?;
                     let key = cx.key();
@@ -247,7 +247,7 @@ impl<S> Visit<'_, S> {
             }
             None => {
                 let now_ns = self.set.now_ns();
-                self.io().end(Ending::HalfFrame, now_ns);
+                self.io().end(Ending::PartialFrame, now_ns);
                 Ok(())
             }
         };
@@ -271,8 +271,8 @@ impl<S> Visit<'_, S> {
 
     fn emit_read(&mut self, bytes: usize) {
         if self.set.observes_messages() {
-            let who = Who { key: self.key, fd: Some(self.io().raw_fd()), kind: SourceKind::Client };
-            self.set.emit_timed(|_, _| What::Read { who, bytes });
+            let source = SourceInfo { key: self.key, fd: Some(self.io().raw_fd()), kind: SourceKind::Client };
+            self.set.emit_timed(|_, _| What::Read { source, bytes });
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     client::visit_state::{Flow, Visit, io_of},
-    observe::event::{SourceKind, What, Who},
+    observe::event::{SourceInfo, SourceKind, What},
     set::{
         client::{Flags, Sent},
         poll_set::PollSet,
@@ -106,9 +106,9 @@ impl<S> Visit<'_, S> {
 
     fn emit_sent(&mut self, bytes: usize) {
         if self.set.observes_messages() {
-            let who = Who { key: self.key, fd: Some(self.io().raw_fd()), kind: SourceKind::Client };
+            let source = SourceInfo { key: self.key, fd: Some(self.io().raw_fd()), kind: SourceKind::Client };
             let left = self.set.io.out.len();
-            self.set.emit_timed(|_, _| What::Sent { who, bytes, left });
+            self.set.emit_timed(|_, _| What::Sent { source, bytes, left });
         }
     }
 }

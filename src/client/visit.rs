@@ -20,7 +20,7 @@ use crate::{
         visit_state::{Exit, Flow, Lent, Visit, halves, io_of},
     },
     observe::{
-        event::{SourceKind, VisitEnd, What, Who},
+        event::{SourceInfo, SourceKind, VisitEnd, What},
         probe::{Off, On, Probe},
     },
     poll::registry::Slot,
@@ -67,8 +67,8 @@ pub(crate) fn is_plain<S>(set: &PollSet<S>, key: Key) -> bool {
 pub(crate) fn visit_at_once<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) -> AtOnce {
     if P::ON {
         let io = io_of(&mut set.registry, key);
-        let who = Who { key, fd: Some(io.raw_fd()), kind: SourceKind::Client };
-        set.begin_visit_at_once(who);
+        let source = SourceInfo { key, fd: Some(io.raw_fd()), kind: SourceKind::Client };
+        set.begin_visit_at_once(source);
     }
     let (io, session) = halves(&mut set.registry, key);
     let count = match socket::recv(io.fd(), lent.scratch) {
@@ -80,7 +80,7 @@ pub(crate) fn visit_at_once<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &
         return visit_frames::<S, P>(set, key, lent, count);
     }
     let Some(mut taken) = session.take() else { unreachable!("it is there unless it runs") };
-    set.stats.srms += 1;
+    set.stats.requests += 1;
     let (read, state) = (&lent.scratch[..count], &mut *lent.state);
     set.io.begin_replies(read);
     if let Err(called) = call_session(set, key, |cx| taken.on_request(read, cx, state).map_err(failed)) {
@@ -184,7 +184,7 @@ fn put_back_unusual<S>(
 #[inline(never)]
 fn visit_frames<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, count: usize) -> AtOnce {
     if P::ON && set.observes_messages() {
-        set.emit_timed(|_, who| What::Read { who, bytes: count });
+        set.emit_timed(|_, source| What::Read { source, bytes: count });
     }
     let (io, session) = halves(&mut set.registry, key);
     let Some(mut taken) = session.take() else { unreachable!("it is there unless it runs") };
@@ -217,7 +217,7 @@ fn visit_frames<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_,
     if P::ON && set.observes_messages() {
         let (bytes, left) = ((set.stats.bytes_out - bytes_out) as usize, set.io.out.len());
         if bytes > 0 {
-            set.emit_timed(|_, who| What::Sent { who, bytes, left });
+            set.emit_timed(|_, source| What::Sent { source, bytes, left });
         }
     }
     if frames.is_done() && called.is_plain() && matches!(sent, Ok(true)) {

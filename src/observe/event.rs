@@ -73,7 +73,7 @@ pub struct Seen<'a> {
 
 /// A source in the poll set, as an observer sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Who {
+pub struct SourceInfo {
     /// Its key.
     pub key: Key,
     /// Its descriptor's number, to be shown; none where the source has none of its own.
@@ -87,7 +87,7 @@ pub struct Who {
 #[non_exhaustive]
 pub enum SourceKind {
     /// A master socket: its events are CIRs.
-    Master,
+    Listener,
     /// A client handle: its events are SRMs.
     Client,
     /// A datagram socket.
@@ -102,8 +102,10 @@ pub enum SourceKind {
     Timers,
     /// The eventfd behind all [`Remote`](crate::Remote)s.
     Remote,
+    /// A child process and its pipes.
+    Child,
     /// Any other descriptor.
-    Open,
+    Fd,
 }
 
 /// How a visit ended.
@@ -114,7 +116,7 @@ pub enum VisitEnd {
     /// Its budget is spent: it is visited again in the next round.
     Again,
     /// Its edges stand, but something else must happen first: room, a deadline, a resumption.
-    Parked,
+    Blocked,
     /// It was closed.
     Closed,
 }
@@ -138,7 +140,7 @@ pub enum What<'a> {
     /// An event. ([`Detail::Messages`]; a visit follows, with the same edges.)
     Edge {
         /// Whose.
-        who: Who,
+        source: SourceInfo,
         /// What for.
         ready: Ready,
     },
@@ -151,18 +153,18 @@ pub enum What<'a> {
     /// when somebody asks for the observer: [`Visited`](What::Visited) tells all of it anyway.
     Visit {
         /// Whose.
-        who: Who,
+        source: SourceInfo,
         /// The edges that it has not used up.
         ready: Ready,
         /// How long it waited in the ready list.
         queued_ns: u64,
     },
     /// A connection initiation request was accepted, and has become a client handle.
-    Cir {
-        /// The master socket.
-        master: Who,
+    Accepted {
+        /// The listener.
+        listener: SourceInfo,
         /// The new client handle.
-        client: Who,
+        client: SourceInfo,
         /// Who has connected.
         peer: &'a Peer<'a>,
         /// How long the factory took; 0 if no observer wants [`Detail::Messages`].
@@ -171,21 +173,21 @@ pub enum What<'a> {
         clients: usize,
     },
     /// A connection initiation request was refused, by the factory, by a limit, or by the kernel.
-    CirRefused {
-        /// The master socket.
-        master: Who,
+    Refused {
+        /// The listener.
+        listener: SourceInfo,
     },
     /// Bytes were read from a client. ([`Detail::Messages`])
     Read {
         /// The client.
-        who: Who,
+        source: SourceInfo,
         /// How many; 0 at its end of file.
         bytes: usize,
     },
     /// A service request message was handled. ([`Detail::Messages`])
-    Srm {
+    Request {
         /// The client.
-        who: Who,
+        source: SourceInfo,
         /// The message, without what frames it.
         request: &'a [u8],
         /// Bytes that the handler has replied; they leave with all other replies of this visit.
@@ -196,7 +198,7 @@ pub enum What<'a> {
     /// Bytes were sent to a client. ([`Detail::Messages`])
     Sent {
         /// The client.
-        who: Who,
+        source: SourceInfo,
         /// How many its socket took.
         bytes: usize,
         /// How many wait until it takes more.
@@ -205,7 +207,7 @@ pub enum What<'a> {
     /// A message of a queue, a datagram, or a value from shared memory was handled. ([`Detail::Messages`])
     Message {
         /// Where it came from.
-        who: Who,
+        source: SourceInfo,
         /// The message.
         bytes: &'a [u8],
         /// A queue's message has one.
@@ -216,7 +218,7 @@ pub enum What<'a> {
     /// A signal was handled. ([`Detail::Messages`])
     Signal {
         /// The signalfd.
-        who: Who,
+        source: SourceInfo,
         /// Which, and who sent it.
         info: &'a SignalInfo,
         /// How long the handler took.
@@ -225,7 +227,7 @@ pub enum What<'a> {
     /// A timer has fired, in the timers' visit.
     Timer {
         /// Whose handler has run: the client whose session has set it, or else the timers.
-        who: Who,
+        source: SourceInfo,
         /// Which.
         timer: TimerKey,
         /// How much later than it was due.
@@ -248,14 +250,14 @@ pub enum What<'a> {
     /// A source has left the poll set. Its `on_close` comes next.
     Closed {
         /// Which. Its descriptor is closed, or about to be.
-        who: Who,
+        source: SourceInfo,
         /// Why.
         cause: &'a Cause,
     },
     /// A visit is over.
     Visited {
         /// Whose.
-        who: Who,
+        source: SourceInfo,
         /// The edges that it had not used up when the visit began.
         ready: Ready,
         /// How long it had waited.
@@ -279,7 +281,7 @@ impl What<'_> {
         match self {
             What::Edge { .. }
             | What::Read { .. }
-            | What::Srm { .. }
+            | What::Request { .. }
             | What::Sent { .. }
             | What::Message { .. }
             | What::Signal { .. } => Detail::Messages,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    observe::event::{Detail, Observer, Seen, SourceKind, VisitEnd, What, Who},
+    observe::event::{Detail, Observer, Seen, SourceInfo, SourceKind, VisitEnd, What},
     sys,
     types::{key::Key, ready::Ready},
 };
@@ -24,7 +24,7 @@ struct Registered {
 /// A visit under way.
 #[derive(Clone, Copy)]
 struct Visit {
-    who: Who,
+    source: SourceInfo,
     ready: Ready,
     /// Since when it has waited.
     since_ns: u64,
@@ -34,7 +34,7 @@ struct Visit {
 }
 
 /// What happens outside of any visit has no source.
-const NO_SOURCE: Who = Who { key: Key::NONE, fd: None, kind: SourceKind::Open };
+const NO_SOURCE: SourceInfo = SourceInfo { key: Key::NONE, fd: None, kind: SourceKind::Fd };
 
 /// The observers, and what must be remembered for them. Methods that tell return false if an observer has panicked:
 /// [`drop_panicked`](Observers::drop_panicked) comes next.
@@ -137,43 +137,43 @@ impl Observers {
 
     /// The source of the visit under way.
     #[inline]
-    pub(crate) fn visiting(&self) -> Option<Who> {
-        self.visit.map(|visit| visit.who)
+    pub(crate) fn visiting(&self) -> Option<SourceInfo> {
+        self.visit.map(|visit| visit.source)
     }
 
     /// The same, or none of the sources.
-    pub(crate) fn visiting_or_none(&self) -> Who {
+    pub(crate) fn visiting_or_none(&self) -> SourceInfo {
         self.visiting().unwrap_or(NO_SOURCE)
     }
 
     /// A client is visited as its event comes: it has waited since the turn's events came.
     #[inline]
-    pub(crate) fn begin_visit_at_once(&mut self, who: Who) {
-        self.begin(who, Ready::READABLE, self.turn_ns);
+    pub(crate) fn begin_visit_at_once(&mut self, source: SourceInfo) {
+        self.begin(source, Ready::READABLE, self.turn_ns);
     }
 
     /// A source is visited that was in the ready list.
-    pub(crate) fn begin_visit(&mut self, who: Who, ready: Ready) {
-        let since_ns = self.queued_ns.get(who.key.index as usize).copied().unwrap_or(self.now_ns);
-        self.begin(who, ready, since_ns);
+    pub(crate) fn begin_visit(&mut self, source: SourceInfo, ready: Ready) {
+        let since_ns = self.queued_ns.get(source.key.index as usize).copied().unwrap_or(self.now_ns);
+        self.begin(source, ready, since_ns);
     }
 
     #[inline]
-    fn begin(&mut self, who: Who, ready: Ready, since_ns: u64) {
+    fn begin(&mut self, source: SourceInfo, ready: Ready, since_ns: u64) {
         // The time that an on_close has taken is not this source's.
         if mem::take(&mut self.closed) {
             self.lap();
         }
-        self.visit = Some(Visit { who, ready, since_ns, begun_ns: self.now_ns, told: false });
+        self.visit = Some(Visit { source, ready, since_ns, begun_ns: self.now_ns, told: false });
     }
 
     /// The visit under way, if there is one, is over.
     #[inline]
     pub(crate) fn end_visit(&mut self, turn: u64, end: VisitEnd) -> bool {
-        let Some(Visit { who, ready, since_ns, begun_ns, .. }) = self.visit.take() else { return true };
+        let Some(Visit { source, ready, since_ns, begun_ns, .. }) = self.visit.take() else { return true };
         self.lap();
         let (queued_ns, took_ns) = (begun_ns.saturating_sub(since_ns), self.now_ns - begun_ns);
-        self.show(self.now_ns, turn, What::Visited { who, ready, queued_ns, took_ns, end })
+        self.show(self.now_ns, turn, What::Visited { source, ready, queued_ns, took_ns, end })
     }
 
     // ---- Turns ----
@@ -208,9 +208,9 @@ impl Observers {
         match &mut self.visit {
             Some(visit) if !visit.told => {
                 visit.told = true;
-                let Visit { who, ready, since_ns, begun_ns, .. } = *visit;
+                let Visit { source, ready, since_ns, begun_ns, .. } = *visit;
                 let queued_ns = begun_ns.saturating_sub(since_ns);
-                self.show(begun_ns, turn, What::Visit { who, ready, queued_ns })
+                self.show(begun_ns, turn, What::Visit { source, ready, queued_ns })
             }
             _ => true,
         }
@@ -264,18 +264,19 @@ mod tests {
         }
     }
 
-    const WHO: Who = Who { key: Key { index: 3, serial: 4 }, fd: Some(5), kind: SourceKind::Client };
+    const SOURCE: SourceInfo =
+        SourceInfo { key: Key { index: 3, serial: 4 }, fd: Some(5), kind: SourceKind::Client };
 
     #[test]
     fn a_visits_beginning_is_told_only_before_something_else() {
         let mut observers = Observers::new();
         observers.add(Counts::new(Detail::Messages));
         observers.woke(1, 1);
-        observers.begin_visit_at_once(WHO);
+        observers.begin_visit_at_once(SOURCE);
         observers.end_visit(1, VisitEnd::Drained);
-        observers.begin_visit_at_once(WHO);
-        assert_eq!(observers.visiting(), Some(WHO));
-        observers.emit(1, What::Read { who: WHO, bytes: 1 });
+        observers.begin_visit_at_once(SOURCE);
+        assert_eq!(observers.visiting(), Some(SOURCE));
+        observers.emit(1, What::Read { source: SOURCE, bytes: 1 });
         observers.end_visit(1, VisitEnd::Drained);
         observers.end_visit(1, VisitEnd::Drained);
         let told = &observers.get_mut::<Counts>().unwrap().told;
@@ -288,7 +289,7 @@ mod tests {
         assert!(!observers.want_messages());
         observers.add(Counts::new(Detail::Visits));
         assert!(!observers.want_messages());
-        observers.emit(1, What::Read { who: WHO, bytes: 1 });
+        observers.emit(1, What::Read { source: SOURCE, bytes: 1 });
         assert!(observers.take::<Counts>().unwrap().told.is_empty());
         assert!(observers.is_empty());
     }

@@ -11,7 +11,7 @@ use event::{Event, Record, Why};
 use text::Shown;
 
 use crate::{
-    observe::event::{Detail, Observer, Seen, What, Who},
+    observe::event::{Detail, Observer, Seen, SourceInfo, What},
     sys::time::nanos,
     types::{cause::Cause, key::Key},
 };
@@ -164,14 +164,14 @@ impl FlightRecorder {
     }
 
     #[cold]
-    fn slow_visit(&mut self, at_ns: u64, who: Who, took_ns: u64) {
+    fn slow_visit(&mut self, at_ns: u64, source: SourceInfo, took_ns: u64) {
         // Whose timer it was in the timers' visit has been said.
         if took_ns >= self.slow_ns && !mem::take(&mut self.blamed) {
             let (took, limit) = (Duration::from_nanos(took_ns), Duration::from_nanos(self.slow_ns));
-            let who = Shown(who);
+            let source = Shown(source);
             self.dump_by_itself(
                 at_ns,
-                format_args!("{who} held up the loop for {took:.1?}; slow is {limit:.1?}"),
+                format_args!("{source} held up the loop for {took:.1?}; slow is {limit:.1?}"),
             );
         }
     }
@@ -213,14 +213,14 @@ impl FlightRecorder {
         let panic = matches!(cause, Cause::Panic(_));
         self.write(at_ns, Event::Fault { key, panic });
         if panic {
-            let who = self.records().rev().find_map(|record| match record.event {
-                Event::Visit { who, .. } | Event::Closed { who, .. } if who.key == key => {
-                    Some(Shown(who).to_string())
+            let source = self.records().rev().find_map(|record| match record.event {
+                Event::Visit { source, .. } | Event::Closed { source, .. } if source.key == key => {
+                    Some(Shown(source).to_string())
                 }
                 _ => None,
             });
-            let who = who.unwrap_or_else(|| format!("source {key}"));
-            self.dump_by_itself(at_ns, format_args!("{who}: {cause}"));
+            let source = source.unwrap_or_else(|| format!("source {key}"));
+            self.dump_by_itself(at_ns, format_args!("{source}: {cause}"));
         }
     }
 }
@@ -235,8 +235,10 @@ impl Observer for FlightRecorder {
     #[inline]
     fn observe(&mut self, seen: &Seen<'_>) {
         // Most of what is told, by far.
-        let What::Visited { who, ready, queued_ns, took_ns, end } = seen.what else { return self.note(seen) };
-        let visit = Event::Visit { who, ready, end: Some(end), queued_ns, took_ns };
+        let What::Visited { source, ready, queued_ns, took_ns, end } = seen.what else {
+            return self.note(seen);
+        };
+        let visit = Event::Visit { source, ready, end: Some(end), queued_ns, took_ns };
         let begun_ns = seen.at_ns - took_ns;
         match self.visit {
             None => _ = self.write(begun_ns, visit),
@@ -245,7 +247,7 @@ impl Observer for FlightRecorder {
         let before_ns = self.account(begun_ns, seen.at_ns);
         if took_ns.max(before_ns) >= self.slow_ns {
             self.between_visits(begun_ns, before_ns);
-            self.slow_visit(seen.at_ns, who, took_ns);
+            self.slow_visit(seen.at_ns, source, took_ns);
         }
     }
 
@@ -270,8 +272,8 @@ impl FlightRecorder {
                 );
                 return;
             }
-            What::Visit { who, ready, queued_ns } => {
-                let visit = Event::Visit { who, ready, end: None, queued_ns, took_ns: 0 };
+            What::Visit { source, ready, queued_ns } => {
+                let visit = Event::Visit { source, ready, end: None, queued_ns, took_ns: 0 };
                 self.visit = Some(self.write(at_ns, visit));
                 let before_ns = self.account(at_ns, at_ns);
                 self.between_visits(at_ns, before_ns);
@@ -287,29 +289,29 @@ impl FlightRecorder {
             }
             What::Fault { key, cause } => return self.fault(at_ns, key, cause),
             What::Stale { key } => Event::Stale { key },
-            What::Cir { client, clients, handler_ns, .. } => {
-                Event::Cir { client, clients: clients as u32, handler_ns }
+            What::Accepted { client, clients, handler_ns, .. } => {
+                Event::Accepted { client, clients: clients as u32, handler_ns }
             }
-            What::CirRefused { .. } => Event::CirRefused,
+            What::Refused { .. } => Event::Refused,
             What::Read { bytes, .. } => Event::Read { bytes },
-            What::Srm { request, reply_bytes, handler_ns, .. } => {
-                Event::Srm { bytes: request.len() as u32, reply_bytes: reply_bytes as u32, handler_ns }
+            What::Request { request, reply_bytes, handler_ns, .. } => {
+                Event::Request { bytes: request.len() as u32, reply_bytes: reply_bytes as u32, handler_ns }
             }
             What::Sent { bytes, left, .. } => Event::Sent { bytes, left },
             What::Message { bytes, handler_ns, .. } => Event::Message { bytes: bytes.len(), handler_ns },
             What::Signal { info, handler_ns, .. } => {
                 Event::Signal { signal: info.signal(), pid: info.pid(), handler_ns }
             }
-            What::Timer { who, timer, late_ns, handler_ns } => {
-                self.write(at_ns, Event::Timer { timer, of: who.key, late_ns, handler_ns });
+            What::Timer { source, timer, late_ns, handler_ns } => {
+                self.write(at_ns, Event::Timer { timer, of: source.key, late_ns, handler_ns });
                 if handler_ns >= self.slow_ns {
-                    self.slow_visit(at_ns, who, handler_ns);
+                    self.slow_visit(at_ns, source, handler_ns);
                     self.blamed = true;
                 }
                 return;
             }
             What::Limit { limit } => Event::Limit { limit },
-            What::Closed { who, cause } => Event::Closed { who, cause: Why::of(cause) },
+            What::Closed { source, cause } => Event::Closed { source, cause: Why::of(cause) },
         };
         self.write(at_ns, event);
     }

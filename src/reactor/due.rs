@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     client::{deadlines::slot_due, visit::wake, visit_state::Lent},
-    observe::event::{What, Who},
+    observe::event::{SourceInfo, What},
     poll::timers::Due,
     set::{
         asked::Asked,
@@ -49,8 +49,8 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, lent: &
     if task.is_embedders() {
         set.stats.timers += 1;
     }
-    let who = if set.observers.is_some() { who(set, &task) } else { None };
-    if who.is_some() {
+    let source = if set.observers.is_some() { source_of(set, &task) } else { None };
+    if source.is_some() {
         set.lap();
     }
     let asked = match task {
@@ -81,18 +81,18 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, lent: &
             Asked::Stop
         }
     };
-    if let Some(who) = who {
+    if let Some(source) = source {
         let late_ns = set.now_ns().saturating_sub(due_ns);
-        set.emit_timed(|handler_ns, _| What::Timer { who, timer, late_ns, handler_ns });
+        set.emit_timed(|handler_ns, _| What::Timer { source, timer, late_ns, handler_ns });
     }
     asked
 }
 
 /// The source whose handler an embedder's timer runs, for observers.
 #[cold]
-fn who<S>(set: &PollSet<S>, task: &Task<S>) -> Option<Who> {
+fn source_of<S>(set: &PollSet<S>, task: &Task<S>) -> Option<SourceInfo> {
     match task {
-        Task::Session(client) => set.registry.get(*client).map(|source| source.who(*client)),
+        Task::Session(client) => set.registry.get(*client).map(|source| source.info(*client)),
         task => set.visiting().filter(|_| task.is_embedders()),
     }
 }

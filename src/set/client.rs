@@ -18,7 +18,7 @@ use crate::{
         buffer::{Buffer, Pool},
         framing::Framing,
     },
-    net::transport::ListenerKind,
+    net::transport::Transport,
     sys::{scm, sockaddr::SockAddr, socket},
     types::cause::{Cause, Limit},
 };
@@ -42,12 +42,12 @@ pub(crate) struct ConnectionConfig {
 struct FirstRequest(Cell<u8>);
 
 impl ConnectionConfig {
-    pub(crate) fn new(kind: ListenerKind, framing: Framing, refuses_descriptors: bool) -> ConnectionConfig {
+    pub(crate) fn new(transport: Transport, framing: Framing, refuses_descriptors: bool) -> ConnectionConfig {
         ConnectionConfig {
-            records: kind.is_seqpacket(),
-            short_read_drains: kind.is_tcp() || (refuses_descriptors && framing.descriptors_max() == 0),
-            passes: framing.descriptors_max() > 0 && !kind.is_tcp(),
-            unix: !kind.is_tcp(),
+            records: transport.is_seqpacket(),
+            short_read_drains: transport.is_tcp() || (refuses_descriptors && framing.descriptors_max() == 0),
+            passes: framing.descriptors_max() > 0 && !transport.is_tcp(),
+            unix: !transport.is_tcp(),
             first_request: FirstRequest::default(),
             framing,
         }
@@ -69,7 +69,7 @@ impl ConnectionConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     Peer,
-    HalfFrame,
+    PartialFrame,
     Closed,
     Drain,
 }
@@ -78,7 +78,7 @@ impl From<Ending> for Cause {
     fn from(ending: Ending) -> Cause {
         match ending {
             Ending::Peer => Cause::Peer,
-            Ending::HalfFrame => Cause::HalfFrame,
+            Ending::PartialFrame => Cause::PartialFrame,
             Ending::Closed => Cause::Closed,
             Ending::Drain => Cause::Drain,
         }
@@ -156,7 +156,7 @@ pub(crate) type Target = (libc::c_int, SockAddr);
 
 /// A connection of our own that is in progress.
 pub(crate) struct Connecting {
-    pub(crate) kind: ListenerKind,
+    pub(crate) transport: Transport,
     /// The first is being tried, the others are for when that fails.
     pub(crate) targets: VecDeque<Target>,
     /// Why the last of them failed at once; the first visit tells.
@@ -384,7 +384,7 @@ impl ClientIo {
                            raise RLIMIT_NOFILE";
                 return Read::Failed(io::Error::other(why));
             }
-            return Read::Limit(Limit::DescriptorsHeld);
+            return Read::Limit(Limit::DescriptorsPerClient);
         }
         if !config.records {
             return Ok(record.len).into();
@@ -461,7 +461,7 @@ mod tests {
     fn stream(framing: Framing) -> (ClientIo, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let config = ConnectionConfig::new(ListenerKind::UnixStream, framing, true);
+        let config = ConnectionConfig::new(Transport::UnixStream, framing, true);
         let mut io = ClientIo::new(ours.into(), Rc::new(config), 1, 0);
         io.flags.set(Flags::OPENED, true);
         (io, theirs)
@@ -542,7 +542,7 @@ mod tests {
     #[test]
     fn descriptors_past_the_limit_are_closed() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let config = ConnectionConfig::new(ListenerKind::UnixStream, Framing::raw().descriptors(1), false);
+        let config = ConnectionConfig::new(Transport::UnixStream, Framing::raw().descriptors(1), false);
         let io = ClientIo::new(ours.into(), Rc::new(config), 1, 0);
         let file = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let mut inbox = VecDeque::new();
@@ -550,7 +550,7 @@ mod tests {
         assert!(matches!(io.recv(&mut [0; 8], &mut inbox, 100), Read::Bytes(1)));
         assert_eq!(inbox.len(), 1);
         scm::send(theirs.as_fd(), b"2", &[file()]).unwrap();
-        assert!(matches!(io.recv(&mut [0; 8], &mut inbox, 100), Read::Limit(Limit::DescriptorsHeld)));
+        assert!(matches!(io.recv(&mut [0; 8], &mut inbox, 100), Read::Limit(Limit::DescriptorsPerClient)));
         assert!(inbox.is_empty());
     }
 }

@@ -65,7 +65,7 @@ fn handle_frames<S, T: Session<S>, P: Probe>(
         };
         let Some((request, after)) = next else { break };
         rest = after;
-        cx.set.stats.srms += 1;
+        cx.set.stats.requests += 1;
         let replied = if P::ON { cx.set.io.unsent() } else { 0 };
         if let Err(error) = session.on_request(request, cx, state) {
             return Err(failed(error));

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use log::{Level, log_enabled};
 
 use crate::{
-    net::{peer::Peer, transport::ListenerKind},
+    net::{peer::Peer, transport::Transport},
     observe::{
-        event::{Observer, VisitEnd, What, Who},
+        event::{Observer, SourceInfo, VisitEnd, What},
         observers::Observers,
         throttle::Kind,
     },
@@ -60,7 +60,7 @@ impl<S> PollSet<S> {
 
     /// The source of the visit under way, if there are observers.
     #[inline]
-    pub(crate) fn visiting(&self) -> Option<Who> {
+    pub(crate) fn visiting(&self) -> Option<SourceInfo> {
         self.observers.as_ref()?.visiting()
     }
 
@@ -86,11 +86,11 @@ impl<S> PollSet<S> {
 
     /// Tells something that has taken the time since the clock was read last.
     #[cold]
-    pub(crate) fn emit_timed<'a>(&mut self, what: impl FnOnce(u64, Who) -> What<'a>) {
+    pub(crate) fn emit_timed<'a>(&mut self, what: impl FnOnce(u64, SourceInfo) -> What<'a>) {
         self.tell(|observers, turn| {
             let took_ns = observers.lap();
-            let who = observers.visiting_or_none();
-            observers.emit(turn, what(took_ns, who))
+            let source = observers.visiting_or_none();
+            observers.emit(turn, what(took_ns, source))
         });
     }
 
@@ -125,20 +125,20 @@ impl<S> PollSet<S> {
             // Those who are told of visits only learn of it from its visit.
             Some(_) if !self.observes_messages() => {}
             Some(source) => {
-                let who = source.who(key);
-                self.emit(What::Edge { who, ready });
+                let source = source.info(key);
+                self.emit(What::Edge { source, ready });
             }
         }
     }
 
     /// A client is visited as its event comes.
     #[cold]
-    pub(crate) fn begin_visit_at_once(&mut self, who: Who) {
+    pub(crate) fn begin_visit_at_once(&mut self, source: SourceInfo) {
         if self.observes_messages() {
-            self.emit(What::Edge { who, ready: Ready::READABLE });
+            self.emit(What::Edge { source, ready: Ready::READABLE });
         }
         if let Some(observers) = &mut self.observers {
-            observers.begin_visit_at_once(who);
+            observers.begin_visit_at_once(source);
         }
         self.emit_visit_if_messages();
     }
@@ -147,9 +147,9 @@ impl<S> PollSet<S> {
     #[cold]
     pub(crate) fn begin_visit(&mut self, key: Key) {
         let Some(slot) = self.registry.slot(key) else { return };
-        let (who, ready) = (slot.value.who(key), slot.ready);
+        let (source, ready) = (slot.value.info(key), slot.ready);
         if let Some(observers) = &mut self.observers {
-            observers.begin_visit(who, ready);
+            observers.begin_visit(source, ready);
         }
         self.emit_visit_if_messages();
     }
@@ -172,16 +172,17 @@ impl<S> PollSet<S> {
     pub(crate) fn emit_accepted(
         &mut self,
         client: Key,
-        kind: ListenerKind,
+        transport: Transport,
         inet: Option<SocketAddr>,
         handler_ns: u64,
     ) {
         let Some(source @ Source::Client { io, .. }) = self.registry.get(client) else { return };
-        let peer = Peer::new(io.fd(), kind, inet);
-        let (client, clients, turn) = (source.who(client), self.stats.clients, self.stats.turns);
+        let peer = Peer::new(io.fd(), transport, inet);
+        let (client, clients, turn) = (source.info(client), self.stats.clients, self.stats.turns);
         let Some(observers) = &mut self.observers else { return };
-        let master = observers.visiting_or_none();
-        let all_well = observers.emit(turn, What::Cir { master, client, peer: &peer, handler_ns, clients });
+        let listener = observers.visiting_or_none();
+        let all_well =
+            observers.emit(turn, What::Accepted { listener, client, peer: &peer, handler_ns, clients });
         if !all_well {
             self.tell(|_, _| false);
         }
@@ -196,7 +197,7 @@ impl<S> PollSet<S> {
                 ReplyMode::Records => record_bytes(&self.io.out.bytes()[replied..]),
                 _ => self.io.unsent() - replied,
             };
-            self.emit_timed(|handler_ns, who| What::Srm { who, request, reply_bytes, handler_ns });
+            self.emit_timed(|handler_ns, source| What::Request { source, request, reply_bytes, handler_ns });
         }
     }
 }

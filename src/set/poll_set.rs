@@ -157,7 +157,7 @@ impl<S> PollSet<S> {
     }
 
     /// Sends `bytes` to every connected client; returns how many took it. A client whose unsent bytes are at
-    /// [`Limits::output_max`] misses it, and is counted in [`Stats::trips`].
+    /// [`Limits::output_max`] misses it, and is counted in [`Stats::limit_count`].
     pub fn broadcast(&mut self, bytes: &[u8]) -> usize {
         let mut reached = 0;
         self.each_client(|mut client| reached += usize::from(client.send(bytes).is_ok()));
@@ -196,7 +196,7 @@ impl<S> PollSet<S> {
 
     #[cold]
     pub(crate) fn count_limit(&mut self, limit: Limit) {
-        self.stats.tripped(limit);
+        self.stats.count_limit(limit);
         self.emit(What::Limit { limit });
     }
 

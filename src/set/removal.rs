@@ -157,8 +157,8 @@ impl<S> PollSet<S> {
         if self.observers.is_some()
             && let Some(source) = self.registry.get(key)
         {
-            let who = source.who(key);
-            self.emit(What::Closed { who, cause: &cause });
+            let source = source.info(key);
+            self.emit(What::Closed { source, cause: &cause });
         }
         self.timers.clear_slot_deadline(key.index);
         let Some(Slot { value: source, ready, queued, .. }) = self.registry.remove(key) else { return };

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use crate::{
-    observe::event::{SourceKind, VisitEnd, Who},
+    observe::event::{SourceInfo, SourceKind, VisitEnd},
     set::{
         client::ClientIo,
         driver::Driver,
@@ -75,9 +75,9 @@ impl<S> Source<S> {
     }
 
     /// As observers are told.
-    pub(crate) fn who(&self, key: Key) -> Who {
+    pub(crate) fn info(&self, key: Key) -> SourceInfo {
         let kind = match self {
-            Source::Listener { .. } => SourceKind::Master,
+            Source::Listener { .. } => SourceKind::Listener,
             Source::Client { .. } => SourceKind::Client,
             Source::Datagram { .. } => SourceKind::Datagram,
             Source::Queue { .. } => SourceKind::Queue,
@@ -85,9 +85,10 @@ impl<S> Source<S> {
             Source::Shm { .. } => SourceKind::SharedMemory,
             Source::Timers => SourceKind::Timers,
             Source::Remote(_) => SourceKind::Remote,
-            Source::Child { .. } | Source::Fd { .. } => SourceKind::Open,
+            Source::Child { .. } => SourceKind::Child,
+            Source::Fd { .. } => SourceKind::Fd,
         };
-        Who { key, fd: self.raw_fd(), kind }
+        SourceInfo { key, fd: self.raw_fd(), kind }
     }
 }
 
@@ -113,7 +114,7 @@ impl Visited {
         match self {
             Visited::Drained => VisitEnd::Drained,
             Visited::Again(_) => VisitEnd::Again,
-            Visited::Blocked(_) => VisitEnd::Parked,
+            Visited::Blocked(_) => VisitEnd::Blocked,
             Visited::Closed(_) => VisitEnd::Closed,
         }
     }

@@ -52,17 +52,17 @@ impl<S> PollSet<S> {
         framing: Framing,
         mut factory: impl FnMut(&Peer<'_>, &mut S) -> io::Result<T> + 'static,
     ) -> Result<Key, Rejected<Listener>> {
-        let kind = listener.kind();
-        if kind.is_tcp() {
+        let transport = listener.transport();
+        if transport.is_tcp() {
             // Every client inherits it: answers are not held back for more to come.
             if let Err(error) = socket::set_nodelay(listener.as_fd(), true) {
                 return Err(Rejected { error, source: listener });
             }
         }
-        if kind.is_seqpacket() {
+        if transport.is_seqpacket() {
             make_room_for_records(self, &framing);
         }
-        let config = ConnectionConfig::new(kind, framing, listener.refuses_descriptors());
+        let config = ConnectionConfig::new(transport, framing, listener.refuses_descriptors());
         if config.passes {
             // Inherited at connect: a client need not wait to be accepted before it passes any.
             let _ = socket::set_passes_rights(listener.as_fd(), true);
@@ -176,9 +176,9 @@ fn shed<S>(set: &mut PollSet<S>, key: Key, limit: Limit, socket: OwnedFd) {
 /// A connection was refused, for whatever cause.
 #[cold]
 fn refused<S>(set: &mut PollSet<S>) {
-    set.stats.cirs_refused += 1;
-    if let Some(master) = set.visiting() {
-        set.emit(What::CirRefused { master });
+    set.stats.refused += 1;
+    if let Some(listener) = set.visiting() {
+        set.emit(What::Refused { listener });
     }
 }
 
@@ -199,7 +199,7 @@ fn accepted<S>(
 ) {
     let port = port(set, key);
     port.full = false;
-    let kind = port.listener.kind();
+    let transport = port.listener.transport();
     if let Err(error) = prepare(port, &socket) {
         dropped(set, key, &error);
         return;
@@ -209,7 +209,7 @@ fn accepted<S>(
         set.report_limit(Limit::ClientsPerUid, format_args!("a connection at listener {key} was refused"));
         return;
     }
-    let peer = Peer::new(socket.as_fd(), kind, address);
+    let peer = Peer::new(socket.as_fd(), transport, address);
     if log_enabled!(target: "ipc_reactor", Level::Debug) {
         log::debug!(target: "ipc_reactor", "connection at listener {key} from {peer}");
     }
@@ -234,12 +234,12 @@ fn accepted<S>(
     let registration = if early { Registration::AfterFirstVisit } else { Registration::AtOnce };
     match admit(set, socket, config.clone(), session, registration) {
         Ok(client) => {
-            set.stats.cirs += 1;
+            set.stats.accepted += 1;
             if early {
                 set.acceptors.unregistered.push(client);
             }
             if set.observers.is_some() {
-                set.emit_accepted(client, kind, address, handler_ns);
+                set.emit_accepted(client, transport, address, handler_ns);
             }
         }
         Err(error) => dropped(set, key, &error),

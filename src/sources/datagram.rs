@@ -206,7 +206,7 @@ fn handle<'a, S>(
         })
         .or_report(set, key, "datagram socket");
         if set.observes_messages() {
-            set.emit_timed(|handler_ns, who| What::Message { who, bytes, priority: None, handler_ns });
+            set.emit_timed(|handler_ns, source| What::Message { source, bytes, priority: None, handler_ns });
         }
         if let Some(left) = &mut port(set, key).to_drain {
             *left -= 1;

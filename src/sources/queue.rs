@@ -124,7 +124,7 @@ impl<S> PollSet<S> {
         }
         port.keep(message, priority);
         set_write_interest(self, key, true)?;
-        Ok(Posted::Waits)
+        Ok(Posted::Buffered)
     }
 
     /// Whether any queue still has messages to send.
@@ -135,7 +135,7 @@ impl<S> PollSet<S> {
     }
 
     /// How many messages wait for room in a queue.
-    pub fn waiting(&self, key: Key) -> usize {
+    pub fn outbox_len(&self, key: Key) -> usize {
         match self.registry.get(key) {
             Some(Source::Queue { port, .. }) => port.outbox.len(),
             _ => 0,
@@ -220,7 +220,7 @@ pub(crate) fn visit<S>(
         .or_report(set, key, "queue");
         if set.observes_messages() {
             let (bytes, priority) = (message.bytes, Some(message.priority));
-            set.emit_timed(|handler_ns, who| What::Message { who, bytes, priority, handler_ns });
+            set.emit_timed(|handler_ns, source| What::Message { source, bytes, priority, handler_ns });
         }
         if let Some(left) = &mut port(set, key).to_drain {
             *left -= 1;

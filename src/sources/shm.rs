@@ -127,7 +127,7 @@ impl<S> PollSet<S> {
             return;
         };
         port.connection = None;
-        if matches!(cause, Cause::Peer | Cause::Reset | Cause::HalfFrame) {
+        if matches!(cause, Cause::Peer | Cause::Reset | Cause::PartialFrame) {
             // What it had published before is still to be told.
             port.ended = Some(Box::new((cause.copy(), subscription.subscriber.newest())));
             self.mark_ready(key, Ready::READABLE);
@@ -214,7 +214,7 @@ fn tell<S>(
     }
     let handled = handler.on_update(update, cx, state);
     if observed && let Update::Value(bytes) = update {
-        cx.set.emit_timed(|handler_ns, who| What::Message { who, bytes, priority: None, handler_ns });
+        cx.set.emit_timed(|handler_ns, source| What::Message { source, bytes, priority: None, handler_ns });
     }
     handled
 }

@@ -42,7 +42,7 @@ impl<S> Context<'_, S> {
 /// Who may subscribe is the factory's affair, which sees the peer.
 ///
 /// ```
-/// use ipc_reactor::{Handout, shm::Publisher};
+/// use ipc_reactor::{SubscriberSession, shm::Publisher};
 /// use ipc_reactor::{Listener, Reactor};
 ///
 /// struct Exchange { rate: Publisher }
@@ -50,51 +50,51 @@ impl<S> Context<'_, S> {
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("rates");
 /// let mut reactor = Reactor::<Exchange>::new()?;
-/// reactor.listen(Listener::unix(path)?, Handout::framing(), |peer, _exchange| {
+/// reactor.listen(Listener::unix(path)?, SubscriberSession::framing(), |peer, _exchange| {
 ///     if peer.credentials()?.uid == 65534 {
 ///         return Err(std::io::Error::other("not for nobody"));
 ///     }
-///     Ok(Handout::new(|exchange: &mut Exchange| &mut exchange.rate))
+///     Ok(SubscriberSession::new(|exchange: &mut Exchange| &mut exchange.rate))
 /// })?;
 /// let mut exchange = Exchange { rate: Publisher::latest(64)? };
 /// // From any handler:
 /// exchange.rate.publish(b"1 EUR = 1.17 USD")?;
 /// # std::io::Result::Ok(())
 /// ```
-pub struct Handout<F> {
+pub struct SubscriberSession<F> {
     publisher: F,
     notify: Option<Box<dyn Notify>>,
     id: Option<SubscriberId>,
     keepalive: Keepalive,
 }
 
-impl<F> Handout<F> {
+impl<F> SubscriberSession<F> {
     /// A session whose client subscribes to the publisher that `publisher` finds in the service's shared state, and is
     /// told of updates by a [`Doorbell`](crate::shm::Doorbell).
-    pub fn new<S>(publisher: F) -> Handout<F>
+    pub fn new<S>(publisher: F) -> SubscriberSession<F>
     where
         F: FnMut(&mut S) -> &mut Publisher,
     {
-        Handout { publisher, notify: None, id: None, keepalive: Keepalive::default() }
+        SubscriberSession { publisher, notify: None, id: None, keepalive: Keepalive::default() }
     }
 
     /// Has its client told by other means: over this very socket by a [`SocketNotifier`](crate::shm::SocketNotifier) of
     /// the factory's peer, through a message queue by a [`QueueNotifier`](crate::shm::QueueNotifier), or in any other way.
     #[must_use]
-    pub fn via(mut self, notify: impl Notify + 'static) -> Handout<F> {
+    pub fn via(mut self, notify: impl Notify + 'static) -> SubscriberSession<F> {
         self.notify = Some(Box::new(notify));
         self
     }
 }
 
-impl Handout<()> {
+impl SubscriberSession<()> {
     /// How the messages between a publisher and its subscriber are framed.
     pub fn framing() -> Framing {
         Framing::fixed(Ticket::BYTES)
     }
 }
 
-impl<S, F: FnMut(&mut S) -> &mut Publisher> Session<S> for Handout<F> {
+impl<S, F: FnMut(&mut S) -> &mut Publisher> Session<S> for SubscriberSession<F> {
     fn on_open(&mut self, cx: &mut Context<'_, S>, state: &mut S) -> io::Result<()> {
         let publisher = (self.publisher)(state);
         let (id, ticket) = match self.notify.take() {
@@ -122,14 +122,14 @@ impl<S, F: FnMut(&mut S) -> &mut Publisher> Session<S> for Handout<F> {
     }
 }
 
-impl<F> fmt::Debug for Handout<F> {
+impl<F> fmt::Debug for SubscriberSession<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handout").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("SubscriberSession").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
 /// The subscriber's side: waits for the ticket, then for the end.
-struct Link<H> {
+struct SubscriptionSession<H> {
     stage: Stage<H>,
     keepalive: Keepalive,
 }
@@ -141,7 +141,7 @@ enum Stage<H> {
 }
 
 impl<S> PollSet<S> {
-    /// Subscribes at a publisher's master socket ([`Handout`]), without waiting for it: `handler` is told when the
+    /// Subscribes at a publisher's master socket ([`SubscriberSession`]), without waiting for it: `handler` is told when the
     /// subscription stands, of each update, and, once, of the end. The publisher's death is such an end, however sudden,
     /// and so is a publisher that cannot be reached.
     ///
@@ -189,12 +189,12 @@ impl<S> PollSet<S> {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let stage = Stage::Waiting { delivery, handler, deadline: None };
-        let framing = Handout::framing().descriptors(Ticket::FDS_MAX as u16);
-        self.connect(address, framing, Link { stage, keepalive: Keepalive::default() })
+        let framing = SubscriberSession::framing().descriptors(Ticket::FDS_MAX as u16);
+        self.connect(address, framing, SubscriptionSession { stage, keepalive: Keepalive::default() })
     }
 }
 
-impl<H> Link<H> {
+impl<H> SubscriptionSession<H> {
     /// Nothing is given up before nothing can fail any more: the handler is owed its `on_close`.
     fn open<S>(&mut self, message: &[u8], cx: &mut Context<'_, S>) -> io::Result<()>
     where
@@ -218,7 +218,7 @@ impl<H> Link<H> {
     }
 }
 
-impl<S, H: SubscriptionHandler<S> + 'static> Session<S> for Link<H> {
+impl<S, H: SubscriptionHandler<S> + 'static> Session<S> for SubscriptionSession<H> {
     fn on_open(&mut self, cx: &mut Context<'_, S>, _: &mut S) -> io::Result<()> {
         if let Stage::Waiting { deadline, .. } = &mut self.stage {
             *deadline = Some(cx.wake_after(cx.limits().connect));

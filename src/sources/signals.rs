@@ -155,7 +155,7 @@ fn handle<S>(set: &mut PollSet<S>, key: Key, signals: &[SignalInfo], state: &mut
         })
         .or_report(set, key, "signals");
         if set.observes_messages() {
-            set.emit_timed(|handler_ns, who| What::Signal { who, info: &signal, handler_ns });
+            set.emit_timed(|handler_ns, source| What::Signal { source, info: &signal, handler_ns });
         }
         if asked.ends() {
             return asked;

@@ -8,8 +8,8 @@ use std::{fmt, io};
 pub enum Cause {
     /// The peer closed the connection in order: all it had sent was handled, all our replies were sent.
     Peer,
-    /// The peer closed in the middle of a frame; the half frame was dropped.
-    HalfFrame,
+    /// The peer closed in the middle of a frame; the partial frame was dropped.
+    PartialFrame,
     /// The peer went away with bytes of ours unread (`ECONNRESET`, `EPIPE`).
     Reset,
     /// A handler closed it with `close` or `abort`.
@@ -43,7 +43,7 @@ impl Cause {
         let error = |error: &io::Error| io::Error::new(error.kind(), error.to_string());
         match self {
             Cause::Peer => Cause::Peer,
-            Cause::HalfFrame => Cause::HalfFrame,
+            Cause::PartialFrame => Cause::PartialFrame,
             Cause::Reset => Cause::Reset,
             Cause::Closed => Cause::Closed,
             Cause::Connect(e) => Cause::Connect(error(e)),
@@ -63,7 +63,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Cause::Peer => f.write_str("closed by the peer"),
-            Cause::HalfFrame => f.write_str("closed by the peer in the middle of a frame"),
+            Cause::PartialFrame => f.write_str("closed by the peer in the middle of a frame"),
             Cause::Reset => f.write_str("the peer left with bytes unread"),
             Cause::Closed => f.write_str("closed by a handler"),
             Cause::Connect(error) => write!(f, "connecting failed: {error}"),
@@ -81,7 +81,7 @@ impl fmt::Display for Cause {
 
 macro_rules! limits {
     ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
-        /// Which limit was reached; [`Stats::trips`](crate::Stats::trips) counts each.
+        /// Which limit was reached; [`Stats::limit_count`](crate::Stats::limit_count) counts each.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Limit { $($(#[$doc])* $name,)* }
@@ -104,10 +104,10 @@ limits! {
     Clients => "clients",
     /// [`Limits::clients_per_uid`](crate::Limits::clients_per_uid): the CIR is refused.
     ClientsPerUid => "clients per uid",
-    /// [`Limits::held_max`](crate::Limits::held_max): the client is closed.
-    Held => "bytes held",
-    /// [`Limits::held_per_uid`](crate::Limits::held_per_uid): the client is closed.
-    HeldPerUid => "bytes held per uid",
+    /// [`Limits::buffered_max`](crate::Limits::buffered_max): the client is closed.
+    Buffered => "buffered bytes",
+    /// [`Limits::buffered_per_uid`](crate::Limits::buffered_per_uid): the client is closed.
+    BufferedPerUid => "buffered bytes per uid",
     /// The process or the system has no descriptor or memory for another client; the CIR waits, or is shed.
     Descriptors => "descriptors",
     /// [`Limits::accepts_per_visit`](crate::Limits::accepts_per_visit): the rest waits for the next round.
@@ -119,7 +119,7 @@ limits! {
     /// [`Limits::frame_max`](crate::Limits::frame_max): the client is closed.
     Frame => "largest frame",
     /// [`Framing::descriptors`](crate::Framing::descriptors): the client is closed, and what it passed.
-    DescriptorsHeld => "descriptors held per client",
+    DescriptorsPerClient => "descriptors per client",
     /// [`Limits::connect`](crate::Limits::connect): the connection was given up.
     Connect => "connect deadline",
     /// [`Limits::output_high_water`](crate::Limits::output_high_water): reading pauses, or the client is closed.
@@ -128,8 +128,8 @@ limits! {
     Output => "unsent bytes of one client",
     /// [`Limits::idle`](crate::Limits::idle): the client is closed.
     Idle => "idle deadline",
-    /// [`Limits::half_frame`](crate::Limits::half_frame): the client is closed.
-    HalfFrame => "half-frame deadline",
+    /// [`Limits::frame_timeout`](crate::Limits::frame_timeout): the client is closed.
+    PartialFrame => "partial-frame deadline",
     /// [`Limits::flush`](crate::Limits::flush): the closing client did not take its last bytes.
     Flush => "flush deadline",
     /// A client with a half frame made room for a newcomer when all places were taken.

@@ -39,9 +39,9 @@ pub struct Limits {
     pub clients_per_uid: usize,
     /// Bytes held for all clients: half frames and unsent replies. A client whose share would grow past it is
     /// closed. Default 256 MiB.
-    pub held_max: usize,
+    pub buffered_max: usize,
     /// Bytes held for the clients of one user (Unix sockets only). Default 224 MiB.
-    pub held_per_uid: usize,
+    pub buffered_per_uid: usize,
     /// What happens to a CIR for which there is no place. Default: it waits.
     pub when_full: WhenFull,
     /// Connections accepted in one visit to a master socket. Default 64.
@@ -61,7 +61,7 @@ pub struct Limits {
     /// How long a client may neither send nor take a byte. Default one hour.
     pub idle: Option<Duration>,
     /// How long the rest of a frame may take after its first byte. Default 30 s.
-    pub half_frame: Option<Duration>,
+    pub frame_timeout: Option<Duration>,
     /// How long a connection of our own may take to stand. Default 10 s.
     pub connect: Duration,
     /// How long a client that is being closed may take over its last bytes. Default 30 s.
@@ -84,8 +84,8 @@ impl Default for Limits {
         Limits {
             clients: 65_536,
             clients_per_uid: 57_344,
-            held_max: 256 * MIB,
-            held_per_uid: 224 * MIB,
+            buffered_max: 256 * MIB,
+            buffered_per_uid: 224 * MIB,
             when_full: WhenFull::Wait,
             accepts_per_visit: 64,
             bytes_per_visit: MIB / 4,
@@ -95,7 +95,7 @@ impl Default for Limits {
             slow_consumer: SlowConsumer::Pause,
             output_max: 8 * MIB,
             idle: Some(Duration::from_secs(3_600)),
-            half_frame: Some(Duration::from_secs(30)),
+            frame_timeout: Some(Duration::from_secs(30)),
             connect: Duration::from_secs(10),
             flush: Duration::from_secs(30),
             drain: Duration::from_secs(300),

@@ -6,5 +6,5 @@ pub enum Posted {
     /// It is sent: it is in the queue, or the pipe.
     Sent,
     /// The queue or the pipe is full. The message is buffered, and sent as soon as there is room.
-    Waits,
+    Buffered,
 }

@@ -15,11 +15,11 @@ pub struct Stats {
     /// Events for a source that was gone by then, skipped.
     pub stale_events: u64,
     /// Connection initiation requests accepted.
-    pub cirs: u64,
+    pub accepted: u64,
     /// Connection initiation requests refused: by the factory, by a limit, or because setting up failed.
-    pub cirs_refused: u64,
+    pub refused: u64,
     /// Service request messages handled.
-    pub srms: u64,
+    pub requests: u64,
     /// Messages received from queues.
     pub queue_messages: u64,
     /// Datagrams received.
@@ -54,14 +54,14 @@ pub struct Stats {
     pub panics: u64,
     /// Handlers that returned an error.
     pub handler_errors: u64,
-    trips: [u64; 32],
+    limits: [u64; 32],
     errors: Vec<(io::ErrorKind, u64)>,
 }
 
 impl Stats {
     /// How often a limit was reached.
-    pub fn trips(&self, limit: Limit) -> u64 {
-        self.trips[limit as usize]
+    pub fn limit_count(&self, limit: Limit) -> u64 {
+        self.limits[limit as usize]
     }
 
     /// Errors of the kernel's calls, by kind, in the order in which each was first seen.
@@ -69,8 +69,8 @@ impl Stats {
         self.errors.iter().copied()
     }
 
-    pub(crate) fn tripped(&mut self, limit: Limit) {
-        self.trips[limit as usize] += 1;
+    pub(crate) fn count_limit(&mut self, limit: Limit) {
+        self.limits[limit as usize] += 1;
     }
 
     pub(crate) fn failed(&mut self, kind: io::ErrorKind) {
@@ -86,12 +86,13 @@ impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "clients {} (CIRs {}, refused {}, closed {}), SRMs {}, queue messages {}, datagrams {}, signals {}, bytes in {} out {}, turns {}, events {} (stale {})",
+            "clients {} (accepted {}, refused {}, closed {}), requests {}, queue messages {}, datagrams {}, signals {}, \
+             bytes in {} out {}, turns {}, events {} (stale {})",
             self.clients,
-            self.cirs,
-            self.cirs_refused,
+            self.accepted,
+            self.refused,
             self.closed,
-            self.srms,
+            self.requests,
             self.queue_messages,
             self.datagrams,
             self.signals,
@@ -104,8 +105,8 @@ impl fmt::Display for Stats {
         if self.spins > 0 {
             write!(f, ", spins {} (hits {}, {:?})", self.spins, self.spin_hits, self.spin_time)?;
         }
-        for &limit in Limit::ALL.iter().filter(|&&limit| self.trips(limit) > 0) {
-            write!(f, ", {limit}: {}", self.trips(limit))?;
+        for &limit in Limit::ALL.iter().filter(|&&limit| self.limit_count(limit) > 0) {
+            write!(f, ", {limit}: {}", self.limit_count(limit))?;
         }
         for (kind, count) in self.errors() {
             write!(f, ", {kind}: {count}")?;
@@ -114,4 +115,4 @@ impl fmt::Display for Stats {
     }
 }
 
-const _: () = assert!(Limit::ALL.len() <= 32, "Stats::trips has a place for each limit");
+const _: () = assert!(Limit::ALL.len() <= 32, "Stats::limits has a counter for each limit");

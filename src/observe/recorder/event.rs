@@ -1,7 +1,7 @@
 //! What is kept of an event: all of it that has a fixed size.
 
 use crate::{
-    observe::event::{VisitEnd, Who},
+    observe::event::{SourceInfo, VisitEnd},
     signals::signal::Signal,
     types::{
         cause::{Cause, Limit},
@@ -31,7 +31,7 @@ pub(super) enum Event {
     },
     /// Without an end while it lasts.
     Visit {
-        who: Who,
+        source: SourceInfo,
         ready: Ready,
         end: Option<VisitEnd>,
         queued_ns: u64,
@@ -40,16 +40,16 @@ pub(super) enum Event {
     Stale {
         key: Key,
     },
-    Cir {
-        client: Who,
+    Accepted {
+        client: SourceInfo,
         clients: u32,
         handler_ns: u64,
     },
-    CirRefused,
+    Refused,
     Read {
         bytes: usize,
     },
-    Srm {
+    Request {
         bytes: u32,
         reply_bytes: u32,
         handler_ns: u64,
@@ -82,7 +82,7 @@ pub(super) enum Event {
         limit: Limit,
     },
     Closed {
-        who: Who,
+        source: SourceInfo,
         cause: Why,
     },
 }
@@ -95,7 +95,7 @@ impl Why {
     pub(super) fn of(cause: &Cause) -> Why {
         Why(match cause {
             Cause::Peer => "by the peer",
-            Cause::HalfFrame => "by the peer in the middle of a frame",
+            Cause::PartialFrame => "by the peer in the middle of a frame",
             Cause::Reset => "the peer left with bytes unread",
             Cause::Closed => "by a handler",
             Cause::Connect(_) => "connecting failed",
