@@ -9,7 +9,7 @@ use std::{
 use ipc_reactor::{Signal, children::PidFd};
 use serde_json::Value;
 
-use crate::support::programs::{PATIENCE, Running, Server, example, run, text, wait_for};
+use crate::running::{PATIENCE, Running, Server, example, run, text, wait_for};
 
 fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
@@ -94,7 +94,7 @@ while piece := client.recv(4, socket.MSG_WAITALL):
 fn nobody_to_connect_to_is_no_verdict() {
     let folder = tempfile::tempdir().unwrap();
     let address = format!("unix:{}", folder.path().join("nobody").display());
-    let output = run(example("stress").args(["--connect", &address]));
+    let output = run(example("stress").args(["--connect", &address, "--clients", "10"]));
     assert_eq!(output.status.code(), Some(3));
     let said = text(&output.stderr);
     assert!(said.contains(&address) && said.contains("is the server running"), "{said}");

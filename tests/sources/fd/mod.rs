@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::turning::{settle, until};
+use crate::support::turns::{settle, until};
 use ipc_reactor::{Context, Interest, Limits, Progress, Reactor, Ready};
 use mio::unix::pipe;
 
@@ -322,7 +322,7 @@ fn a_handler_that_always_wants_more_does_not_keep_others_from_their_turn() {
         theirs
     });
     let mut count = 0;
-    crate::support::turning::run(&mut reactor, &mut count);
+    crate::support::turns::run(&mut reactor, &mut count);
     writer.join().unwrap();
     assert_eq!(count, 100);
 }
