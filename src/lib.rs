@@ -1,4 +1,4 @@
-//! One poll set for a process's whole inter-process communication.
+//! One poll set for all inter-process communication of a process.
 //!
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]

@@ -1,4 +1,4 @@
-//! Clients of our own: connections that this process makes, as sources like those that it accepts.
+//! Outgoing connections: clients that this process connects.
 
 use std::{
     collections::VecDeque,
@@ -25,7 +25,7 @@ use crate::{
     types::{cause::Cause, key::Key, ready::Ready},
 };
 
-/// How soon a full backlog is tried again: no event tells when there is room in it. Each time in vain doubles the pause.
+/// The pause before a full backlog is tried again: no event comes when there is room. It doubles with each failure.
 const BACKLOG_RETRY: Duration = Duration::from_millis(1);
 const BACKLOG_RETRY_MAX: Duration = Duration::from_millis(64);
 
@@ -33,12 +33,12 @@ impl<S> PollSet<S> {
     /// Connects to a Unix stream, Unix seqpacket or TCP address without waiting for it. The session's
     /// [`on_open`](Session::on_open) is called once the connection is established; what is sent to it before waits.
     ///
-    /// A connection that cannot be made is told once, to [`on_close`](Session::on_close): with
-    /// [`Cause::Connect`], or with [`Limit::Connect`](crate::Limit::Connect) after
-    /// [`Limits::connect`](crate::Limits::connect). A full backlog is waited for.
+    /// If the connection cannot be made, [`on_close`](Session::on_close) is called once, with [`Cause::Connect`], or with
+    /// [`Limit::Connect`](crate::Limit::Connect) after [`Limits::connect`](crate::Limits::connect). If the listener's
+    /// backlog is full, the reactor tries again until then.
     ///
-    /// Host names are looked up with the system's resolver, which blocks: give numbers where that matters. Of several
-    /// addresses each is tried in turn, all within that one time; the last one's failure is told.
+    /// Host names are resolved with `getaddrinfo(3)`, which blocks: use numeric addresses where that matters. The
+    /// addresses of a host are tried in order, all within the one limit; `on_close` gets the error of the last one.
     ///
     /// ```no_run
     /// # use ipc_reactor::{Context, Framing, Reactor, Session};
@@ -117,7 +117,7 @@ pub(crate) fn target(ip: std::net::SocketAddr) -> Target {
     (if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }, SockAddr::inet(ip))
 }
 
-/// Starts on the first address that does not fail at once. If all do, says why the last one did.
+/// Begins to connect to the first address that does not fail at once. If all do, also returns the error of the last.
 fn begin(
     transport: Transport,
     framing: &Framing,
@@ -134,14 +134,14 @@ fn begin(
                 Ok(()) => return Ok((socket, None)),
             },
             Err(error) if last => return Err(error),
-            // One protocol may be missing here where the other is not.
+            // IPv4 or IPv6 may be missing on this machine.
             Err(_) => {}
         }
         targets.pop_front();
     }
 }
 
-/// A socket with all that a client inherits from a master socket of ours.
+/// A socket with all options that an accepted client inherits from its listener.
 fn prepare(transport: Transport, domain: libc::c_int, framing: &Framing) -> io::Result<OwnedFd> {
     let socket = socket::socket(domain, transport.socket_type())?;
     if transport.is_tcp() {
@@ -160,7 +160,7 @@ fn is_under_way(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EAGAIN | libc::EINTR))
 }
 
-/// Whether the connection is established; if it is not, goes on with it.
+/// Whether the connection is established. If it is not, continues to connect.
 #[cold]
 pub(super) fn poll_connect<S>(visit: &mut Visit<'_, S>) -> Flow<bool> {
     let (key, now_ns) = (visit.key, visit.set.now_ns());
@@ -216,7 +216,7 @@ fn connecting_is_over(io: &mut ClientIo) {
     }
 }
 
-/// The host has more addresses: on to the next, with a new socket in the old one's place.
+/// Begins to connect to the host's next address, with a new socket in place of the old one.
 fn try_next<S>(visit: &mut Visit<'_, S>) -> Flow<()> {
     let io = io_of(&mut visit.set.registry, visit.key);
     let framing = io.config.framing.clone();

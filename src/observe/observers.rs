@@ -1,7 +1,7 @@
-//! The list of observers: who is told what, in order, with the time, and at little cost.
+//! The list of observers: passes each event, with its time, to those that want it.
 //!
-//! The beginning of a visit is remembered, and told only if something else is told before the visit's end: what most
-//! visits amount to is then told at once, by [`What::Visited`].
+//! The list keeps the beginning of a visit, and emits it only if another event comes before the visit's end. For most
+//! visits one event is enough: [`What::Visited`].
 
 use std::{
     any::Any,
@@ -17,7 +17,7 @@ use crate::{
 
 struct Registered {
     observer: Box<dyn Observer>,
-    /// What it wants; nothing more once it has panicked.
+    /// What it wants to see; `None` once it has panicked.
     wants: Option<Detail>,
 }
 
@@ -26,27 +26,27 @@ struct Registered {
 struct Visit {
     source: SourceInfo,
     ready: Ready,
-    /// Since when it has waited.
+    /// When the source became ready.
     since_ns: u64,
     begun_ns: u64,
-    /// Its beginning has been told.
+    /// Its beginning has been emitted.
     told: bool,
 }
 
-/// What happens outside of any visit has no source.
+/// Events outside of any visit have no source.
 const NO_SOURCE: SourceInfo = SourceInfo { key: Key::NONE, fd: None, kind: SourceKind::Fd };
 
-/// The observers, and what must be remembered for them. Methods that tell return false if an observer has panicked:
-/// [`drop_panicked`](Observers::drop_panicked) comes next.
+/// The observers, and the state that is kept for them. Methods that emit events return false if an observer has
+/// panicked; then the caller calls [`drop_panicked`](Observers::drop_panicked).
 pub(crate) struct Observers {
     registered: Vec<Registered>,
-    /// The most that one of them wants.
+    /// The most detail that one of them wants.
     detail: Detail,
     /// The last clock reading.
     now_ns: u64,
     turn_ns: u64,
     visit: Option<Visit>,
-    /// When each slot's source came into the ready list.
+    /// When the source in each slot was put into the ready list.
     queued_ns: Vec<u64>,
     /// A source was closed since the clock was read last: its `on_close` runs before the next visit.
     closed: bool,
@@ -65,7 +65,7 @@ impl Observers {
         }
     }
 
-    // ---- Who observes ----
+    // ---- The list ----
 
     pub(crate) fn add(&mut self, observer: Box<dyn Observer>) {
         let wants = Some(observer.detail());
@@ -95,7 +95,7 @@ impl Observers {
         self.registered.is_empty()
     }
 
-    /// Drops those that have panicked; how many there were.
+    /// Drops the observers that have panicked; returns how many.
     pub(crate) fn drop_panicked(&mut self) -> usize {
         let before = self.registered.len();
         self.registered.retain(|registered| registered.wants.is_some());
@@ -108,7 +108,7 @@ impl Observers {
             self.registered.iter().filter_map(|registered| registered.wants).max().unwrap_or(Detail::Visits);
     }
 
-    /// Whether one of them wants to be told of each message.
+    /// Whether one of them wants [`Detail::Messages`].
     #[inline]
     pub(crate) fn want_messages(&self) -> bool {
         self.detail == Detail::Messages
@@ -116,14 +116,14 @@ impl Observers {
 
     // ---- Time ----
 
-    /// Reads the clock: the time since it was read last.
+    /// Reads the clock; returns the time since the last reading.
     #[inline]
     pub(crate) fn lap(&mut self) -> u64 {
         let before_ns = mem::replace(&mut self.now_ns, sys::time::monotonic_ns());
         self.now_ns - before_ns
     }
 
-    /// A source comes into the ready list.
+    /// A source is put into the ready list.
     #[cold]
     pub(crate) fn queued(&mut self, key: Key) {
         let index = key.index as usize;
@@ -141,18 +141,18 @@ impl Observers {
         self.visit.map(|visit| visit.source)
     }
 
-    /// The same, or none of the sources.
+    /// The source of the visit under way, or [`NO_SOURCE`].
     pub(crate) fn visiting_or_none(&self) -> SourceInfo {
         self.visiting().unwrap_or(NO_SOURCE)
     }
 
-    /// A client is visited as its event comes: it has waited since the turn's events came.
+    /// A client is visited as soon as its event is read: it has waited since `epoll_wait` returned.
     #[inline]
     pub(crate) fn begin_visit_at_once(&mut self, source: SourceInfo) {
         self.begin(source, Ready::READABLE, self.turn_ns);
     }
 
-    /// A source is visited that was in the ready list.
+    /// A source from the ready list is visited.
     pub(crate) fn begin_visit(&mut self, source: SourceInfo, ready: Ready) {
         let since_ns = self.queued_ns.get(source.key.index as usize).copied().unwrap_or(self.now_ns);
         self.begin(source, ready, since_ns);
@@ -160,14 +160,14 @@ impl Observers {
 
     #[inline]
     fn begin(&mut self, source: SourceInfo, ready: Ready, since_ns: u64) {
-        // The time that an on_close has taken is not this source's.
+        // The time that an on_close took before this visit does not belong to it.
         if mem::take(&mut self.closed) {
             self.lap();
         }
         self.visit = Some(Visit { source, ready, since_ns, begun_ns: self.now_ns, told: false });
     }
 
-    /// The visit under way, if there is one, is over.
+    /// Ends the visit under way, if there is one.
     #[inline]
     pub(crate) fn end_visit(&mut self, turn: u64, end: VisitEnd) -> bool {
         let Some(Visit { source, ready, since_ns, begun_ns, .. }) = self.visit.take() else { return true };
@@ -185,7 +185,7 @@ impl Observers {
     }
 
     pub(crate) fn turned(&mut self, turn: u64, ready: usize) -> bool {
-        // Its last visit has just read the clock, unless an on_close has run since.
+        // The last visit has just read the clock, unless an on_close has run since.
         if mem::take(&mut self.closed) {
             self.lap();
         }
@@ -193,16 +193,16 @@ impl Observers {
         self.show(self.now_ns, turn, What::Turned { took_ns, ready })
     }
 
-    // ---- Telling ----
+    // ---- Events ----
 
-    /// Tells what has just happened, and before it the visit under way.
+    /// Emits an event, and before it the beginning of the visit under way.
     #[inline]
     pub(crate) fn emit(&mut self, turn: u64, what: What<'_>) -> bool {
         self.closed |= matches!(what, What::Closed { .. });
         self.emit_visit(turn) & self.show(self.now_ns, turn, what)
     }
 
-    /// Tells the beginning of the visit under way, if that was not done.
+    /// Emits the beginning of the visit under way, if that was not done.
     #[inline]
     pub(crate) fn emit_visit(&mut self, turn: u64) -> bool {
         match &mut self.visit {
@@ -234,7 +234,7 @@ impl Observers {
 mod tests {
     use super::*;
 
-    /// Counts what it is told, and panics at the `panics_at`th.
+    /// Notes the events that it sees, and panics at the `panics_at`th.
     struct Counts {
         wants: Detail,
         told: Vec<&'static str>,

@@ -1,4 +1,4 @@
-//! A flight recorder: the latest events in a ring, to be read when something has gone wrong.
+//! The flight recorder: an observer that keeps the latest events in a ring.
 
 use std::{
     fmt,
@@ -19,21 +19,22 @@ use crate::{
 mod event;
 mod text;
 
-/// An [`Observer`] that keeps the latest few thousand events in a ring, and says what they were when somebody asks, when a
-/// handler panics, or when one holds up the loop.
+/// An [`Observer`] that keeps the latest few thousand events in a ring, and writes them (a dump) on demand, when a
+/// handler panics, and when a handler holds up the loop.
 ///
-/// The ring is allocated once. Recording formats nothing, allocates nothing and makes no system call, so it can be left
-/// on in service; `docs/explain.md` says what it costs. A visit and its end are one record, and so are a turn and its
-/// end; an event has none of its own, because the visit that it leads to tells the same. A timer has one, which names the
-/// client whose session it belongs to.
+/// The ring is allocated once. Recording formats nothing, allocates nothing and makes no system call, so it can stay on
+/// in service; `docs/explain.md` has its costs. A visit and its end are one record, and so are a turn and its end. An
+/// event has no record: the visit that follows has the same data. A timer has one, which names the client whose session
+/// set it.
 ///
-/// # When it writes by itself
-/// Only if it was told where to ([`dump_to`](FlightRecorder::dump_to)): when a handler has panicked, and when a visit took
-/// as long as [`slow`](FlightRecorder::slow) says. The loop waits while it writes, so a storm of slow handlers must not
-/// make it write for ever: after one dump there is no other for ten seconds, or as long as
-/// [`apart`](FlightRecorder::apart) says. The next one says how many there would have been.
+/// # When it dumps by itself
+/// Only if [`dump_to`](FlightRecorder::dump_to) was called: when a handler has panicked, and when a visit took at least
+/// the time of [`slow`](FlightRecorder::slow). The loop waits while it writes. So that many slow handlers do not keep it
+/// writing, no other dump follows for ten seconds, or for the time of [`apart`](FlightRecorder::apart). The next dump
+/// says how many were left out.
 ///
-/// A handler that never returns is never told, and no signal is read meanwhile: against that only a watchdog outside helps.
+/// A handler that never returns causes no dump, and no signal is read while it runs: only a watchdog outside of the
+/// process detects it.
 ///
 /// ```
 /// use std::{io, time::Duration};
@@ -53,14 +54,14 @@ mod text;
 /// ```
 pub struct FlightRecorder {
     ring: Box<[Record]>,
-    /// How many were ever written. The ring's length is a power of two, so the place of the next is this, masked.
+    /// How many records were ever written. The ring's length is a power of two, so this, masked, is the next position.
     written: usize,
-    /// Where the last turn was written, and the visit under way if it was: to be completed at their ends.
+    /// The positions of the last turn and of the visit under way, which are completed when they end.
     turn: usize,
     visit: Option<usize>,
-    /// A timer's handler has been blamed for all the time that its visit will have taken.
+    /// A dump has named a timer's handler, so the slow visit that contains it causes no other.
     blamed: bool,
-    /// When the last thing ended that has an account of its own.
+    /// When the last visit or sleep ended: time after it belongs to no visit.
     accounted_ns: u64,
     detail: Detail,
     slow_ns: u64,
@@ -72,7 +73,7 @@ pub struct FlightRecorder {
 }
 
 impl FlightRecorder {
-    /// One of 4,096 events (some 200 KiB) of [`Detail::Visits`], which dumps only when asked to.
+    /// A recorder of 4,096 events (some 200 KiB) of [`Detail::Visits`], which dumps only on demand.
     pub fn new() -> FlightRecorder {
         FlightRecorder {
             ring: blank(4096),
@@ -90,44 +91,44 @@ impl FlightRecorder {
         }
     }
 
-    /// How many events it keeps, rounded up to a power of two. What it has recorded so far is dropped.
+    /// Sets how many events it keeps, rounded up to a power of two. Earlier records are dropped.
     #[must_use]
     pub fn capacity(self, events: usize) -> FlightRecorder {
         let ring = blank(events.clamp(2, 1 << 30).next_power_of_two());
         FlightRecorder { ring, written: 0, turn: 0, visit: None, ..self }
     }
 
-    /// Records each message too: which request it was that took so long. It costs several times as much.
+    /// Records each message too, so that a dump shows which request took long. It costs several times as much.
     #[must_use]
     pub fn messages(self) -> FlightRecorder {
         FlightRecorder { detail: Detail::Messages, ..self }
     }
 
-    /// Dumps when a visit, or a timer's handler, took as long as this or longer, and when that long went by between two visits, where
-    /// `on_close` is called.
+    /// Dumps when a visit, or the handler of a timer, took at least this time, and when this time passed between two
+    /// visits, where `on_close` is called.
     #[must_use]
     pub fn slow(self, threshold: Duration) -> FlightRecorder {
         FlightRecorder { slow_ns: nanos(threshold).max(1), ..self }
     }
 
-    /// How long there is no other dump by itself after one. Default ten seconds.
+    /// Sets the time after a dump in which there is no other, except on demand. Default ten seconds.
     #[must_use]
     pub fn apart(self, time: Duration) -> FlightRecorder {
         FlightRecorder { apart_ns: nanos(time), ..self }
     }
 
-    /// Where dumps by itself go: standard error, a file, a pipe. It should not block.
+    /// Lets it dump by itself, to `sink`: standard error, a file, a pipe. Writing should not block.
     #[must_use]
     pub fn dump_to(self, sink: impl Write + 'static) -> FlightRecorder {
         FlightRecorder { sink: Some(Box::new(sink)), ..self }
     }
 
-    /// Writes what is in the ring, the oldest first: the text of its [`Display`](fmt::Display).
+    /// Writes the records, the oldest first: the text of its [`Display`](fmt::Display).
     ///
     /// # Errors
     /// Those of `out`.
     pub fn dump(&self, out: &mut impl Write) -> io::Result<()> {
-        // In one piece: standard error has no buffer, and the loop waits.
+        // In one write: standard error is unbuffered, and the loop waits.
         out.write_all(self.to_string().as_bytes())?;
         out.flush()
     }
@@ -140,24 +141,24 @@ impl FlightRecorder {
         at
     }
 
-    /// Replaces a visit that was written while it lasted.
+    /// Completes the record of a visit that has ended.
     #[cold]
     fn complete(&mut self, begun: usize, visit: Event) {
-        // If the ring has gone round since, something else is there, and no other visit.
+        // If the ring has wrapped since, another record is there; no other visit was recorded meanwhile.
         if let event @ Event::Visit { .. } = &mut self.ring[begun].event {
             *event = visit;
         }
         self.visit = None;
     }
 
-    /// The records that there are, the oldest first.
+    /// The records, the oldest first.
     fn records(&self) -> impl DoubleEndedIterator<Item = &Record> + Clone {
         let (newer, older) = self.ring.split_at(self.written & (self.ring.len() - 1));
         let older = if self.written < self.ring.len() { &[] } else { older };
         older.iter().chain(newer)
     }
 
-    /// Time that has an account of its own is over. Answers how much went by before it that had none.
+    /// A visit or a sleep has ended. Returns the time before it that belongs to no visit.
     #[inline]
     fn account(&mut self, from_ns: u64, to_ns: u64) -> u64 {
         from_ns.saturating_sub(mem::replace(&mut self.accounted_ns, to_ns))
@@ -165,7 +166,7 @@ impl FlightRecorder {
 
     #[cold]
     fn slow_visit(&mut self, at_ns: u64, source: SourceInfo, took_ns: u64) {
-        // Whose timer it was in the timers' visit has been said.
+        // A dump has named the slow timer of this visit already.
         if took_ns >= self.slow_ns && !mem::take(&mut self.blamed) {
             let (took, limit) = (Duration::from_nanos(took_ns), Duration::from_nanos(self.slow_ns));
             let source = Shown(source);
@@ -234,7 +235,7 @@ impl Default for FlightRecorder {
 impl Observer for FlightRecorder {
     #[inline]
     fn observe(&mut self, seen: &Seen<'_>) {
-        // Most of what is told, by far.
+        // By far the most frequent event.
         let What::Visited { source, ready, queued_ns, took_ns, end } = seen.what else {
             return self.note(seen);
         };
@@ -261,7 +262,7 @@ impl FlightRecorder {
     fn note(&mut self, seen: &Seen<'_>) {
         let at_ns = seen.at_ns;
         let event = match seen.what {
-            // Its visit tells the same.
+            // The visit that follows has the same data.
             What::Edge { .. } | What::Visited { .. } => return,
             What::Woke { events, waited_ns } => {
                 self.accounted_ns = at_ns;

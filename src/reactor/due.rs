@@ -1,4 +1,4 @@
-//! What is done when a timer or a deadline is due.
+//! Runs the timers and checks the deadlines that are due.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// One visit: everything that is due by the turn's time, within the budget. What is set meanwhile is not due yet.
+/// One visit: everything that is due by the turn's time, within the budget. Timers set meanwhile are not due yet.
 pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) -> Visited {
     set.timers.fired();
     let now_ns = set.now_ns();
@@ -88,7 +88,7 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, lent: &
     asked
 }
 
-/// The source whose handler an embedder's timer runs, for observers.
+/// The source of an embedder's timer, for observers.
 #[cold]
 fn source_of<S>(set: &PollSet<S>, task: &Task<S>) -> Option<SourceInfo> {
     match task {
@@ -97,7 +97,7 @@ fn source_of<S>(set: &PollSet<S>, task: &Task<S>) -> Option<SourceInfo> {
     }
 }
 
-/// Sets a repeating timer for its next time, unless it has cancelled itself.
+/// Sets a repeating timer to its next time, unless it was cancelled meanwhile.
 fn again<S>(set: &mut PollSet<S>, timer: TimerKey, due_ns: u64, period: Duration, f: Every<S>) {
     let period_ns = nanos(period);
     let missed = set.now_ns().saturating_sub(due_ns) / period_ns;

@@ -1,4 +1,4 @@
-//! Tests of lower floors that need a whole reactor and what only the crate can see.
+//! Tests of private parts that need a whole reactor.
 
 use std::{
     collections::VecDeque,
@@ -29,7 +29,7 @@ impl Session<()> for Silent {
     }
 }
 
-/// The class: each pause sets a timer of its own, which a client that leaves does not cancel.
+/// A listener that is paused again must not add a second retry timer to one that a closed client left behind.
 #[test]
 fn a_paused_listener_has_one_retry_timer() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What the reactor has done so far, in numbers.
+//! Counters of what the reactor has done.
 
 use std::{fmt, io, time::Duration};
 
@@ -12,13 +12,13 @@ pub struct Stats {
     pub turns: u64,
     /// Events that the kernel reported.
     pub events: u64,
-    /// Events for a source that was gone by then, skipped.
+    /// Events for a source that had been closed before the event was handled. They are skipped.
     pub stale_events: u64,
-    /// Connection initiation requests accepted.
+    /// Connections (CIRs) accepted.
     pub accepted: u64,
-    /// Connection initiation requests refused: by the factory, by a limit, or because setting up failed.
+    /// Connections (CIRs) refused: by the factory, by a limit, or because the setup failed.
     pub refused: u64,
-    /// Service request messages handled.
+    /// Requests (SRMs) of clients handled.
     pub requests: u64,
     /// Messages received from queues.
     pub queue_messages: u64,
@@ -26,29 +26,29 @@ pub struct Stats {
     pub datagrams: u64,
     /// Updates read from shared memory.
     pub updates: u64,
-    /// Signals received (a signal is a level: several may have come as one).
+    /// Signals received. The kernel merges equal signals that are pending (`signal(7)`), so one may stand for several.
     pub signals: u64,
     /// Timers that fired.
     pub timers: u64,
     /// Waits in which the loop polled before it slept ([`Builder::spin`](crate::Builder::spin)).
     pub spins: u64,
-    /// Those of them in which something came before it slept.
+    /// Spins in which an event came before the loop slept.
     pub spin_hits: u64,
-    /// Processor time that was spent polling in them.
+    /// Time spent polling in spins.
     pub spin_time: Duration,
     /// Bytes read from clients.
     pub bytes_in: u64,
     /// Bytes written to clients.
     pub bytes_out: u64,
-    /// Bytes of replies thrown away because the peer no longer reads.
+    /// Bytes of replies discarded because the peer no longer reads.
     pub bytes_dropped: u64,
     /// Clients connected now.
     pub clients: usize,
-    /// Clients closed, for whatever cause.
+    /// Clients closed, for any cause.
     pub closed: u64,
-    /// Clients that a drain closed when they were idle.
+    /// Clients that a drain closed when they had nothing left to do.
     pub drained: u64,
-    /// Clients that a drain's deadline cut off.
+    /// Clients that a drain closed when its deadline passed.
     pub drain_cut: u64,
     /// Handlers that panicked.
     pub panics: u64,
@@ -64,7 +64,7 @@ impl Stats {
         self.limits[limit as usize]
     }
 
-    /// Errors of the kernel's calls, by kind, in the order in which each was first seen.
+    /// Errors of system calls: each kind with its count, in the order in which the kinds were first seen.
     pub fn errors(&self) -> impl Iterator<Item = (io::ErrorKind, u64)> + '_ {
         self.errors.iter().copied()
     }
@@ -82,7 +82,7 @@ impl Stats {
 }
 
 impl fmt::Display for Stats {
-    /// One line: the totals, then the limits and the errors that were met.
+    /// One line: the totals, then the limits that were reached and the errors that were seen.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,

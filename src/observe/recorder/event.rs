@@ -1,4 +1,4 @@
-//! What is kept of an event: all of it that has a fixed size.
+//! A record: the parts of an event that have a fixed size.
 
 use crate::{
     observe::event::{SourceInfo, VisitEnd},
@@ -21,7 +21,7 @@ const _: () = assert!(size_of::<Record>() <= 48, "a record fits in a cache line"
 /// [`What`], without what it borrows.
 #[derive(Clone, Copy)]
 pub(super) enum Event {
-    /// What is ready for the next is not known while it lasts.
+    /// `ready` is `None` until the turn has ended.
     Turn {
         turn: u64,
         events: u32,
@@ -29,7 +29,7 @@ pub(super) enum Event {
         waited_ns: u64,
         took_ns: u64,
     },
-    /// Without an end while it lasts.
+    /// `end` is `None` until the visit has ended.
     Visit {
         source: SourceInfo,
         ready: Ready,
@@ -87,7 +87,7 @@ pub(super) enum Event {
     },
 }
 
-/// A [`Cause`], without its words.
+/// The fixed text of a [`Cause`].
 #[derive(Clone, Copy)]
 pub(super) struct Why(pub(super) &'static str);
 

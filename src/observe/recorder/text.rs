@@ -1,4 +1,4 @@
-//! How a dump reads.
+//! The text of a dump.
 
 use std::{fmt, time::Duration};
 
