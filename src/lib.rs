@@ -1,4 +1,4 @@
-//! One poll set for a process's whole inter-process communication.
+//! One poll set for all inter-process communication of a process.
 //!
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
@@ -32,10 +32,10 @@ pub use net::{
     datagram::{Datagram, DatagramOptions, Received, SocketAddress},
     listener::{Listener, ListenerOptions},
     peer::{Credentials, Peer, PeerAddress},
-    transport::ListenerKind,
+    transport::Transport,
 };
 pub use observe::{
-    event::{Detail, Observer, Seen, SourceKind, VisitEnd, What, Who},
+    event::{Detail, Observer, Seen, SourceInfo, SourceKind, VisitEnd, What},
     recorder::FlightRecorder,
 };
 pub use poll::clock::Clock;
@@ -55,7 +55,7 @@ pub use set::{
     session::{Drain, HalfClose, Session},
 };
 pub use signals::{Signal, SignalInfo, Signals};
-pub use sources::shm_link::Handout;
+pub use sources::shm_link::SubscriberSession;
 pub use types::{
     cause::{Cause, Limit},
     key::{Key, TimerKey},

@@ -1,4 +1,4 @@
-//! A token bucket in front of the log: a peer's faults must not become a flood of lines.
+//! A token bucket in front of the log: a peer cannot flood the log with its faults.
 
 use log::Level;
 use std::fmt;
@@ -8,7 +8,7 @@ const BURST: u32 = 10;
 /// Nanoseconds after which a kind may write another line.
 const REFILL_NS: u64 = 1_000_000_000;
 
-/// What a line is about; each kind has a bucket of its own, so that one flood hides no other fault.
+/// What a line is about. Each kind has its own bucket, so that a flood of one kind hides no other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Limit,
@@ -20,7 +20,22 @@ pub(crate) enum Kind {
     Source,
 }
 
-const KINDS: usize = Kind::Source as usize + 1;
+const KINDS: [Kind; 7] =
+    [Kind::Limit, Kind::Accept, Kind::Client, Kind::Handler, Kind::Panic, Kind::Queue, Kind::Source];
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Limit => "limit",
+            Kind::Accept => "accept",
+            Kind::Client => "client",
+            Kind::Handler => "handler",
+            Kind::Panic => "panic",
+            Kind::Queue => "queue",
+            Kind::Source => "source",
+        })
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
@@ -31,12 +46,12 @@ struct Bucket {
 
 #[derive(Debug)]
 pub(crate) struct Throttle {
-    buckets: [Bucket; KINDS],
+    buckets: [Bucket; KINDS.len()],
 }
 
 impl Throttle {
     pub(crate) fn new() -> Throttle {
-        Throttle { buckets: [Bucket { tokens: BURST, refilled_ns: 0, suppressed: 0 }; KINDS] }
+        Throttle { buckets: [Bucket { tokens: BURST, refilled_ns: 0, suppressed: 0 }; KINDS.len()] }
     }
 
     /// Whether a line of this kind may be written now, and how many were suppressed since the last one.
@@ -63,7 +78,7 @@ impl Throttle {
             None => {}
             Some(0) => log::log!(target: "ipc_reactor", level, "{message}"),
             Some(n) => {
-                log::log!(target: "ipc_reactor", level, "{message} ({n} more of this kind were not logged)")
+                log::log!(target: "ipc_reactor", level, "{message} ({n} more {kind} warnings suppressed)")
             }
         }
     }
@@ -71,8 +86,11 @@ impl Throttle {
 
 impl Drop for Throttle {
     fn drop(&mut self) {
-        for (index, bucket) in self.buckets.iter().enumerate().filter(|(_, bucket)| bucket.suppressed > 0) {
-            log::warn!(target: "ipc_reactor", "{} more lines of kind {index} were not logged", bucket.suppressed);
+        for kind in KINDS {
+            let suppressed = self.buckets[kind as usize].suppressed;
+            if suppressed > 0 {
+                log::warn!(target: "ipc_reactor", "{suppressed} more {kind} warnings suppressed");
+            }
         }
     }
 }

@@ -1,10 +1,10 @@
-//! What is done when a timer or a deadline is due.
+//! Runs the timers and checks the deadlines that are due.
 
 use std::time::Duration;
 
 use crate::{
     client::{deadlines::slot_due, visit::wake, visit_state::Lent},
-    observe::event::{What, Who},
+    observe::event::{SourceInfo, What},
     poll::timers::Due,
     set::{
         call::call_once,
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// One visit: everything that is due by the turn's time, within the budget. What is set meanwhile is not due yet.
+/// One visit: everything that is due by the turn's time, within the budget. Timers set meanwhile are not due yet.
 pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) -> Visited {
     set.timers.fired();
     let now_ns = set.now_ns();
@@ -46,8 +46,8 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, lent: &
     if task.is_embedders() {
         set.stats.timers += 1;
     }
-    let who = if set.observers.is_some() { who(set, &task) } else { None };
-    if who.is_some() {
+    let source = if set.observers.is_some() { source_of(set, &task) } else { None };
+    if source.is_some() {
         set.lap();
     }
     // What the handler asks is of no source; a stop is noticed by the visit.
@@ -71,22 +71,22 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, lent: &
         }
         Task::DrainDeadline => set.cut_off_drain(),
     }
-    if let Some(who) = who {
+    if let Some(source) = source {
         let late_ns = set.now_ns().saturating_sub(due_ns);
-        set.emit_timed(|handler_ns, _| What::Timer { who, timer, late_ns, handler_ns });
+        set.emit_timed(|handler_ns, _| What::Timer { source, timer, late_ns, handler_ns });
     }
 }
 
-/// The source whose handler an embedder's timer runs, for observers.
+/// The source of an embedder's timer, for observers.
 #[cold]
-fn who<S>(set: &PollSet<S>, task: &Task<S>) -> Option<Who> {
+fn source_of<S>(set: &PollSet<S>, task: &Task<S>) -> Option<SourceInfo> {
     match task {
-        Task::Session(client) => set.registry.get(*client).map(|source| source.who(*client)),
+        Task::Session(client) => set.registry.get(*client).map(|source| source.info(*client)),
         task => set.visiting().filter(|_| task.is_embedders()),
     }
 }
 
-/// Sets a repeating timer for its next time, unless it has cancelled itself.
+/// Sets a repeating timer to its next time, unless it was cancelled meanwhile.
 fn again<S>(set: &mut PollSet<S>, timer: TimerKey, due_ns: u64, period: Duration, f: Every<S>) {
     let period_ns = nanos(period);
     let missed = set.now_ns().saturating_sub(due_ns) / period_ns;

@@ -1,4 +1,4 @@
-//! Tests of lower floors that need a whole reactor and what only the crate can see.
+//! Tests of private parts that need a whole reactor.
 
 use std::{
     collections::VecDeque,
@@ -11,7 +11,7 @@ use std::{
 use crate::{
     bytes::framing::Framing,
     client::connect::target,
-    net::{listener::Listener, peer::PeerAddress, transport::ListenerKind},
+    net::{listener::Listener, peer::PeerAddress, transport::Transport},
     reactor::event_loop::{Reactor, Turn},
     set::{context::Context, session::Session},
     sys::socket,
@@ -29,7 +29,7 @@ impl Session<()> for Silent {
     }
 }
 
-/// The class: each pause sets a timer of its own, which a client that leaves does not cancel.
+/// A listener that is paused again must not add a second retry timer to one that a closed client left behind.
 #[test]
 fn a_paused_listener_has_one_retry_timer() {
     let folder = tempfile::tempdir().unwrap();
@@ -41,12 +41,12 @@ fn a_paused_listener_has_one_retry_timer() {
     for accepted in 1..=20 {
         // At the end of the loop's body it leaves, and makes room for the next.
         let _one = UnixStream::connect(&path).unwrap();
-        while reactor.stats().cirs < accepted {
+        while reactor.stats().accepted < accepted {
             assert_ne!(reactor.turn(None, &mut ()).unwrap(), Turn::Stopped);
         }
         // A second look at the listener finds no place.
         let _next = UnixStream::connect(&path).unwrap();
-        while reactor.stats().trips(Limit::Clients) < accepted {
+        while reactor.stats().limit_count(Limit::Clients) < accepted {
             assert_ne!(reactor.turn(None, &mut ()).unwrap(), Turn::Stopped);
         }
         assert_eq!(reactor.timers.deadlines(), 1, "at connection {accepted}");
@@ -81,7 +81,7 @@ impl Session<Vec<String>> for Told {
 fn told(addresses: &[SocketAddr]) -> Vec<String> {
     let targets: VecDeque<_> = addresses.iter().map(|ip| target(*ip)).collect();
     let mut reactor = Reactor::<Vec<String>>::new().unwrap();
-    reactor.connect_to(ListenerKind::Tcp, targets, Framing::raw(), Box::new(Told)).unwrap();
+    reactor.connect_to(Transport::Tcp, targets, Framing::raw(), Box::new(Told)).unwrap();
     let mut told = Vec::new();
     reactor.run(&mut told).unwrap();
     told

@@ -18,18 +18,18 @@ use crate::{
         buffer::{Buffer, Pool},
         framing::Framing,
     },
-    net::transport::ListenerKind,
+    net::transport::Transport,
     sys::{closer, file, scm, sockaddr::SockAddr, socket},
     types::cause::{Cause, Limit},
 };
 
-/// What all connections of one listener have in common.
+/// The configuration that all connections of one listener share.
 pub(crate) struct ConnectionConfig {
     pub(crate) framing: Framing,
     /// The socket keeps message boundaries (seqpacket): a read is a record, a reply is a record.
     pub(crate) records: bool,
     pub(crate) rights: Rights,
-    /// The kernel vouches for the peer's uid.
+    /// A Unix socket: the kernel reports the peer's uid.
     pub(crate) unix: bool,
     first_request: FirstRequest,
 }
@@ -54,22 +54,22 @@ impl Rights {
     }
 }
 
-/// Guesses whether a new client has sent a request by the time it is accepted, from the latest that came.
+/// Predicts from the latest clients whether a new client has sent a request by the time it is accepted.
 #[derive(Default)]
 struct FirstRequest(Cell<u8>);
 
 impl ConnectionConfig {
     /// `unwanted`: what becomes of descriptors that the framing does not ask for.
-    pub(crate) fn new(kind: ListenerKind, framing: Framing, unwanted: Rights) -> ConnectionConfig {
+    pub(crate) fn new(transport: Transport, framing: Framing, unwanted: Rights) -> ConnectionConfig {
         let rights = match framing.descriptors_max() {
-            _ if kind.is_tcp() => Rights::Refused,
+            _ if transport.is_tcp() => Rights::Refused,
             0 => unwanted,
             _ => Rights::Wanted,
         };
         ConnectionConfig {
-            records: kind.is_seqpacket(),
+            records: transport.is_seqpacket(),
             rights,
-            unix: !kind.is_tcp(),
+            unix: !transport.is_tcp(),
             first_request: FirstRequest::default(),
             framing,
         }
@@ -80,7 +80,7 @@ impl ConnectionConfig {
         self.first_request.0.get() >= 2
     }
 
-    /// Whether a client had sent something by its first visit.
+    /// Notes whether a client had sent something by its first visit.
     pub(crate) fn note_first_visit(&self, sent: bool) {
         let before = self.first_request.0.get();
         self.first_request.0.set(if sent { (before + 1).min(3) } else { before.saturating_sub(1) });
@@ -91,7 +91,7 @@ impl ConnectionConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     Peer,
-    HalfFrame,
+    PartialFrame,
     Closed,
     Drain,
 }
@@ -100,39 +100,39 @@ impl From<Ending> for Cause {
     fn from(ending: Ending) -> Cause {
         match ending {
             Ending::Peer => Cause::Peer,
-            Ending::HalfFrame => Cause::HalfFrame,
+            Ending::PartialFrame => Cause::PartialFrame,
             Ending::Closed => Cause::Closed,
             Ending::Drain => Cause::Drain,
         }
     }
 }
 
-/// The state of a connection, one bit a fact.
+/// The state of a connection, one bit for each fact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Flags(u16);
 
 impl Flags {
     /// The session's `on_open` has been called.
     pub(crate) const OPENED: Flags = Flags(1);
-    /// The socket took all that it was given last.
+    /// The last send was complete.
     pub(crate) const WRITABLE: Flags = Flags(1 << 1);
     /// Reads are bytes, not records: a short one proves that nothing is left.
     const STREAM: Flags = Flags(1 << 2);
-    /// Not registered with epoll yet: the first visit comes before that.
+    /// Not registered with epoll yet: the first visit comes before the registration.
     pub(crate) const UNREGISTERED: Flags = Flags(1 << 3);
     /// The input buffer may hold whole frames.
     pub(crate) const FRAMES_PENDING: Flags = Flags(1 << 4);
     /// The peer has shut down its writing side.
     pub(crate) const READ_CLOSED: Flags = Flags(1 << 5);
-    /// The peer does not read any more: what would be sent is thrown away.
+    /// The peer does not read any more: output is discarded.
     pub(crate) const WRITE_CLOSED: Flags = Flags(1 << 6);
     /// Registered for `EPOLLOUT`.
     pub(crate) const WRITE_INTEREST: Flags = Flags(1 << 7);
-    /// The peer takes its replies too slowly; no requests are read.
+    /// The peer reads its replies too slowly: its requests are not read.
     pub(crate) const THROTTLED: Flags = Flags(1 << 8);
     /// A drain has shut down our reading side.
     pub(crate) const READ_SHUTDOWN: Flags = Flags(1 << 9);
-    /// The session was asked to end for a drain.
+    /// `on_drain` has been called.
     pub(crate) const DRAIN_NOTIFIED: Flags = Flags(1 << 10);
     /// There is input, output or something extra, or it is being closed.
     const HOLDS: Flags = Flags(1 << 11);
@@ -169,38 +169,38 @@ impl Flags {
     }
 }
 
-/// What few connections have.
+/// State that few connections have.
 #[derive(Default)]
 pub(crate) struct Extra {
     /// Passed by the peer, and not taken by the session yet.
     pub(crate) descriptors: VecDeque<OwnedFd>,
-    /// A connection of our own that is being made.
+    /// Set while [`PollSet::connect`](crate::PollSet::connect) is in progress.
     pub(crate) connecting: Option<Box<Connecting>>,
 }
 
 /// Domain and address.
 pub(crate) type Target = (libc::c_int, SockAddr);
 
-/// A connection of our own that is in progress.
+/// The state of a [`PollSet::connect`](crate::PollSet::connect) that is in progress.
 pub(crate) struct Connecting {
-    pub(crate) kind: ListenerKind,
-    /// The first is being tried, the others are for when that fails.
+    pub(crate) transport: Transport,
+    /// The first is being tried. The others follow if it fails.
     pub(crate) targets: VecDeque<Target>,
-    /// Why the last of them failed at once; the first visit tells.
+    /// The error of the last one, if it failed at once; the first visit reports it.
     pub(crate) failure: Option<io::Error>,
-    /// A timer has it tried again at this time; a visit before then has nothing to try.
+    /// When a timer tries again; a visit before then does not.
     pub(crate) retry_ns: u64,
     pub(crate) pause: Duration,
 }
 
-/// What a read brought.
+/// The result of a read.
 pub(crate) enum Read {
     Bytes(usize),
     /// Bytes, and descriptors, at which the kernel stops: however short, there may be more.
     BytesAndRights(usize),
     End,
     Failed(io::Error),
-    /// More than is allowed.
+    /// The read exceeds a limit.
     Limit(Limit),
 }
 
@@ -214,16 +214,16 @@ impl From<io::Result<usize>> for Read {
     }
 }
 
-/// What became of a send.
+/// The result of a send.
 #[derive(Debug)]
 pub(crate) enum Sent {
-    /// So many bytes have left; there may be more to send.
+    /// This many bytes were sent; there may be more to send.
     Bytes(usize),
-    /// The peer does not read any more: so many bytes were thrown away.
+    /// The peer does not read any more: this many bytes were discarded.
     Dropped(usize),
-    /// The socket is full; an event tells when there is room.
+    /// The socket is full; an event comes when there is room.
     Full,
-    /// Too many descriptors of this user are in flight; no event tells when there is room.
+    /// Too many descriptors of this user are in flight; no event comes when there is room.
     InFlight(io::Error),
     Failed(io::Error),
 }
@@ -234,14 +234,14 @@ pub(crate) struct ClientIo {
     pub(crate) flags: Flags,
     ending: Option<Ending>,
     pub(crate) config: Rc<ConnectionConfig>,
-    /// Bytes that are no whole frame yet, or frames that a budget left.
+    /// A partial frame, or frames that a budget left.
     input: Option<Box<Buffer>>,
-    /// Bytes that the socket did not take yet.
+    /// Bytes that are not sent yet.
     output: Option<Box<Buffer>>,
     extra: Option<Box<Extra>>,
-    /// When it last sent or took a byte; once it is being closed, since when.
+    /// When the peer last sent or read a byte; for a client that is being closed, when the closing began.
     pub(crate) active_ns: u64,
-    /// How much of the reactor's memory it holds, as accounted.
+    /// Its buffered bytes, as the accounts have them.
     pub(crate) buffered: u32,
     pub(crate) uid: u32,
 }
@@ -286,7 +286,7 @@ impl ClientIo {
 
     // ---- State ----
 
-    /// Nothing about it is unusual, so a readable event needs no further question.
+    /// Nothing about it is unusual: a readable event is handled by the straight line of a visit.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         self.flags == Flags::PLAIN
@@ -342,7 +342,7 @@ impl ClientIo {
         self.ending
     }
 
-    /// Sends what waits, then closes; no more is read. From now on the flush deadline counts.
+    /// Closes it after its output is sent; no more is read. The flush deadline begins.
     pub(crate) fn end(&mut self, ending: Ending, now_ns: u64) {
         if self.is_open() {
             self.ending = Some(ending);
@@ -355,25 +355,25 @@ impl ClientIo {
         self.extra.as_ref().is_some_and(|extra| extra.connecting.is_some())
     }
 
-    /// Its first visit is still to come, before it is registered.
+    /// Not registered yet: its first visit comes before that.
     pub(crate) fn is_unregistered(&self) -> bool {
         self.flags.has(Flags::UNREGISTERED)
     }
 
-    /// Since when it has held a partial frame.
+    /// Since when it has had a partial frame.
     pub(crate) fn partial_frame_since_ns(&self) -> Option<u64> {
         self.input.as_ref().filter(|_| !self.flags.has(Flags::FRAMES_PENDING)).map(|input| input.since_ns)
     }
 
-    /// What the socket is to be watched for.
+    /// The interest for epoll.
     pub(crate) fn interest(&self) -> Interest {
-        // PRIORITY tells of an out-of-band byte, at which a read stops short.
+        // PRIORITY reports an out-of-band byte, at which a read stops short.
         let read =
             if self.config.records { Interest::READABLE } else { Interest::READABLE | Interest::PRIORITY };
         if self.flags.has(Flags::WRITE_INTEREST) { read | Interest::WRITABLE } else { read }
     }
 
-    /// Bytes that wait in memory, in both directions.
+    /// Bytes that are buffered, in both directions.
     pub(crate) fn waiting(&self) -> usize {
         self.input.as_ref().map_or(0, |input| input.len()) + self.unsent()
     }
@@ -414,7 +414,7 @@ impl ClientIo {
         self.note_what_it_holds();
     }
 
-    /// What waits to be sent, from outside of a visit.
+    /// The output buffer, outside of a visit.
     pub(crate) fn output(&mut self, pool: &mut Pool) -> &mut Buffer {
         self.flags.set(Flags::HOLDS, true);
         self.output.get_or_insert_with(|| pool.lend())
@@ -478,7 +478,7 @@ impl ClientIo {
     fn check_rights(&self, inbox: &mut VecDeque<OwnedFd>, some_are_missing: bool) -> Result<(), Read> {
         let result = match self.config.rights {
             Rights::Refused | Rights::Discarded => Ok(()),
-            Rights::EndClient => Err(Read::Limit(Limit::DescriptorsHeld)),
+            Rights::EndClient => Err(Read::Limit(Limit::DescriptorsPerClient)),
             Rights::Wanted if some_are_missing => {
                 // Which of them are missing cannot be seen: none can be used.
                 let why = "descriptors were lost on their way in (MSG_CTRUNC): the process has no room for them; \
@@ -486,7 +486,7 @@ impl ClientIo {
                 Err(Read::Failed(io::Error::other(why)))
             }
             Rights::Wanted if inbox.len() > self.config.framing.descriptors_max() => {
-                Err(Read::Limit(Limit::DescriptorsHeld))
+                Err(Read::Limit(Limit::DescriptorsPerClient))
             }
             Rights::Wanted => return Ok(()),
         };
@@ -494,7 +494,7 @@ impl ClientIo {
         result
     }
 
-    /// One send of what waits in `out`, which is not empty; what has left is taken off it.
+    /// One send of the bytes in `out`, which is not empty. What is sent is removed from it.
     pub(crate) fn send(&mut self, out: &mut Buffer) -> Sent {
         loop {
             if self.flags.has(Flags::WRITE_CLOSED) {
@@ -536,7 +536,7 @@ impl ClientIo {
                     self.flags.set(Flags::WRITABLE, false);
                     return Sent::InFlight(error);
                 }
-                // The peer does not read any more; what it had sent before is handled all the same.
+                // The peer does not read any more. What it sent before is still handled.
                 Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN) => {
                     self.flags.set(Flags::WRITE_CLOSED, true)
                 }
@@ -557,7 +557,7 @@ mod tests {
     fn stream(framing: Framing) -> (ClientIo, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let config = ConnectionConfig::new(ListenerKind::UnixStream, framing, Rights::Refused);
+        let config = ConnectionConfig::new(Transport::UnixStream, framing, Rights::Refused);
         let mut io = ClientIo::new(ours.into(), Rc::new(config), 1, 0);
         io.flags.set(Flags::OPENED, true);
         (io, theirs)
@@ -639,7 +639,7 @@ mod tests {
     fn descriptors_past_the_limit_are_closed() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let config =
-            ConnectionConfig::new(ListenerKind::UnixStream, Framing::raw().descriptors(1), Rights::EndClient);
+            ConnectionConfig::new(Transport::UnixStream, Framing::raw().descriptors(1), Rights::EndClient);
         let io = ClientIo::new(ours.into(), Rc::new(config), 1, 0);
         let file = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let mut inbox = VecDeque::new();
@@ -647,7 +647,7 @@ mod tests {
         assert!(matches!(io.recv(&mut [0; 8], &mut inbox, 100), Read::BytesAndRights(1)));
         assert_eq!(inbox.len(), 1);
         scm::send(theirs.as_fd(), b"2", &[file()]).unwrap();
-        assert!(matches!(io.recv(&mut [0; 8], &mut inbox, 100), Read::Limit(Limit::DescriptorsHeld)));
+        assert!(matches!(io.recv(&mut [0; 8], &mut inbox, 100), Read::Limit(Limit::DescriptorsPerClient)));
         assert!(inbox.is_empty());
     }
 }

@@ -63,7 +63,7 @@ fn twenty_thousand_bad_frames_are_few_lines_and_an_exact_count() {
         turns::settle(&mut reactor, &mut ());
         assert!(peers.iter().all(|peer| turns::available(peer).1));
     }
-    assert_eq!(reactor.stats().trips(Limit::Frame), FRAMES);
+    assert_eq!(reactor.stats().limit_count(Limit::Frame), FRAMES);
     assert_eq!((reactor.stats().clients, reactor.stats().closed), (0, FRAMES));
     // What is still unsaid is said at the end.
     drop(reactor);

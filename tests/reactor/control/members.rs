@@ -10,7 +10,8 @@ use std::{
 };
 
 use ipc_reactor::{
-    Address, Datagram, Delivery, Framing, Handout, Interest, Listener, Prefix, Progress, Queue, Reactor,
+    Address, Datagram, Delivery, Framing, Interest, Listener, Prefix, Progress, Queue, Reactor,
+    SubscriberSession,
     shm::{Publisher, Subscriber},
 };
 use rustix::net as socket;
@@ -308,8 +309,8 @@ impl Scene {
         // One whose publisher is another client of this reactor.
         let address = Address::UnixStream(self.folder.path().join("publisher"));
         self.reactor
-            .listen(Listener::bind(&address).unwrap(), Handout::framing(), |_, _| {
-                Ok(Handout::new(|world: &mut World| &mut world.publisher))
+            .listen(Listener::bind(&address).unwrap(), SubscriberSession::framing(), |_, _| {
+                Ok(SubscriberSession::new(|world: &mut World| &mut world.publisher))
             })
             .unwrap();
         let handler = Noter("connected subscription".into());
