@@ -189,6 +189,7 @@ impl<S> PollSet<S> {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let stage = Stage::Waiting { delivery, handler, deadline: None };
+        #[allow(clippy::cast_possible_truncation, reason = "it is 3")]
         let framing = Handout::framing().descriptors(Ticket::FDS_MAX as u16);
         self.connect(address, framing, Link { stage, keepalive: Keepalive::default() })
     }
