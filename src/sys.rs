@@ -10,6 +10,7 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
+pub(crate) mod closer;
 mod cmsg;
 pub(crate) mod datagram;
 pub(crate) mod epoll;

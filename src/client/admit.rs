@@ -11,14 +11,14 @@ use crate::{
     client::{accounts::uid_for, deadlines::begin_idling},
     net::transport::ListenerKind,
     set::{
-        client::{ClientIo, Connecting, ConnectionConfig, Extra, Flags},
+        client::{ClientIo, Connecting, ConnectionConfig, Extra, Flags, Rights},
         driver::Driver,
         lifecycle::Phase,
         poll_set::PollSet,
         session::Session,
         source::Source,
     },
-    sys::{file, socket, time::nanos},
+    sys::{closer, file, socket, time::nanos},
     types::{cause::Cause, key::Key, limits::Limits, ready::Ready},
 };
 
@@ -58,8 +58,11 @@ pub(crate) fn admit<S>(
             time = Some(set.limits.connect);
         }
     }
-    if registers {
-        set.register(io.fd(), io.interest())?;
+    if registers && let Err(error) = set.register(io.fd(), io.interest()) {
+        if io.may_hold_rights() {
+            closer::close(io.into_socket());
+        }
+        return Err(error);
     }
     set.accounts.admit(io.uid);
     let key = set.place(Source::Client { io, session: Some(session) });
@@ -116,16 +119,18 @@ impl<S> PollSet<S> {
         let socket = socket.into();
         let kind = ListenerKind::of(socket.as_fd())?;
         file::set_nonblocking(socket.as_fd(), true)?;
-        let passes = framing.descriptors_max() > 0;
-        let refuses = !kind.is_tcp() && socket::set_passes_rights(socket.as_fd(), passes).is_ok() && !passes;
+        if !kind.is_tcp() {
+            // What was passed before is in the socket: let in, it is received, and closed off the loop. Refused, the kernel
+            // would close it in this thread. A kernel without the option lets all in.
+            let _ = socket::set_passes_rights(socket.as_fd(), true);
+        }
         if kind.is_seqpacket() {
             socket::set_passes_credentials(socket.as_fd(), true)?;
             make_room_for_records(self, &framing);
         }
-        let config = Rc::new(ConnectionConfig::new(kind, framing, refuses));
+        let config = Rc::new(ConnectionConfig::new(kind, framing, Rights::Discarded));
         let key = admit(self, socket, config, Box::new(session), Registration::AtOnce)?;
-        // Descriptors that were passed before they were refused may be in the socket: the first visit reads to EAGAIN, as
-        // though urgent data had come.
+        // An out-of-band byte may have come before: the first visit reads to EAGAIN.
         self.mark_ready(key, Ready::READABLE | Ready::PRIORITY);
         Ok(key)
     }

@@ -16,7 +16,7 @@ use crate::{
     },
     net::{address::Address, transport::ListenerKind},
     set::{
-        client::{ClientIo, Connecting, ConnectionConfig, Flags, Target},
+        client::{ClientIo, Connecting, ConnectionConfig, Flags, Rights, Target},
         driver::Driver,
         poll_set::PollSet,
         session::Session,
@@ -83,10 +83,11 @@ impl<S> PollSet<S> {
         session: Box<dyn Driver<S>>,
     ) -> io::Result<Key> {
         let (socket, failure) = begin(kind, &framing, &mut targets)?;
-        let refuses = !kind.is_tcp()
-            && framing.descriptors_max() == 0
-            && matches!(socket::passes_rights(socket.as_fd()), Ok(false));
-        let config = Rc::new(ConnectionConfig::new(kind, framing, refuses));
+        let unwanted = match socket::passes_rights(socket.as_fd()) {
+            Ok(false) => Rights::Refused,
+            _ => Rights::EndClient,
+        };
+        let config = Rc::new(ConnectionConfig::new(kind, framing, unwanted));
         let connecting = Connecting { kind, targets, failure, retry_ns: 0, pause: BACKLOG_RETRY };
         let key = admit(self, socket, config, session, Registration::Connecting(Box::new(connecting)))?;
         // If it is established, or has failed, already, the first visit finds that.
@@ -146,7 +147,7 @@ fn prepare(kind: ListenerKind, domain: libc::c_int, framing: &Framing) -> io::Re
     if kind.is_tcp() {
         socket::set_nodelay(socket.as_fd(), true)?;
     } else {
-        // A kernel before 6.16 has no such option; then a short read proves nothing.
+        // A kernel before 6.16 has no such option.
         let _ = socket::set_passes_rights(socket.as_fd(), framing.descriptors_max() > 0);
     }
     if kind.is_seqpacket() {
@@ -172,8 +173,12 @@ pub(super) fn poll_connect<S>(visit: &mut Visit<'_, S>) -> Flow<bool> {
         return Ok(false);
     }
     let target = connecting.targets[0].1;
-    // A second connect tells where the first has got to, on every kind of socket.
-    let polled = socket::connect_nonblocking(io.fd(), &target);
+    // A second connect tells where the first has got to, on every kind of socket. Not once it is established: a Unix socket
+    // looks for the listener before it looks at itself, and that may be closed or full by now.
+    let polled = match socket::getpeername(io.fd()) {
+        Ok(_) => Ok(()),
+        Err(_) => socket::connect_nonblocking(io.fd(), &target),
+    };
     let Some(connecting) = io.extra().and_then(|extra| extra.connecting.as_mut()) else { return Ok(true) };
     if let Err(error) = polled {
         match error.raw_os_error() {
@@ -204,7 +209,7 @@ pub(super) fn poll_connect<S>(visit: &mut Visit<'_, S>) -> Flow<bool> {
 }
 
 fn connecting_is_over(io: &mut ClientIo) {
-    if io.config.passes {
+    if io.config.rights == Rights::Wanted {
         io.set_extra(Some(Box::default()));
     } else {
         io.set_extra(None);

@@ -57,13 +57,13 @@ impl<S> Visit<'_, S> {
         }
         let records = self.io().config.records;
         // After an out-of-band byte, and before an end of file or an error, a short read proves nothing.
-        let short_read_drains = self.io().config.short_read_drains
-            && !records
+        let short_read_drains = !records
             && !self.left.has(Ready::PRIORITY | Ready::READ_CLOSED | Ready::WRITE_CLOSED | Ready::ERROR);
         loop {
             let (read, room) = self.read()?;
-            let count = match read {
-                Read::Bytes(count) => count,
+            let (count, whole) = match read {
+                Read::Bytes(count) => (count, true),
+                Read::BytesAndRights(count) => (count, false),
                 Read::End => return self.end_of_file(),
                 Read::Failed(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => {
@@ -97,7 +97,7 @@ impl<S> Visit<'_, S> {
             if let Some(pass) = pass {
                 return Ok(pass);
             }
-            if count < room && short_read_drains {
+            if count < room && whole && short_read_drains {
                 self.left = Ready::NONE;
                 return Ok(Pass::Drained);
             }
@@ -124,7 +124,7 @@ impl<S> Visit<'_, S> {
             Ok(tail) => {
                 let room = tail.len();
                 let read = io.recv(tail, inbox, frame_max);
-                if let Read::Bytes(count) = read {
+                if let Read::Bytes(count) | Read::BytesAndRights(count) = read {
                     input.commit(count);
                 }
                 Ok((read, room))

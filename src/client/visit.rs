@@ -54,26 +54,37 @@ pub(crate) enum AtOnce {
 }
 
 /// Whether nothing is unusual about a client, and it is in no ready list: a readable event can be served at once.
+/// `RIGHTS`: whether its reads must take descriptors.
 #[inline(always)]
-pub(crate) fn is_plain<S>(set: &PollSet<S>, key: Key) -> bool {
-    matches!(
-        set.registry.slot(key),
-        Some(Slot { value: Source::Client { io, .. }, queued: false, .. }) if io.is_plain()
-    )
+pub(crate) fn is_plain<S, const RIGHTS: bool>(set: &PollSet<S>, key: Key) -> bool {
+    let Some(Slot { value: Source::Client { io, .. }, queued: false, .. }) = set.registry.slot(key) else {
+        return false;
+    };
+    if RIGHTS { io.is_plain_with_rights() } else { io.is_plain() }
 }
 
 /// Visits a client that [is plain](is_plain), as its event comes: there is something to read, and nothing else.
 #[inline(always)]
-pub(crate) fn visit_at_once<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) -> AtOnce {
+pub(crate) fn visit_at_once<S, P: Probe, const RIGHTS: bool>(
+    set: &mut PollSet<S>,
+    key: Key,
+    lent: &mut Lent<'_, S>,
+) -> AtOnce {
     if P::ON {
         let io = io_of(&mut set.registry, key);
         let who = Who { key, fd: Some(io.raw_fd()), kind: SourceKind::Client };
         set.begin_visit_at_once(who);
     }
     let (io, session) = halves(&mut set.registry, key);
-    let count = match socket::recv(io.fd(), lent.scratch) {
-        Ok(count) if (1..lent.scratch.len()).contains(&count) => count,
-        unusual => return go_on(set, key, lent, Progress::Read(unusual.into())),
+    let read = if RIGHTS {
+        // A plain client keeps no descriptors, so the inbox is empty.
+        io.recv(lent.scratch, &mut set.io.descriptors, usize::MAX)
+    } else {
+        socket::recv(io.fd(), lent.scratch).into()
+    };
+    let count = match read {
+        Read::Bytes(count) if count < lent.scratch.len() => count,
+        unusual => return go_on(set, key, lent, Progress::Read(unusual)),
     };
     set.stats.bytes_in += count as u64;
     if P::ON || io.config.framing.known_size(count) != Some(count) {
@@ -111,11 +122,19 @@ pub(crate) fn first_visit<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_,
     if !called.is_plain() || !set.io.out.is_empty() {
         go_on(set, key, lent, Progress::handled(called, Ok(()), 0));
     } else if set.observes() {
-        visit_at_once::<S, On>(set, key, lent);
+        visit_first::<S, On>(set, key, lent);
     } else {
-        visit_at_once::<S, Off>(set, key, lent);
+        visit_first::<S, Off>(set, key, lent);
     }
     config.note_first_visit(set.stats.bytes_in > received);
+}
+
+fn visit_first<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) {
+    if io_of(&mut set.registry, key).config.rights.are_taken() {
+        visit_at_once::<S, P, true>(set, key, lent);
+    } else {
+        visit_at_once::<S, P, false>(set, key, lent);
+    }
 }
 
 /// Puts the session back, where it has asked for nothing, and sends the replies, if all of them are a piece of what was read.
@@ -414,7 +433,11 @@ impl<S> Visit<'_, S> {
                 Pass::Budget => {}
                 Pass::EndOfFile => {
                     self.io().flags.set(Flags::READ_CLOSED, true);
-                    if self.call(|session, cx, state| session.on_half_close(cx, state))? == HalfClose::Close {
+                    // The session may have closed the client at its last message, which the end of file made whole.
+                    if self.io().ending() != Some(Ending::Closed)
+                        && self.call(|session, cx, state| session.on_half_close(cx, state))?
+                            == HalfClose::Close
+                    {
                         let now_ns = self.set.now_ns();
                         self.io().end(Ending::Peer, now_ns);
                     }

@@ -13,6 +13,7 @@ use std::{
 use crate::{
     net::{address::Address, path::PathGuard, peer::PeerAddress, transport::invalid},
     sys::{
+        closer::ClosedElsewhere,
         datagram::{self, Arrival},
         file, socket,
     },
@@ -34,7 +35,8 @@ pub use options::DatagramOptions;
 /// that was bound here. A running server does not notice the test connection.
 ///
 /// Descriptors cannot be sent to this socket. Where the kernel can refuse them (`SO_PASSRIGHTS`, since Linux 6.16), the
-/// sender gets `EPERM`. An older kernel closes them on arrival.
+/// sender gets `EPERM`. On an older kernel, and of an adopted socket, those that arrive are closed, by a thread of its own:
+/// closing what another process has passed can block.
 ///
 /// ```
 /// use ipc_reactor::Datagram;
@@ -53,8 +55,10 @@ pub use options::DatagramOptions;
 pub struct Datagram {
     // Dropped before the descriptor: while that is open, the inode number that the guard compares is not used again.
     guard: Option<Box<PathGuard>>,
-    fd: OwnedFd,
+    fd: ClosedElsewhere,
     is_unix: bool,
+    /// The kernel lets senders pass descriptors: each receive must take them, to have them closed off this thread.
+    takes_rights: bool,
     path: Option<PathBuf>,
     message_size: usize,
 }
@@ -206,7 +210,7 @@ impl Datagram {
     /// was not received; the socket stays usable.
     pub fn recv_from(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let mut arrival = Arrival::zeroed();
-        datagram::recv_from(self.as_fd(), buffer, &mut arrival)?;
+        datagram::recv_from(self.as_fd(), buffer, &mut arrival, self.takes_rights)?;
         let (len, size) = (arrival.len, buffer.len());
         Ok(Received {
             len: len.min(size),
@@ -263,20 +267,28 @@ impl Datagram {
     /// The socket itself. Its path is kept, and the lock is released.
     pub fn into_fd(mut self) -> OwnedFd {
         self.leave_path();
-        self.fd
+        self.fd.into_inner()
+    }
+
+    pub(crate) fn takes_rights(&self) -> bool {
+        self.takes_rights
     }
 
     fn around(fd: OwnedFd, is_unix: bool, message_size: usize) -> Datagram {
-        if is_unix {
-            // Before Linux 6.16 there is no such option, and the kernel closes the descriptors that arrive.
-            let _ = socket::set_passes_rights(fd.as_fd(), false);
-        }
-        Datagram { guard: None, fd, is_unix, path: None, message_size }
+        // Before Linux 6.16 there is no such option.
+        let takes_rights = is_unix && socket::set_passes_rights(fd.as_fd(), false).is_err();
+        let fd = ClosedElsewhere::when(takes_rights, fd);
+        Datagram { guard: None, fd, is_unix, takes_rights, path: None, message_size }
     }
 
     /// `TryFrom` returns the error. `From` cannot, and there is none: the socket is open.
     fn adopt(fd: OwnedFd, is_unix: bool) -> (Datagram, io::Result<()>) {
-        let datagram = Self::around(fd, is_unix, Self::MESSAGE_SIZE);
+        let mut datagram = Self::around(fd, is_unix, Self::MESSAGE_SIZE);
+        if is_unix && !datagram.takes_rights {
+            // What was passed before is in the socket: let in, it is received, and closed off this thread.
+            datagram.takes_rights = socket::set_passes_rights(datagram.as_fd(), true).is_ok();
+            datagram.fd = ClosedElsewhere::when(datagram.takes_rights, datagram.fd.into_inner());
+        }
         let fd = datagram.as_fd();
         let usable = file::set_nonblocking(fd, true).and_then(|()| file::set_cloexec(fd));
         (datagram, usable)

@@ -17,7 +17,7 @@ use crate::{
         peer::PeerAddress,
         transport::{ListenerKind, invalid},
     },
-    sys::{file, socket},
+    sys::{closer::ClosedElsewhere, file, socket},
 };
 
 mod options;
@@ -58,11 +58,12 @@ pub use options::ListenerOptions;
 pub struct Listener {
     // Dropped before the descriptor: while that is open, the inode number that the guard compares is not used again.
     guard: Option<PathGuard>,
-    fd: OwnedFd,
+    fd: ClosedElsewhere,
     kind: ListenerKind,
     path: Option<PathBuf>,
     refuses_descriptors: bool,
     marks_records: bool,
+    adopted: bool,
 }
 
 impl Listener {
@@ -168,7 +169,7 @@ impl Listener {
     /// The socket itself. Its path is kept, and the lock is released.
     pub fn into_fd(mut self) -> OwnedFd {
         self.leave_path();
-        self.fd
+        self.fd.into_inner()
     }
 
     /// Accepts a connection with one system call, `accept4(2)`: the client handle, and the client's address if it is
@@ -191,6 +192,11 @@ impl Listener {
         self.refuses_descriptors
     }
 
+    /// Another program made the socket, so what its clients did before is no fault of theirs.
+    pub(crate) fn is_adopted(&self) -> bool {
+        self.adopted
+    }
+
     /// Whether every connection accepted here has `SO_PASSCRED` already, which [`socket::recv_record`] needs. If not
     /// (an adopted socket, whose maker had not set it), set it on each client handle.
     pub(crate) fn marks_records(&self) -> bool {
@@ -200,27 +206,30 @@ impl Listener {
     fn new(kind: ListenerKind, domain: libc::c_int) -> io::Result<Self> {
         let fd = socket::socket(domain, kind.socket_type())?;
         let mut listener = Self::around(fd, kind);
-        let fd = listener.fd.as_fd();
         if kind == ListenerKind::Tcp {
-            socket::set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+            socket::set_option(listener.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
         } else {
-            // Before Linux 6.16 there is no such option, and the reactor reads until `WouldBlock`.
-            listener.refuses_descriptors = socket::set_passes_rights(fd, false).is_ok();
+            // Before Linux 6.16 there is no such option: each read takes the descriptors that come.
+            listener.refuses_descriptors = socket::set_passes_rights(listener.as_fd(), false).is_ok();
+            listener.fd.set_elsewhere(!listener.refuses_descriptors);
         }
         if kind == ListenerKind::UnixSeqpacket {
-            socket::set_passes_credentials(fd, true)?;
+            socket::set_passes_credentials(listener.as_fd(), true)?;
             listener.marks_records = true;
         }
         Ok(listener)
     }
 
     fn around(fd: OwnedFd, kind: ListenerKind) -> Self {
-        Self { guard: None, fd, kind, path: None, refuses_descriptors: false, marks_records: false }
+        // Connections that wait in it when it is closed can hold messages with descriptors.
+        let fd = ClosedElsewhere::when(kind != ListenerKind::Tcp, fd);
+        Self { guard: None, fd, kind, path: None, refuses_descriptors: false, marks_records: false, adopted: false }
     }
 
     /// `TryFrom` returns the error. `From` cannot, and there is none: the socket is open.
     fn adopt(fd: OwnedFd, kind: ListenerKind) -> (Self, io::Result<()>) {
         let mut listener = Self::around(fd, kind);
+        listener.adopted = true;
         let fd = listener.fd.as_fd();
         let usable = file::set_nonblocking(fd, true).and_then(|()| file::set_cloexec(fd));
         if kind != ListenerKind::Tcp {

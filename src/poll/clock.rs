@@ -34,6 +34,9 @@ use crate::sys::time::{monotonic_ns, nanos};
 #[derive(Clone, Default)]
 pub struct Clock(Option<Rc<Cell<u64>>>);
 
+/// Where a manual clock ends: before `u64::MAX`, which is "never" as a deadline.
+const END_NS: u64 = u64::MAX - 1;
+
 impl Clock {
     /// The kernel's `CLOCK_MONOTONIC` (`clock_gettime(2)`), which stands still while the machine is suspended.
     pub fn monotonic() -> Clock {
@@ -45,13 +48,14 @@ impl Clock {
         Clock(Some(Rc::new(Cell::new(monotonic_ns()))))
     }
 
-    /// Moves a manual clock forward, by 584 years in all at most. What is due then is handled in the next turn.
+    /// Moves a manual clock forward, by 584 years in all at most: a deadline that is later stays for ever in its future. What is
+    /// due then is handled in the next turn.
     ///
     /// # Panics
     /// The clock is the monotonic one, which nobody can move.
     pub fn advance(&self, by: Duration) {
         let now_ns = self.0.as_ref().expect("only a clock made by Clock::manual can be advanced");
-        now_ns.set(now_ns.get().saturating_add(nanos(by)));
+        now_ns.set(now_ns.get().saturating_add(nanos(by)).min(END_NS));
     }
 
     pub(crate) fn is_manual(&self) -> bool {
@@ -149,7 +153,7 @@ mod tests {
         clock.advance(Duration::MAX);
         clock.advance(Duration::MAX);
         let mut turn = TurnClock::new(clock);
-        assert_eq!(turn.now_ns(), u64::MAX);
+        assert_eq!(turn.now_ns(), END_NS);
         turn.instant();
     }
 }

@@ -42,6 +42,8 @@ pub(crate) struct Registry<T> {
     serial: u32,
     /// Those that are visited in the next round.
     pub(crate) ready: Vec<Key>,
+    /// Memory is given back when fewer slots than this are in use: each attempt looks at all slots.
+    shrink_below: usize,
     /// How many forks away from the first process it was made.
     made_in: u32,
 }
@@ -53,6 +55,7 @@ impl<T> Registry<T> {
             slots: Slab::new(),
             serial: 0,
             ready: Vec::new(),
+            shrink_below: usize::MAX,
             made_in: sys::fork::generation(),
         })
     }
@@ -112,8 +115,11 @@ impl<T> Registry<T> {
     pub(crate) fn remove(&mut self, key: Key) -> Option<Slot<T>> {
         self.slot(key)?;
         let slot = self.slots.remove(key.index as usize);
-        if self.slots.capacity() > 1024 && self.slots.len() < self.slots.capacity() / 8 {
+        let (len, capacity) = (self.slots.len(), self.slots.capacity());
+        if capacity > 1024 && len < capacity / 8 && len < self.shrink_below {
             self.slots.shrink_to_fit();
+            // A slot in use near the end keeps the memory: the next attempt is worth it when half of them have left.
+            self.shrink_below = if self.slots.capacity() < capacity { usize::MAX } else { len / 2 };
         }
         Some(slot)
     }
@@ -262,6 +268,19 @@ mod tests {
         registry.deregister(ours.as_raw_fd()).unwrap();
         let refused = registry.reregister(key, ours.as_raw_fd(), Interest::READABLE).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::ENOENT));
+    }
+
+    /// The class: work for each removal that grows with the number of slots.
+    #[test]
+    fn a_slot_in_use_at_the_end_is_not_looked_for_at_each_removal() {
+        let mut registry = Registry::new().unwrap();
+        let keys: Vec<Key> = (0..5_000).map(|number| registry.insert(number)).collect();
+        for &key in &keys[..4_999] {
+            registry.remove(key);
+        }
+        assert!(registry.capacity() >= 5_000 && registry.shrink_below <= 1, "tried at 624, 312, 156, …");
+        registry.remove(keys[4_999]);
+        assert!(registry.capacity() < 5_000, "given back when the last has left");
     }
 
     #[test]

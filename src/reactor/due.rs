@@ -74,7 +74,7 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, lent: &
             if queue::check(set, queue, lent.state) {
                 set.timers.add(period, Task::CheckQueue(queue, period));
             }
-            Asked::Nothing
+            set.call.asked()
         }
         Task::DrainDeadline => {
             set.cut_off_drain();

@@ -287,11 +287,11 @@ fn take_events<S, P: Probe>(
             let Some(event) = events.next() else { return };
             set.stats.events += 1;
             let key = Key::from_token(event.token());
-            if !(Ready::is_just_readable(event) && is_plain(set, key)) {
-                note_edge(set, round, event);
-                break;
-            }
-            if visit_at_once::<S, P>(set, key, lent) == AtOnce::Other {
+            if !(Ready::is_just_readable(event) && is_plain::<S, false>(set, key)) {
+                if !take_unusual::<S, P>(set, round, event, lent) {
+                    break;
+                }
+            } else if visit_at_once::<S, P, false>(set, key, lent) == AtOnce::Other {
                 break;
             }
         }
@@ -303,6 +303,23 @@ fn take_events<S, P: Probe>(
         set.stats.events += 1;
         note_edge(set, round, event);
     }
+}
+
+/// The rest of what comes: clients whose reads must take descriptors are visited at once as well, all other edges are noted.
+/// True: nothing has changed that concerns the loop.
+#[inline(never)]
+fn take_unusual<S, P: Probe>(
+    set: &mut PollSet<S>,
+    round: &mut Vec<Key>,
+    event: &Event,
+    lent: &mut Lent<'_, S>,
+) -> bool {
+    let key = Key::from_token(event.token());
+    if Ready::is_just_readable(event) && is_plain::<S, true>(set, key) {
+        return visit_at_once::<S, P, true>(set, key, lent) == AtOnce::Straight;
+    }
+    note_edge(set, round, event);
+    false
 }
 
 #[cold]

@@ -19,7 +19,7 @@ use crate::{
         framing::Framing,
     },
     net::transport::ListenerKind,
-    sys::{scm, sockaddr::SockAddr, socket},
+    sys::{closer, scm, sockaddr::SockAddr, socket},
     types::cause::{Cause, Limit},
 };
 
@@ -28,13 +28,30 @@ pub(crate) struct ConnectionConfig {
     pub(crate) framing: Framing,
     /// The socket keeps message boundaries (seqpacket): a read is a record, a reply is a record.
     pub(crate) records: bool,
-    /// A short read proves that nothing is left. It does not where a passed descriptor can cut it short.
-    pub(crate) short_read_drains: bool,
-    /// The peer may pass descriptors.
-    pub(crate) passes: bool,
+    pub(crate) rights: Rights,
     /// The kernel vouches for the peer's uid.
     pub(crate) unix: bool,
     first_request: FirstRequest,
+}
+
+/// What becomes of descriptors that the peer passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rights {
+    /// There are none: the transport has none, or the kernel refuses them (`SO_PASSRIGHTS`, since Linux 6.16).
+    Refused,
+    /// They are closed, and the client with them: it could have known that they are not wanted.
+    EndClient,
+    /// They are closed: they may have been passed before the socket was adopted.
+    Discarded,
+    /// They are for the session.
+    Wanted,
+}
+
+impl Rights {
+    /// Each read must take what comes, or the kernel would close it in this thread, which can block (`sys/closer.rs`).
+    pub(crate) fn are_taken(self) -> bool {
+        self != Rights::Refused
+    }
 }
 
 /// Guesses whether a new client has sent a request by the time it is accepted, from the latest that came.
@@ -42,11 +59,16 @@ pub(crate) struct ConnectionConfig {
 struct FirstRequest(Cell<u8>);
 
 impl ConnectionConfig {
-    pub(crate) fn new(kind: ListenerKind, framing: Framing, refuses_descriptors: bool) -> ConnectionConfig {
+    /// `unwanted`: what becomes of descriptors that the framing does not ask for.
+    pub(crate) fn new(kind: ListenerKind, framing: Framing, unwanted: Rights) -> ConnectionConfig {
+        let rights = match framing.descriptors_max() {
+            _ if kind.is_tcp() => Rights::Refused,
+            0 => unwanted,
+            _ => Rights::Wanted,
+        };
         ConnectionConfig {
             records: kind.is_seqpacket(),
-            short_read_drains: kind.is_tcp() || (refuses_descriptors && framing.descriptors_max() == 0),
-            passes: framing.descriptors_max() > 0 && !kind.is_tcp(),
+            rights,
             unix: !kind.is_tcp(),
             first_request: FirstRequest::default(),
             framing,
@@ -94,8 +116,8 @@ impl Flags {
     pub(crate) const OPENED: Flags = Flags(1);
     /// The socket took all that it was given last.
     pub(crate) const WRITABLE: Flags = Flags(1 << 1);
-    /// A short read proves that nothing is left, and reads are bytes, not records.
-    const SHORT_READ_DRAINS: Flags = Flags(1 << 2);
+    /// Reads are bytes, not records: a short one proves that nothing is left.
+    const STREAM: Flags = Flags(1 << 2);
     /// Not registered with epoll yet: the first visit comes before that.
     pub(crate) const UNREGISTERED: Flags = Flags(1 << 3);
     /// The input buffer may hold whole frames.
@@ -116,9 +138,14 @@ impl Flags {
     const OUTPUT: Flags = Flags(1 << 12);
     const EXTRA: Flags = Flags(1 << 13);
     const ENDING: Flags = Flags(1 << 14);
+    /// Each read must take the descriptors that come with it.
+    const TAKES_RIGHTS: Flags = Flags(1 << 15);
 
     /// Nothing about the connection is unusual: one test instead of many.
-    const PLAIN: Flags = Flags::OPENED.or(Flags::WRITABLE).or(Flags::SHORT_READ_DRAINS);
+    const PLAIN: Flags = Flags::OPENED.or(Flags::WRITABLE).or(Flags::STREAM);
+
+    /// The same, where each read must take descriptors.
+    const PLAIN_WITH_RIGHTS: Flags = Flags::PLAIN.or(Flags::TAKES_RIGHTS);
 
     #[inline]
     pub(crate) fn has(self, any: Flags) -> bool {
@@ -169,6 +196,8 @@ pub(crate) struct Connecting {
 /// What a read brought.
 pub(crate) enum Read {
     Bytes(usize),
+    /// Bytes, and descriptors, at which the kernel stops: however short, there may be more.
+    BytesAndRights(usize),
     End,
     Failed(io::Error),
     /// More than is allowed.
@@ -220,7 +249,8 @@ pub(crate) struct ClientIo {
 impl ClientIo {
     pub(crate) fn new(socket: OwnedFd, config: Rc<ConnectionConfig>, now_ns: u64, uid: u32) -> ClientIo {
         let mut flags = Flags::WRITABLE;
-        flags.set(Flags::SHORT_READ_DRAINS, config.short_read_drains && !config.records);
+        flags.set(Flags::STREAM, !config.records);
+        flags.set(Flags::TAKES_RIGHTS, config.rights.are_taken());
         let mut io = ClientIo {
             socket,
             flags,
@@ -233,7 +263,7 @@ impl ClientIo {
             uid,
             config,
         };
-        if io.config.passes {
+        if io.config.rights == Rights::Wanted {
             io.set_extra(Some(Box::default()));
         }
         io
@@ -262,9 +292,26 @@ impl ClientIo {
         self.flags == Flags::PLAIN
     }
 
-    /// It will be plain once its session is opened and it is registered.
+    /// As [`is_plain`](ClientIo::is_plain), of a client whose reads must take descriptors.
+    #[inline]
+    pub(crate) fn is_plain_with_rights(&self) -> bool {
+        self.flags == Flags::PLAIN_WITH_RIGHTS
+    }
+
+    /// It will be plain, with rights or without, once its session is opened and it is registered.
     pub(crate) fn becomes_plain(&self) -> bool {
-        Flags(self.flags.0 & !Flags::UNREGISTERED.0 | Flags::OPENED.0) == Flags::PLAIN
+        let changes = Flags::UNREGISTERED.or(Flags::TAKES_RIGHTS).0;
+        Flags(self.flags.0 & !changes | Flags::OPENED.0) == Flags::PLAIN
+    }
+
+    /// What has come may hold descriptors: it is closed off the loop.
+    pub(crate) fn may_hold_rights(&self) -> bool {
+        // After the end of file nothing is left to be read.
+        self.flags.has(Flags::TAKES_RIGHTS) && !self.flags.has(Flags::READ_CLOSED)
+    }
+
+    pub(crate) fn into_socket(self) -> OwnedFd {
+        self.socket
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -362,32 +409,32 @@ impl ClientIo {
 
     // ---- System calls ----
 
-    /// One read into `room`; descriptors that come with it go to `inbox`, up to what the framing allows.
+    /// One read into `room`; descriptors that come with it go to `inbox`, up to what the framing allows. Past that, all in
+    /// `inbox` are closed.
     ///
     /// A record must fit into `room` and into `frame_max`.
     pub(crate) fn recv(&self, room: &mut [u8], inbox: &mut VecDeque<OwnedFd>, frame_max: usize) -> Read {
         let config = &*self.config;
-        let record = match (config.passes, config.records) {
-            (false, false) => return socket::recv(self.fd(), room).into(),
-            (false, true) => socket::recv_record(self.fd(), room),
-            (true, _) => scm::recv(self.fd(), room, inbox),
+        let before = inbox.len();
+        let record = match (config.rights, config.records) {
+            (Rights::Refused, false) => return socket::recv(self.fd(), room).into(),
+            (Rights::Refused, true) => socket::recv_record(self.fd(), room),
+            _ => scm::recv(self.fd(), room, inbox),
         };
         let record = match record {
             Ok(record) => record,
             Err(error) => return Read::Failed(error),
         };
-        if config.passes && (record.ctrunc || inbox.len() > config.framing.descriptors_max()) {
-            inbox.clear();
-            if record.ctrunc {
-                // Which of them are missing cannot be told: none can be used.
-                let why = "descriptors were lost on their way in (MSG_CTRUNC): the process has no room for them; \
-                           raise RLIMIT_NOFILE";
-                return Read::Failed(io::Error::other(why));
-            }
-            return Read::Limit(Limit::DescriptorsHeld);
+        let has_rights = record.ctrunc || inbox.len() > before;
+        if has_rights && let Err(read) = self.check_rights(inbox, record.ctrunc) {
+            return read;
         }
         if !config.records {
-            return Ok(record.len).into();
+            return match record.len {
+                0 => Read::End,
+                len if has_rights => Read::BytesAndRights(len),
+                len => Read::Bytes(len),
+            };
         }
         if record.end {
             Read::End
@@ -396,6 +443,27 @@ impl ClientIo {
         } else {
             Read::Bytes(record.len)
         }
+    }
+
+    /// Descriptors have come, and some may be missing: whether they can stay.
+    #[cold]
+    fn check_rights(&self, inbox: &mut VecDeque<OwnedFd>, some_are_missing: bool) -> Result<(), Read> {
+        let result = match self.config.rights {
+            Rights::Refused | Rights::Discarded => Ok(()),
+            Rights::EndClient => Err(Read::Limit(Limit::DescriptorsHeld)),
+            Rights::Wanted if some_are_missing => {
+                // Which of them are missing cannot be seen: none can be used.
+                let why = "descriptors were lost on their way in (MSG_CTRUNC): the process has no room for them; \
+                           raise RLIMIT_NOFILE";
+                Err(Read::Failed(io::Error::other(why)))
+            }
+            Rights::Wanted if inbox.len() > self.config.framing.descriptors_max() => {
+                Err(Read::Limit(Limit::DescriptorsHeld))
+            }
+            Rights::Wanted => return Ok(()),
+        };
+        closer::close_all(inbox);
+        result
     }
 
     /// One send of what waits in `out`, which is not empty; what has left is taken off it.
@@ -461,7 +529,7 @@ mod tests {
     fn stream(framing: Framing) -> (ClientIo, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let config = ConnectionConfig::new(ListenerKind::UnixStream, framing, true);
+        let config = ConnectionConfig::new(ListenerKind::UnixStream, framing, Rights::Refused);
         let mut io = ClientIo::new(ours.into(), Rc::new(config), 1, 0);
         io.flags.set(Flags::OPENED, true);
         (io, theirs)
@@ -542,12 +610,12 @@ mod tests {
     #[test]
     fn descriptors_past_the_limit_are_closed() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let config = ConnectionConfig::new(ListenerKind::UnixStream, Framing::raw().descriptors(1), false);
+        let config = ConnectionConfig::new(ListenerKind::UnixStream, Framing::raw().descriptors(1), Rights::EndClient);
         let io = ClientIo::new(ours.into(), Rc::new(config), 1, 0);
         let file = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let mut inbox = VecDeque::new();
         scm::send(theirs.as_fd(), b"1", &[file()]).unwrap();
-        assert!(matches!(io.recv(&mut [0; 8], &mut inbox, 100), Read::Bytes(1)));
+        assert!(matches!(io.recv(&mut [0; 8], &mut inbox, 100), Read::BytesAndRights(1)));
         assert_eq!(inbox.len(), 1);
         scm::send(theirs.as_fd(), b"2", &[file()]).unwrap();
         assert!(matches!(io.recv(&mut [0; 8], &mut inbox, 100), Read::Limit(Limit::DescriptorsHeld)));

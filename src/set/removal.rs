@@ -17,6 +17,7 @@ use crate::{
         source::{Closed, PendingClose, Source, Visited},
         task::Task,
     },
+    sys::closer,
     types::{cause::Cause, key::Key, ready::Ready},
 };
 
@@ -192,8 +193,17 @@ impl<S> PollSet<S> {
         let buffered = mem::take(&mut io.buffered);
         debug_assert!(io.uid != UID_UNKNOWN || !self.accounts.counts_users());
         self.accounts.release(io.uid, buffered as usize);
-        for buffer in [io.take_input(), io.take_output()].into_iter().flatten() {
-            self.io.pool.give_back(buffer);
+        if let Some(input) = io.take_input() {
+            self.io.pool.give_back(input);
+        }
+        if let Some(output) = io.take_output() {
+            self.io.pool.give_back(output);
+        }
+        if let Some(extra) = io.extra() {
+            closer::close_all(&mut extra.descriptors);
+        }
+        if io.may_hold_rights() {
+            closer::close(io.into_socket());
         }
     }
 

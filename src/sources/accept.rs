@@ -21,7 +21,7 @@ use crate::{
     observe::{event::What, throttle::Kind},
     set::{
         call::{call, report},
-        client::ConnectionConfig,
+        client::{ConnectionConfig, Rights},
         driver::Driver,
         endpoints::Acceptor,
         lifecycle::Phase,
@@ -29,7 +29,7 @@ use crate::{
         session::{Factory, Session},
         source::{Source, Visited},
     },
-    sys::socket,
+    sys::{closer, socket},
     types::{
         cause::{Cause, Limit},
         key::Key,
@@ -62,8 +62,13 @@ impl<S> PollSet<S> {
         if kind.is_seqpacket() {
             make_room_for_records(self, &framing);
         }
-        let config = ConnectionConfig::new(kind, framing, listener.refuses_descriptors());
-        if config.passes {
+        let unwanted = match (listener.refuses_descriptors(), listener.is_adopted()) {
+            (true, _) => Rights::Refused,
+            (false, true) => Rights::Discarded,
+            (false, false) => Rights::EndClient,
+        };
+        let config = ConnectionConfig::new(kind, framing, unwanted);
+        if config.rights == Rights::Wanted {
             // Inherited at connect: a client need not wait to be accepted before it passes any.
             let _ = socket::set_passes_rights(listener.as_fd(), true);
         }
@@ -100,7 +105,9 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> Visited
             // No client loses its place before another is there to take it.
             Ok((socket, _)) if full && !evict_partial_frames(set) => shed(set, key, Limit::Clients, socket),
             Ok((socket, address)) => {
-                accepted(set, key, &config, socket, address, state);
+                if let Err(socket) = accepted(set, key, &config, socket, address, state) {
+                    close_unread(config.rights.are_taken(), socket);
+                }
             }
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) if set.lifecycle.phase() == Phase::Draining => {
@@ -164,7 +171,8 @@ fn wait<S>(set: &mut PollSet<S>, key: Key, limit: Option<Limit>, why: &str) -> V
 
 #[cold]
 fn shed<S>(set: &mut PollSet<S>, key: Key, limit: Limit, socket: OwnedFd) {
-    drop(socket);
+    let takes_rights = port(set, key).config.rights.are_taken();
+    close_unread(takes_rights, socket);
     refused(set);
     if std::mem::replace(&mut port(set, key).full, true) {
         set.count_limit(limit);
@@ -182,13 +190,20 @@ fn refused<S>(set: &mut PollSet<S>) {
     }
 }
 
+/// Closes a connection of which nothing was read.
+fn close_unread(takes_rights: bool, socket: OwnedFd) {
+    if takes_rights {
+        closer::close(socket);
+    }
+}
+
 #[cold]
 fn dropped<S>(set: &mut PollSet<S>, key: Key, error: &io::Error) {
     refused(set);
     set.warn(Kind::Accept, format_args!("connection at listener {key} dropped: {error}"));
 }
 
-/// One connection was accepted.
+/// One connection was accepted. Returns it if it does not become a client.
 fn accepted<S>(
     set: &mut PollSet<S>,
     key: Key,
@@ -196,18 +211,18 @@ fn accepted<S>(
     socket: OwnedFd,
     address: Option<SocketAddr>,
     state: &mut S,
-) {
+) -> Result<(), OwnedFd> {
     let port = port(set, key);
     port.full = false;
     let kind = port.listener.kind();
     if let Err(error) = prepare(port, &socket) {
         dropped(set, key, &error);
-        return;
+        return Err(socket);
     }
     if config.unix && too_many_of_user(set, &socket) {
         refused(set);
         set.report_limit(Limit::ClientsPerUid, format_args!("a connection at listener {key} was refused"));
-        return;
+        return Err(socket);
     }
     let peer = Peer::new(socket.as_fd(), kind, address);
     if log_enabled!(target: "ipc_reactor", Level::Debug) {
@@ -223,7 +238,8 @@ fn accepted<S>(
         Ok(session) => session,
         Err(cause) => {
             refused(set);
-            return report(set, key, "connection refused by the factory of listener", &cause);
+            report(set, key, "connection refused by the factory of listener", &cause);
+            return Err(socket);
         }
     };
     // Where clients send a request as they connect, a visit before the registration saves the epoll_wait that would tell.
@@ -244,6 +260,7 @@ fn accepted<S>(
         }
         Err(error) => dropped(set, key, &error),
     }
+    Ok(())
 }
 
 /// What a client does not inherit from its listener, or may have missed by connecting early.
@@ -252,7 +269,7 @@ fn prepare(port: &Acceptor, socket: &OwnedFd) -> io::Result<()> {
     if port.config.records && !port.listener.marks_records() {
         socket::set_passes_credentials(socket.as_fd(), true)?;
     }
-    if port.config.passes && port.listener.refuses_descriptors() {
+    if port.config.rights == Rights::Wanted && port.listener.refuses_descriptors() {
         socket::set_passes_rights(socket.as_fd(), true)?;
     }
     Ok(())

@@ -175,11 +175,11 @@ fn receive<S>(
 }
 
 fn recv(socket: &Datagram, batch: &mut DatagramBatch, most: usize) -> io::Result<usize> {
-    let (fd, each) = (socket.as_fd(), socket.message_size());
+    let (fd, each, takes_rights) = (socket.as_fd(), socket.message_size(), socket.takes_rights());
     if most == 1 {
-        datagram::recv_from(fd, &mut batch.bytes[..each], &mut batch.arrivals[0]).map(|()| 1)
+        datagram::recv_from(fd, &mut batch.bytes[..each], &mut batch.arrivals[0], takes_rights).map(|()| 1)
     } else {
-        datagram::recv_batch(fd, &mut batch.bytes, each, &mut batch.arrivals[..most])
+        datagram::recv_batch(fd, &mut batch.bytes, each, &mut batch.arrivals[..most], takes_rights)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
@@ -13,6 +14,8 @@ use super::check_len;
 /// Bytes of a control message's header.
 const HEADER: usize = size_of::<libc::cmsghdr>();
 const FD: usize = size_of::<RawFd>();
+/// A pidfd of the sender, with every message to a socket that has `SO_PASSPIDFD` (since Linux 6.5).
+const SCM_PIDFD: libc::c_int = 4;
 const _: () = assert!(HEADER == 16 && align_of::<libc::cmsghdr>() == 8 && size_of::<OwnedFd>() == FD);
 
 /// Bytes that a control message with `data` bytes of data takes.
@@ -94,14 +97,39 @@ pub(super) unsafe fn take_descriptors(mut control: &[u8], mut take: impl FnMut(O
         let len = usize::from_ne_bytes([l0, l1, l2, l3, l4, l5, l6, l7]).min(control.len());
         let (level, kind) = (i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h]));
         let Some(data) = control.get(HEADER..len) else { return };
-        if (level, kind) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+        if level == libc::SOL_SOCKET && matches!(kind, libc::SCM_RIGHTS | SCM_PIDFD) {
             for raw in data.as_chunks::<FD>().0 {
+                // Instead of a pidfd there can be an errno.
+                let raw = RawFd::from_ne_bytes(*raw);
+                if raw < 0 {
+                    continue;
+                }
                 // SAFETY: the kernel has just made this descriptor for this process, and the caller reads it once.
-                take(unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(*raw)) });
+                let descriptor = unsafe { OwnedFd::from_raw_fd(raw) };
+                if kind == libc::SCM_RIGHTS {
+                    take(descriptor);
+                }
+                // A pidfd, which nothing here asks for, is closed: that cannot block.
             }
         }
         control = control.get(len.next_multiple_of(8)..).unwrap_or_default();
     }
+}
+
+/// [`take_descriptors`] from a buffer of which the kernel has filled `len` bytes.
+///
+/// # Safety
+///
+/// As for [`take_descriptors`]; and the kernel must have filled the first `len` bytes.
+pub(super) unsafe fn take_filled<const LEN: usize>(
+    control: &MaybeUninit<Control<LEN>>,
+    len: usize,
+    take: impl FnMut(OwnedFd),
+) {
+    // SAFETY: the caller says that the kernel has filled so many bytes, and there are no more than the buffer has.
+    let filled = unsafe { std::slice::from_raw_parts(control.as_ptr().cast::<u8>(), len.min(LEN)) };
+    // SAFETY: as the caller says.
+    unsafe { take_descriptors(filled, take) };
 }
 
 /// Writes one `SCM_RIGHTS` message to the start of `control`, and returns the bytes that it takes.

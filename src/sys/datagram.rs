@@ -1,15 +1,21 @@
-//! Datagrams. No function allocates.
+//! Datagrams. No function allocates, but where descriptors have come.
 //!
-//! No receive offers room for control messages. So the kernel closes the descriptors that come with a datagram, and
-//! they never reach this process.
+//! `takes_rights`: the kernel lets senders pass descriptors. Then a receive has room for all that can come, and has them
+//! closed off this thread (`closer.rs`). Without the room the kernel would close them in this thread, which can block.
 
 use std::{
+    collections::VecDeque,
     io,
-    mem::zeroed,
+    mem::{MaybeUninit, zeroed},
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-use super::{check_count, check_len, sockaddr::SockAddr};
+use super::{
+    check_count, check_len, closer,
+    cmsg::{Control, take_filled},
+    scm::CONTROL,
+    sockaddr::SockAddr,
+};
 
 /// The most datagrams that one [`recv_batch`] or [`send_batch`] call moves.
 pub(crate) const BATCH: usize = 16;
@@ -31,7 +37,16 @@ impl Arrival {
 }
 
 /// `recvfrom(2)`. There is no end of file: a length of zero is an empty datagram.
-pub(crate) fn recv_from(fd: BorrowedFd<'_>, buffer: &mut [u8], arrival: &mut Arrival) -> io::Result<()> {
+pub(crate) fn recv_from(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    arrival: &mut Arrival,
+    takes_rights: bool,
+) -> io::Result<()> {
+    if takes_rights {
+        let each = buffer.len();
+        return recv_batch(fd, buffer, each, std::slice::from_mut(arrival), true).map(drop);
+    }
     let (start, len) = (buffer.as_mut_ptr().cast(), buffer.len());
     let (from, mut from_len) = (arrival.from.as_mut_ptr(), SockAddr::CAPACITY);
     // MSG_TRUNC asks for the real length.
@@ -51,27 +66,46 @@ pub(crate) fn recv_batch(
     bytes: &mut [u8],
     each: usize,
     arrivals: &mut [Arrival],
+    takes_rights: bool,
 ) -> io::Result<usize> {
+    let mut controls = [const { MaybeUninit::<Control<CONTROL>>::uninit() }; BATCH];
     let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
     // SAFETY: all-zero is a value of these plain structs, whose padding fields are private.
     let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
     let mut count = 0;
-    let pieces = bytes.chunks_exact_mut(each).zip(&mut *arrivals);
-    for ((header, part), (piece, arrival)) in headers.iter_mut().zip(&mut parts).zip(pieces) {
+    let pieces = bytes.chunks_exact_mut(each.max(1)).zip(&mut *arrivals);
+    let storage = headers.iter_mut().zip(&mut parts).zip(&mut controls);
+    for (((header, part), control), (piece, arrival)) in storage.zip(pieces) {
         *part = libc::iovec { iov_base: piece.as_mut_ptr().cast(), iov_len: piece.len() };
         header.msg_hdr.msg_iov = part;
         header.msg_hdr.msg_iovlen = 1;
         header.msg_hdr.msg_name = arrival.from.as_mut_ptr().cast();
         header.msg_hdr.msg_namelen = SockAddr::CAPACITY;
+        if takes_rights {
+            header.msg_hdr.msg_control = control.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = CONTROL as _;
+        }
         count += 1;
     }
-    let (flags, no_timeout) = (libc::MSG_DONTWAIT | libc::MSG_TRUNC, std::ptr::null_mut());
-    // SAFETY: the first `count` headers describe pieces of `bytes` and storage in `arrivals`, which outlive the call.
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
+    let no_timeout = std::ptr::null_mut();
+    // SAFETY: the first `count` headers describe pieces of `bytes` and storage in `arrivals` and `controls`, which outlive
+    // the call.
     let result = unsafe { libc::recvmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, flags, no_timeout) };
     let received = check_count(result)?;
     for (arrival, header) in arrivals.iter_mut().zip(&headers[..received]) {
         arrival.len = header.msg_len as usize;
         arrival.from.len = header.msg_hdr.msg_namelen;
+    }
+    if takes_rights {
+        let mut rights = VecDeque::new();
+        for (control, header) in controls.iter().zip(&headers[..received]) {
+            #[allow(clippy::unnecessary_cast, reason = "it is a socklen_t in musl")]
+            let len = (header.msg_hdr.msg_controllen as usize).min(CONTROL);
+            // SAFETY: the kernel has just filled `len` bytes of this buffer, and nothing else reads them.
+            unsafe { take_filled(control, len, |fd| rights.push_back(fd)) };
+        }
+        closer::close_all(&mut rights);
     }
     Ok(received)
 }
@@ -130,16 +164,16 @@ mod tests {
         send_to(sender.as_fd(), b"four", &to).unwrap();
 
         let (mut bytes, mut arrivals) = ([0; 3 * 8], [Arrival::zeroed(); 3]);
-        assert_eq!(recv_batch(receiver.as_fd(), &mut bytes, 8, &mut arrivals).unwrap(), 3);
+        assert_eq!(recv_batch(receiver.as_fd(), &mut bytes, 8, &mut arrivals, false).unwrap(), 3);
         assert_eq!(arrivals.map(|arrival| arrival.len), [3, 0, 21]);
         assert_eq!((&bytes[..3], &bytes[16..]), (&b"one"[..], &b"longer t"[..]));
         for arrival in arrivals {
             assert_eq!(arrival.from.to_inet(), sender.local_addr().ok());
         }
         let mut arrival = Arrival::zeroed();
-        recv_from(receiver.as_fd(), &mut bytes[..2], &mut arrival).unwrap();
+        recv_from(receiver.as_fd(), &mut bytes[..2], &mut arrival, false).unwrap();
         assert_eq!((arrival.len, arrival.from.to_inet()), (4, sender.local_addr().ok()));
-        let empty = recv_batch(receiver.as_fd(), &mut bytes, 8, &mut arrivals).unwrap_err();
+        let empty = recv_batch(receiver.as_fd(), &mut bytes, 8, &mut arrivals, false).unwrap_err();
         assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
     }
 
@@ -171,15 +205,15 @@ mod tests {
                 || (0..count).for_each(|_| assert_eq!(send_to(sender, &message, &to).unwrap(), 64));
             let (mut first, mut arrival) = (vec![0; 1 << 16], Arrival::zeroed());
             let singly =
-                price(count, one_by_one, || while recv_from(receiver, &mut first, &mut arrival).is_ok() {});
+                price(count, one_by_one, || while recv_from(receiver, &mut first, &mut arrival, false).is_ok() {});
             let batched = price(count, one_by_one, || {
-                while recv_batch(receiver, &mut bytes, 1 << 16, &mut arrivals).is_ok_and(|n| n == BATCH) {}
+                while recv_batch(receiver, &mut bytes, 1 << 16, &mut arrivals, false).is_ok_and(|n| n == BATCH) {}
             });
             let batch = || {
                 let datagrams = std::iter::repeat_n((&message[..], &to), count);
                 assert_eq!(send_batch(sender, datagrams).unwrap(), count);
             };
-            let mut clear = || while recv_from(receiver, &mut first, &mut arrival).is_ok() {};
+            let mut clear = || while recv_from(receiver, &mut first, &mut arrival, false).is_ok() {};
             let sent_singly = price(count, &mut clear, one_by_one);
             let sent_batched = price(count, &mut clear, batch);
             clear();

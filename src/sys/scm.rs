@@ -16,7 +16,10 @@ pub(crate) const AT_ONCE: usize = 253;
 
 /// Credentials (on seqpacket sockets) and a full set of descriptors. There is room for all that can come, also where
 /// the kernel puts two descriptors into the padding of a buffer made for one.
-const CONTROL: usize = space(size_of::<libc::ucred>()) + space(AT_ONCE * size_of::<RawFd>());
+///
+/// The rest is for what an adopted socket may be set to bring as well: a pidfd, a time, a security label. Without it these
+/// could push out descriptors, which the kernel would close in this thread.
+pub(super) const CONTROL: usize = space(size_of::<libc::ucred>()) + space(AT_ONCE * size_of::<RawFd>()) + 512;
 
 /// Receives bytes, or a record, and the descriptors that come with it. If some were lost on the way
 /// ([`Record::ctrunc`]), `descriptors` still has those that came.

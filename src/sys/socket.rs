@@ -119,6 +119,26 @@ pub(crate) fn recv_record(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<R
     Ok(Record::from(message))
 }
 
+/// `SO_LINGER` off: the last close does not wait for unsent data (`socket(7)`).
+pub(crate) fn set_linger_off(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_linger_value(fd, libc::linger { l_onoff: 0, l_linger: 0 })
+}
+
+/// `SO_LINGER` on: the last close waits for so many seconds at most; of a TCP socket with 0 seconds, it resets.
+#[cfg(test)]
+pub(crate) fn set_linger(fd: BorrowedFd<'_>, seconds: libc::c_int) -> io::Result<()> {
+    set_linger_value(fd, libc::linger { l_onoff: 1, l_linger: seconds })
+}
+
+fn set_linger_value(fd: BorrowedFd<'_>, value: libc::linger) -> io::Result<()> {
+    let len = super::socklen_of::<libc::linger>();
+    // SAFETY: the pointer is to `value`, which outlives the call, and `len` is its size.
+    check(unsafe {
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const value).cast(), len)
+    })
+    .map(drop)
+}
+
 /// `shutdown(2)`.
 pub(crate) fn shutdown(fd: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> {
     let how = match how {

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::support::names::QueueName;
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -163,16 +164,10 @@ fn seqpacket() {
 
 #[test]
 fn message_queue() {
-    struct Name(String);
-    impl Drop for Name {
-        fn drop(&mut self) {
-            let _ = Queue::unlink(&self.0);
-        }
-    }
-    let [jobs, answers] = ["jobs", "answers"]
-        .map(|what| Name(format!("/ipc-reactor-allocations-{what}-{}", std::process::id())));
-    let open =
-        |name: &Name| Queue::options().create_new(true).capacity(10).message_size(128).open(&name.0).unwrap();
+    let [jobs, answers] = [QueueName::new(), QueueName::new()];
+    let open = |name: &QueueName| {
+        Queue::options().create_new(true).capacity(10).message_size(128).open(&name.0).unwrap()
+    };
     let mut reactor = Reactor::<()>::new().unwrap();
     let answer: Key = reactor.outbox(open(&answers)).unwrap();
     let handled = std::rc::Rc::new(Cell::new(0));

@@ -1,5 +1,6 @@
 //! Who is let in by user and group, and what is known of a peer's process.
 
+use crate::support::names::unique;
 use std::{
     io::{self, Read},
     net::TcpStream,
@@ -107,7 +108,7 @@ fn a_peer_without_rights_is_let_in_by_its_user_or_any_of_its_groups() {
     if !can(is_root(), "only root can become somebody else") {
         return;
     }
-    let name = format!("ipc-reactor-allow-{}", std::process::id());
+    let name = unique();
     let test = "allow::a_peer_without_rights_is_let_in_by_its_user_or_any_of_its_groups";
     // The child's user is made of its process id, which the listeners cannot know: they list what they can.
     let lists = [
@@ -175,6 +176,12 @@ sys.stdin.read()
 #[test]
 fn a_peers_pidfd_tells_when_its_process_ends() {
     if !have("python3") {
+        return;
+    }
+    let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut pidfd = -1;
+    let known = get(socket.as_fd(), libc::SO_PEERPIDFD, &mut pidfd).map(|()| own(pidfd));
+    if !can(known.is_ok(), "no SO_PEERPIDFD: the kernel is older than 6.5") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -3,6 +3,8 @@
 //! No test here may start a process: between fork and exec it holds every socket of this one, and a socket that another
 //! test has just closed would still be alive.
 
+use crate::support::masked;
+use crate::support::names::unique;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::net::UdpSocket;
@@ -12,15 +14,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ipc_reactor::{Address, Datagram, PeerAddress, SocketAddress};
-
-fn unique_name() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("ipc-reactor-datagram-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
 
 fn place() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -71,7 +67,7 @@ fn a_path_is_private_locked_and_removed() {
     drop(socket);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     let mut kept = Datagram::options().mode(0o644).unix(&path).unwrap();
-    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, masked(0o644));
     kept.leave_path();
     drop(kept);
     assert!(path.exists());
@@ -151,7 +147,7 @@ fn descriptors_are_nonblocking_and_closed_on_exec() {
 fn every_kind_of_sender_is_named() {
     let (folder, path) = place();
     let sender_path = folder.path().join("sender.sock");
-    let name = unique_name();
+    let name = unique();
     let server = Datagram::unix(&path).unwrap();
     let to = address_of(&server);
 
@@ -326,7 +322,7 @@ fn bad_addresses_are_refused_in_words() {
     refused(Datagram::unix_abstract(""), ErrorKind::InvalidInput, "must not be empty");
     refused(Datagram::unix_abstract([b'n'; 108]), ErrorKind::InvalidInput, "unix(7) allows 107");
     refused(Datagram::options().mode(0o1600).unix(&path), ErrorKind::InvalidInput, "permission bits");
-    let name = unique_name();
+    let name = unique();
     let _taken = Datagram::unix_abstract(&name).unwrap();
     refused(Datagram::unix_abstract(&name), ErrorKind::AddrInUse, &name);
     let udp = Datagram::udp("127.0.0.1:0").unwrap();
@@ -383,7 +379,7 @@ fn only_datagram_sockets_are_adopted() {
     let unnamed = Datagram::from(UnixDatagram::unbound().unwrap());
     refused(unnamed.local_address(), ErrorKind::AddrNotAvailable, "autobind");
 
-    let taken = Datagram::unix_abstract(unique_name()).unwrap();
+    let taken = Datagram::unix_abstract(unique()).unwrap();
     let name = address_of(&taken).to_address();
     let again = Datagram::try_from(taken.into_fd()).unwrap();
     assert_eq!(address_of(&again).to_address(), name);

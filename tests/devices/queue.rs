@@ -1,38 +1,17 @@
 //! What a `Queue` does within one process, and together with a program that knows only C's calls.
 
+use crate::support::names::QueueName;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ipc_reactor::queue::{Queue, QueueOptions, Received, TrySendError};
 
 const LONG: Duration = Duration::from_secs(30);
-
-/// A queue name of this test's own, unlinked when the test ends.
-struct Name(String);
-
-impl Name {
-    fn new() -> Name {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        Name(format!("/ipc-reactor-q-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
-    }
-
-    /// Four messages of 64 bytes: all queues of a user share one modest memory limit.
-    fn small(&self) -> Queue {
-        small().open(&self.0).unwrap()
-    }
-}
-
-impl Drop for Name {
-    fn drop(&mut self) {
-        let _ = Queue::unlink(&self.0);
-    }
-}
 
 fn small() -> QueueOptions {
     Queue::options().create(true).capacity(4).message_size(64).clone()
@@ -63,8 +42,8 @@ fn create_and_create_new_do_as_for_files() {
         (true, true, false, Ok(())),
         (true, true, true, Err(ErrorKind::AlreadyExists)),
     ] {
-        let name = Name::new();
-        let _existing = exists.then(|| name.small());
+        let name = QueueName::new();
+        let _existing = exists.then(|| name.open(4));
         let opened = small().create(create).create_new(create_new).open(&name.0);
         assert_eq!(opened.map(drop).map_err(|e| e.kind()), expected, "{create} {create_new} {exists}");
     }
@@ -72,8 +51,8 @@ fn create_and_create_new_do_as_for_files() {
 
 #[test]
 fn access_is_as_asked_and_both_by_default() {
-    let name = Name::new();
-    let keeper = name.small();
+    let name = QueueName::new();
+    let keeper = name.open(4);
     for (read, write) in [(false, false), (true, true), (true, false), (false, true)] {
         let queue = Queue::options().read(read).write(write).open(&name.0).unwrap();
         let (may_read, may_write) = (read || !write, write || !read);
@@ -106,7 +85,8 @@ fn sizes_are_the_asked_or_the_systems_or_those_of_the_existing() {
         assert_eq!(attributes.message_size, queue.message_size());
         (attributes.capacity, attributes.message_size)
     };
-    let (both, capacity, message_size, neither) = (Name::new(), Name::new(), Name::new(), Name::new());
+    let (both, capacity, message_size, neither) =
+        (QueueName::new(), QueueName::new(), QueueName::new(), QueueName::new());
     let mut options = Queue::options();
     options.create(true);
     assert_eq!(sizes(&options.open(&neither.0).unwrap()), (default("msg"), default("msgsize")));
@@ -119,8 +99,8 @@ fn sizes_are_the_asked_or_the_systems_or_those_of_the_existing() {
 
 #[test]
 fn names_are_checked_and_the_fix_is_told() {
-    let longest = Name(format!("/{:x<255}", std::process::id()));
-    drop(longest.small());
+    let longest = QueueName(format!("/{:x<255}", std::process::id()));
+    drop(longest.open(4));
 
     for (name, fix) in [
         ("jobs".to_string(), "use \"/jobs\""),
@@ -141,7 +121,7 @@ fn names_are_checked_and_the_fix_is_told() {
 
 #[test]
 fn impossible_sizes_and_modes_are_named() {
-    let name = Name::new();
+    let name = QueueName::new();
     for (mut options, complaint) in [
         (small().capacity(0).clone(), "queue capacity 0 is too small"),
         (small().message_size(0).clone(), "queue message size 0 is too small"),
@@ -160,8 +140,8 @@ fn impossible_sizes_and_modes_are_named() {
 
 #[test]
 fn higher_priority_first_and_older_first_within_one() {
-    let name = Name::new();
-    let queue = name.small();
+    let name = QueueName::new();
+    let queue = name.open(4);
     for (message, priority) in [("low", 0), ("high 1", 7), ("top", Queue::PRIORITY_MAX), ("high 2", 7)] {
         queue.send(message.as_bytes(), priority).unwrap();
     }
@@ -175,8 +155,8 @@ fn higher_priority_first_and_older_first_within_one() {
 
 #[test]
 fn an_empty_message_is_a_message() {
-    let name = Name::new();
-    let queue = name.small();
+    let name = QueueName::new();
+    let queue = name.open(4);
     queue.send(b"", 3).unwrap();
     assert_eq!(queue.attributes().unwrap().queued, 1);
     assert_eq!(queue.try_recv(&mut [0; 64]).unwrap(), Some(Received { len: 0, priority: 3 }));
@@ -185,8 +165,8 @@ fn an_empty_message_is_a_message() {
 
 #[test]
 fn messages_and_buffers_of_the_wrong_size_are_told_by_how_much() {
-    let name = Name::new();
-    let queue = name.small();
+    let name = QueueName::new();
+    let queue = name.open(4);
     let TrySendError::Failed(tried) = queue.try_send(&[0; 65], 0).unwrap_err() else { panic!("not full") };
     for error in [queue.send(&[0; 65], 0).unwrap_err(), tried] {
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -206,7 +186,7 @@ fn messages_and_buffers_of_the_wrong_size_are_told_by_how_much() {
 
 #[test]
 fn a_non_blocking_handle_never_waits_and_says_so_with_the_plain_errno() {
-    let name = Name::new();
+    let name = QueueName::new();
     let queue = small().nonblocking(true).open(&name.0).unwrap();
     let (full, empty) = (|| queue.send(b"", 0).unwrap_err(), || queue.recv(&mut [0; 64]).unwrap_err());
     assert_eq!((empty().kind(), empty().raw_os_error()), (ErrorKind::WouldBlock, Some(libc::EAGAIN)));
@@ -219,8 +199,8 @@ fn a_non_blocking_handle_never_waits_and_says_so_with_the_plain_errno() {
 
 #[test]
 fn trying_never_waits_on_a_blocking_handle() {
-    let name = Name::new();
-    let queue = name.small();
+    let name = QueueName::new();
+    let queue = name.open(4);
     assert_eq!(queue.try_recv(&mut [0; 64]).unwrap(), None);
     fill(&queue);
     let full = queue.try_send(b"", 0).unwrap_err();
@@ -231,8 +211,8 @@ fn trying_never_waits_on_a_blocking_handle() {
 
 #[test]
 fn timeouts_run_out_and_not_before_time() {
-    let name = Name::new();
-    let queue = name.small();
+    let name = QueueName::new();
+    let queue = name.open(4);
     // Less than the wait, as the kernel's clock for it may be slewed against the one that we read.
     let (wait, at_least) = (Duration::from_millis(60), Duration::from_millis(50));
 
@@ -254,8 +234,8 @@ fn timeouts_run_out_and_not_before_time() {
 
 #[test]
 fn waiting_ends_when_the_other_side_acts() {
-    let name = Name::new();
-    let (queue, other) = (name.small(), Queue::open(&name.0).unwrap());
+    let name = QueueName::new();
+    let (queue, other) = (name.open(4), Queue::open(&name.0).unwrap());
     thread::scope(|scope| {
         let receiver = scope.spawn(|| next(&queue));
         other.send(b"here", 1).unwrap();
@@ -274,8 +254,8 @@ fn waiting_ends_when_the_other_side_acts() {
 #[test]
 fn each_message_goes_to_one_of_two_receivers() {
     const MESSAGES: u32 = 1_000;
-    let name = Name::new();
-    let queue = name.small();
+    let name = QueueName::new();
+    let queue = name.open(4);
     let receive = || {
         let queue = Queue::open(&name.0).unwrap();
         let messages = std::iter::from_fn(|| Some(next(&queue).0).filter(|message| !message.is_empty()));
@@ -300,8 +280,8 @@ fn each_message_goes_to_one_of_two_receivers() {
 
 #[test]
 fn non_blocking_is_a_property_of_the_opening() {
-    let name = Name::new();
-    let (queue, other) = (name.small(), Queue::open(&name.0).unwrap());
+    let name = QueueName::new();
+    let (queue, other) = (name.open(4), Queue::open(&name.0).unwrap());
     let duplicate = Queue::try_from(queue.as_fd().try_clone_to_owned().unwrap()).unwrap();
     for nonblocking in [true, false] {
         queue.set_nonblocking(nonblocking).unwrap();
@@ -312,15 +292,15 @@ fn non_blocking_is_a_property_of_the_opening() {
 
 #[test]
 fn a_queue_outlives_its_last_close_and_its_name() {
-    let name = Name::new();
-    name.small().send(b"kept", 0).unwrap();
+    let name = QueueName::new();
+    name.open(4).send(b"kept", 0).unwrap();
     let queue = Queue::open(&name.0).unwrap();
     assert_eq!(next(&queue).0, b"kept");
     assert!(!queue.is_unlinked().unwrap());
 
     Queue::unlink(&name.0).unwrap();
     assert!(queue.is_unlinked().unwrap());
-    let successor = name.small();
+    let successor = name.open(4);
     queue.send(b"to a ghost", 0).unwrap();
     assert_eq!(successor.try_recv(&mut [0; 64]).unwrap(), None);
     assert!(!successor.is_unlinked().unwrap());
@@ -334,7 +314,7 @@ fn a_queue_outlives_its_last_close_and_its_name() {
 
 #[test]
 fn an_existing_queue_looser_than_asked_is_refused() {
-    let name = Name::new();
+    let name = QueueName::new();
     let queue = small().mode(0o620).open(&name.0).unwrap();
     assert_eq!(queue.owner().unwrap().mode, 0o620);
 
@@ -347,8 +327,8 @@ fn an_existing_queue_looser_than_asked_is_refused() {
 
 #[test]
 fn descriptors_convert_both_ways_and_others_are_refused() {
-    let name = Name::new();
-    let queue = name.small();
+    let name = QueueName::new();
+    let queue = name.open(4);
     queue.send(b"through", 5).unwrap();
     let queue = Queue::try_from(OwnedFd::from(queue)).unwrap();
     assert_eq!(queue.message_size(), 64);
@@ -362,8 +342,8 @@ fn descriptors_convert_both_ways_and_others_are_refused() {
 
 #[test]
 fn children_do_not_inherit_the_descriptor() {
-    let name = Name::new();
-    let (made, opened) = (name.small(), Queue::open(&name.0).unwrap());
+    let name = QueueName::new();
+    let (made, opened) = (name.open(4), Queue::open(&name.0).unwrap());
     for queue in [&made, &opened] {
         let link = fs::read_link(format!("/proc/self/fd/{}", queue.as_fd().as_raw_fd())).unwrap();
         assert_eq!(link.to_str(), Some(&*name.0));
@@ -413,8 +393,8 @@ fn a_foreign_program_sends_to_us_and_receives_from_us() {
     compiler.stdin.take().unwrap().write_all(FOREIGNER.as_bytes()).unwrap();
     assert!(compiler.wait().unwrap().success());
 
-    let name = Name::new();
-    let queue = name.small();
+    let name = QueueName::new();
+    let queue = name.open(4);
     assert!(Command::new(&program).args(["send", &name.0]).status().unwrap().success());
     let received = [next(&queue), next(&queue), next(&queue)];
     assert_eq!(received, [(b"urgent".to_vec(), 30), (b"routine".to_vec(), 1), (vec![], 0)]);

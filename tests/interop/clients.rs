@@ -1,6 +1,7 @@
 //! Clients that share nothing with this crate but the kernel: Python's sockets, `socat`, and a C program.
 
-use std::env;
+use crate::support::names::unique;
+use crate::support::{can, have};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -80,20 +81,6 @@ impl Drop for Service {
 
 // ---- The clients ----
 
-/// Whether this machine has what the test needs; where it must, its absence is a failure.
-fn has(needed: &str, present: bool) -> bool {
-    if !present {
-        eprintln!("SKIPPED: {needed} is missing");
-        assert!(env::var_os("CI").is_none(), "CI needs {needed}");
-    }
-    present
-}
-
-fn runs(program: &str, version: &str) -> bool {
-    let status = Command::new(program).arg(version).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    has(program, status.is_ok_and(|status| status.success()))
-}
-
 /// The interpreter itself, where `python3` is a script that looks for one.
 fn python() -> Option<&'static str> {
     static PYTHON: OnceLock<Option<String>> = OnceLock::new();
@@ -102,7 +89,7 @@ fn python() -> Option<&'static str> {
             Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().ok()?;
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
     });
-    has("python3", found.is_some()).then(|| found.as_deref().unwrap())
+    can(found.is_some(), "python3 is not installed").then(|| found.as_deref().unwrap())
 }
 
 /// A command that ends by itself, whatever the service does.
@@ -187,7 +174,7 @@ int main(int argc, char *argv[])
 
 #[test]
 fn the_course_client_in_c_gets_its_sum() {
-    if !runs("cc", "--version") {
+    if !have("cc") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -233,14 +220,14 @@ fn python_adds_over_every_stream() {
     let _by_path = Service::start::<Adder>(Listener::unix(&path), fixed());
     assert_eq!(add(&["AF_UNIX", &path]), "Result = 42\n");
 
-    let name = format!("ipc-reactor-foreign-{}", std::process::id());
+    let name = unique();
     let _by_name = Service::start::<Adder>(Listener::unix_abstract(&name), fixed());
     assert_eq!(add(&["AF_UNIX", &format!("@{name}")]), "Result = 42\n");
 
     let v4 = Service::start::<Adder>(Listener::tcp("127.0.0.1:0"), fixed());
     assert_eq!(add(&["AF_INET", "127.0.0.1", &v4.port()]), "Result = 42\n");
 
-    if has("IPv6", std::net::TcpListener::bind("[::1]:0").is_ok()) {
+    if can(std::net::TcpListener::bind("[::1]:0").is_ok(), "there is no IPv6 here") {
         let v6 = Service::start::<Adder>(Listener::tcp("[::1]:0"), fixed());
         assert_eq!(add(&["AF_INET6", "::1", &v6.port()]), "Result = 42\n");
     }
@@ -368,7 +355,7 @@ print(s.recv(128).decode())
 
 #[test]
 fn socat_speaks_in_lines() {
-    if !runs("socat", "-V") {
+    if !have("socat") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -380,14 +367,14 @@ fn socat_speaks_in_lines() {
     let long = "x".repeat(100_000) + "\n";
     assert_eq!(run_socat(&unix, long.as_bytes()), long.to_uppercase());
 
-    let name = format!("ipc-reactor-socat-{}", std::process::id());
+    let name = unique();
     let _by_name = Service::start::<Capitals>(Listener::unix_abstract(&name), Framing::lines());
     assert_eq!(run_socat(&format!("ABSTRACT-CONNECT:{name}"), b"abstract\n"), "ABSTRACT\n");
 
     let v4 = Service::start::<Capitals>(Listener::tcp("127.0.0.1:0"), Framing::lines());
     assert_eq!(run_socat(&format!("TCP4:127.0.0.1:{}", v4.port()), b"four\n"), "FOUR\n");
 
-    if has("IPv6", std::net::TcpListener::bind("[::1]:0").is_ok()) {
+    if can(std::net::TcpListener::bind("[::1]:0").is_ok(), "there is no IPv6 here") {
         let v6 = Service::start::<Capitals>(Listener::tcp("[::1]:0"), Framing::lines());
         assert_eq!(run_socat(&format!("TCP6:[::1]:{}", v6.port()), b"six\n"), "SIX\n");
     }

@@ -1,39 +1,16 @@
 //! Datagram sockets and programs that are not ours: Python, socat, netcat, C; and a child that counts its own descriptors.
 
+use crate::support::PATIENCE;
+use crate::support::child::{KillOnDrop, again, succeeds};
+use crate::support::have;
+use crate::support::names::unique;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipc_reactor::{Address, Datagram, Limits, PeerAddress, Reactor, SocketAddress, Turn};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn has(program: &str, argument: &str) -> bool {
-    let found = Command::new(program).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if found.is_err() {
-        // Not `eprintln!`: the harness would swallow it.
-        writeln!(io::stderr(), "SKIPPED: {program} is not installed").expect("stderr");
-        assert!(std::env::var_os("CI").is_none(), "CI needs {program}");
-    }
-    found.is_ok()
-}
-
-fn unique_name() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("ipc-reactor-peers-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
 
 #[derive(Debug, Default)]
 struct Heard(Vec<(Vec<u8>, PeerAddress)>);
@@ -53,7 +30,7 @@ fn serve(socket: Datagram, mut peer: Command, count: usize) -> (Heard, String) {
             datagram.reply(&[b"re: ", datagram.bytes].concat())
         })
         .unwrap();
-    let mut peer = Killed(peer.stdout(Stdio::piped()).spawn().unwrap());
+    let mut peer = KillOnDrop(peer.stdout(Stdio::piped()).spawn().unwrap());
     let (mut heard, start) = (Heard::default(), Instant::now());
     let mut ended = false;
     while !ended || heard.0.len() < count {
@@ -96,12 +73,12 @@ print(s.getsockname()[1] if kind == "udp" else "done")
 
 #[test]
 fn python_over_every_kind_of_address() {
-    if !has("python3", "--version") {
+    if !have("python3") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     let (path, own) = (folder.path().join("s"), folder.path().join("own"));
-    let (name, own_name) = (unique_name(), unique_name());
+    let (name, own_name) = (unique(), unique());
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let own_address = PeerAddress::Path(own.clone());
     let cases = [
@@ -114,7 +91,7 @@ fn python_over_every_kind_of_address() {
             Some(PeerAddress::Abstract(own_name.into_bytes())),
         ),
         (
-            Datagram::unix_abstract(unique_name()).unwrap(),
+            Datagram::unix_abstract(unique()).unwrap(),
             "unix",
             String::new(),
             String::new(),
@@ -153,7 +130,7 @@ fn socat_and_netcat() {
         shell.args(["-c", &line]);
         shell
     };
-    if has("socat", "-V") {
+    if have("socat") {
         let line = format!("printf hello | socat -t0.1 - UNIX-SENDTO:{}", path.display());
         let (heard, _) = serve(Datagram::unix(&path).unwrap(), shell(line), 1);
         assert_eq!((bytes(&heard), &heard.0[0].1), (vec![&b"hello"[..]], &PeerAddress::Unnamed));
@@ -164,7 +141,7 @@ fn socat_and_netcat() {
         let (heard, said) = serve(udp, shell(line), 1);
         assert_eq!((bytes(&heard), &*said), (vec![&b"hello"[..]], "re: hello"));
     }
-    if has("nc", "-h") {
+    if have("nc") {
         let udp = Datagram::udp("127.0.0.1:0").unwrap();
         let Address::Udp(at) = udp.local_address().unwrap() else { panic!("UDP") };
         let line = format!("printf hello | nc -u -w1 {}", at.replace(':', " "));
@@ -196,7 +173,7 @@ int main(int argc, char **argv) {
 
 #[test]
 fn a_c_program_asks_and_is_answered() {
-    if !has("cc", "--version") {
+    if !have("cc") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -235,21 +212,11 @@ fn descriptors() -> usize {
 
 #[test]
 fn nothing_leaks_and_no_descriptor_gets_in() {
-    if !has("python3", "--version") {
+    if !have("python3") {
         return;
     }
     if std::env::var_os(CHILD).is_none() {
-        let mut child = Command::new(std::env::current_exe().unwrap());
-        child.args([
-            "--exact",
-            "datagram::nothing_leaks_and_no_descriptor_gets_in",
-            "--nocapture",
-            "--test-threads=1",
-        ]);
-        let output = child.env(CHILD, "1").output().unwrap();
-        let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-        assert!(output.status.success() && text[0].contains("1 passed"), "{text:?}");
-        return;
+        return succeeds(again("datagram::nothing_leaks_and_no_descriptor_gets_in").env(CHILD, "1"));
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");

@@ -1,6 +1,6 @@
 //! Programs that know nothing of this crate: C and Python, through `/dev/shm`.
 
-use crate::support::shm::{Name, is_root, refused, skip};
+use crate::support::shm::{ShmName, is_root, refused, skip};
 use ipc_reactor::shm::{Access, NamedText, SharedObject};
 use std::fs::Permissions;
 use std::io::ErrorKind;
@@ -62,7 +62,7 @@ fn compiled(dir: &Path, source: &str) -> Option<Command> {
 fn a_c_program_reads_our_text() {
     let dir = tempfile::tempdir().unwrap();
     let Some(mut reader) = compiled(dir.path(), C_READER) else { return };
-    let name = Name::new();
+    let name = ShmName::new();
     let text = NamedText::new(&name.0);
     reader.arg(&name.0);
     for value in [c"Hello World", c"", c"a longer text than the first", c"short again"] {
@@ -77,7 +77,7 @@ fn a_c_program_reads_our_text() {
 fn we_read_a_c_programs_text_and_answer_in_its_object() {
     let dir = tempfile::tempdir().unwrap();
     let Some(mut writer) = compiled(dir.path(), C_WRITER) else { return };
-    let name = Name::new();
+    let name = ShmName::new();
     assert!(writer.args([&name.0, "from C"]).status().unwrap().success());
     let text = NamedText::new(&name.0);
     assert_eq!(text.read().unwrap().as_c_str(), c"from C");
@@ -97,7 +97,7 @@ with open(sys.argv[1], "r+b") as f:
     f.seek(0)
     f.write(text + b" and Python\0")
 "#;
-    let name = Name::new();
+    let name = ShmName::new();
     let text = NamedText::new(&name.0);
     text.write(c"Rust").unwrap();
     match Command::new("python3").args(["-c", script, &name.path()]).status() {
@@ -109,7 +109,7 @@ with open(sys.argv[1], "r+b") as f:
 
 #[test]
 fn a_new_object_is_private_and_long_enough_for_a_page_sized_map() {
-    let name = Name::new();
+    let name = ShmName::new();
     NamedText::new(&name.0).write(c"x").unwrap();
     let metadata = std::fs::metadata(name.path()).unwrap();
     assert_eq!((metadata.len(), metadata.mode() & 0o7777), (4096, 0o600));
@@ -119,7 +119,7 @@ fn a_new_object_is_private_and_long_enough_for_a_page_sized_map() {
     NamedText::new(&name.0).write(c"x").unwrap();
     assert_eq!(std::fs::metadata(name.path()).unwrap().len(), 5001, "a mapped object must not shrink");
 
-    let shared = Name::new();
+    let shared = ShmName::new();
     NamedText::new(&shared.0).mode(0o644).size(100).write(c"x").unwrap();
     let metadata = std::fs::metadata(shared.path()).unwrap();
     assert_eq!((metadata.len(), metadata.mode() & 0o7777), (100, 0o644));
@@ -127,7 +127,7 @@ fn a_new_object_is_private_and_long_enough_for_a_page_sized_map() {
 
 #[test]
 fn a_text_without_an_end_is_refused() {
-    let name = Name::new();
+    let name = ShmName::new();
     let text = NamedText::new(&name.0);
     refused(text.read(), ErrorKind::NotFound, "cannot open");
     SharedObject::create(&name.0, 4096, 0o600).unwrap();
@@ -144,7 +144,7 @@ fn a_text_without_an_end_is_refused() {
 
 #[test]
 fn an_object_that_others_may_write_is_refused() {
-    let name = Name::new();
+    let name = ShmName::new();
     let text = NamedText::new(&name.0);
     text.write(c"x").unwrap();
     std::fs::set_permissions(name.path(), Permissions::from_mode(0o620)).unwrap();
@@ -158,7 +158,7 @@ fn another_users_object_is_refused() {
     if !is_root() {
         return skip("playing another user takes root");
     }
-    let name = Name::new();
+    let name = ShmName::new();
     let squat = format!("umask 022; head -c 4096 /dev/zero > {}", name.path());
     assert!(Command::new("sh").args(["-c", &squat]).uid(65534).gid(65534).status().unwrap().success());
     let text = NamedText::new(&name.0);

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use ipc_reactor::{Address, Limits};
 
 use crate::support::shm::{KillOnDrop, skip};
-use crate::support::turning::until;
+use crate::support::turns::until;
 use crate::support::world::{World, address, numbers, publishing_at};
 
 const PYTHON: &str = r#"

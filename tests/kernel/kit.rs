@@ -9,7 +9,6 @@ use std::process::Command;
 /// How long a wait for something certain may last before it counts as lost. Never slept through when all is well.
 const PATIENCE_MS: i32 = 20_000;
 const ALONE: &str = "KERNEL_CONTRACT_ALONE";
-const SKIPPED: &str = "SKIPPED";
 
 pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -31,12 +30,8 @@ pub(crate) fn errno<T>(result: io::Result<T>) -> i32 {
     result.err().map_or(0, |error| error.raw_os_error().expect("the kernel's own error"))
 }
 
-/// Says that the kernel or the rights at hand do not allow a test; under `CI` that is a failure.
-pub(crate) fn skip(reason: &str) {
-    assert!(std::env::var_os("CI").is_none(), "{SKIPPED}: {reason}");
-    // Not `eprintln!`: the harness would swallow it.
-    writeln!(io::stderr(), "{SKIPPED}: {reason}").expect("stderr");
-}
+use crate::support::SKIPPED;
+pub(crate) use crate::support::skip;
 
 /// One edge: the registration's number and the mask that came with it.
 #[derive(Debug, PartialEq, Eq)]
@@ -127,8 +122,9 @@ pub(crate) fn alone<F: FnOnce() -> io::Result<()>>(body: F) -> io::Result<()> {
     let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
     // A name that matches no test would end well too.
     assert!(ran.status.success() && out.contains(" 1 passed"), "{test} alone: {}\n{out}\n{err}", ran.status);
-    if let Some(reason) = err.lines().find_map(|line| line.strip_prefix(SKIPPED)?.strip_prefix(": ")) {
-        skip(reason);
+    // The child has told where that is collected; here is only shown what the harness kept back.
+    for line in err.lines().filter(|line| line.starts_with(SKIPPED)) {
+        writeln!(io::stderr(), "{line}")?;
     }
     Ok(())
 }

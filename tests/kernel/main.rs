@@ -1,5 +1,5 @@
 //! The kernel's own contract: every fact about Linux that the crate is built on, each as a small test of the
-//! kernel alone. Nothing of `ipc_reactor` is used here. When one of these fails on another kernel, the design
+//! kernel alone. No test here uses `ipc_reactor`. When one of these fails on another kernel, the design
 //! has to be looked at again, whatever the other tests say.
 //!
 //! A test that changes what belongs to the whole process (signals, limits, mounts), that forks, or that depends on
@@ -14,4 +14,6 @@ mod queues;
 mod readiness;
 mod signals;
 mod sockets;
+#[path = "../support/mod.rs"]
+mod support;
 mod told;

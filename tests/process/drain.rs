@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::isolated::{Case, this_binary};
-use crate::support::turning::PATIENCE;
+use crate::support::turns::PATIENCE;
 use ipc_reactor::children;
 use ipc_reactor::signals::{self, Signal};
 use ipc_reactor::{Context, Drain, Framing, Listener, Reactor, Session, TimerKey};

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::support::names::unique;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -225,13 +226,13 @@ fn with_every_source(look: impl Fn() + Clone + 'static) {
         Listener::unix(path("stream")).unwrap(),
         Listener::unix_seqpacket(path("records")).unwrap(),
         Listener::tcp("127.0.0.1:0").unwrap(),
-        Listener::unix_abstract(format!("ipc-reactor-fork-{}", std::process::id())).unwrap(),
+        Listener::unix_abstract(unique()).unwrap(),
     ];
     for listener in listeners {
         let look = look.clone();
         reactor.listen(listener, Framing::lines(), move |_, ()| Ok(Looks(look.clone()))).unwrap();
     }
-    let queues = Queues(vec![format!("/ipc-reactor-fork-{}", std::process::id())]);
+    let queues = Queues(vec![format!("/{}", unique())]);
     let queue = Queue::options().create_new(true).capacity(4).message_size(64).open(&queues.0[0]).unwrap();
     reactor.queue(queue, |_, _, ()| Ok(())).unwrap();
     reactor.signals([Signal::USR1], |_, _, ()| Ok(())).unwrap();

@@ -1,6 +1,7 @@
 //! What peers do on purpose, and a process with no room left: each server is a process of its own, whose descriptors can
 //! be counted.
 
+use crate::support::names::unique;
 use std::{
     io::{Read, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -94,7 +95,7 @@ struct Server {
 
 impl Server {
     fn start(test: &str) -> Server {
-        let name = format!("ipc-reactor-{test}-{}", std::process::id());
+        let name = unique();
         let mut role = Role::start(&format!("hostile::{test}"), &name);
         role.says("ready");
         let asker = connect(Path::new(&format!("@{name}")), STREAM).unwrap();

@@ -8,14 +8,15 @@ mod inotify;
 #[path = "../../examples/shared/netlink.rs"]
 mod netlink;
 
+use crate::support::child::KillOnDrop;
 use std::{
     env, fs,
     io::{self, BufRead, BufReader, Write},
     os::fd::OwnedFd,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
-use crate::support::turning::{run, settle, until};
+use crate::support::turns::{run, settle, until};
 use announced::read_announced;
 use ipc_reactor::{Interest, Progress, Reactor, children};
 use netlink::Received;
@@ -47,18 +48,8 @@ pub(crate) const ROLES: &[Case] = &[
     ("terminal_program", terminal_program),
 ];
 
-/// Killed when dropped.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(command: &mut Command) -> Process {
-    Process(children::spawn(command).unwrap_or_else(|error| panic!("{command:?}: {error}")))
+fn start(command: &mut Command) -> KillOnDrop {
+    KillOnDrop(children::spawn(command).unwrap_or_else(|error| panic!("{command:?}: {error}")))
 }
 
 fn sh(script: &str) {
@@ -239,7 +230,7 @@ fn showing(terminal: OwnedFd) -> Reactor<Screen> {
 }
 
 /// A program on the terminal, which is also its controlling one.
-fn on_terminal(theirs: OwnedFd, program: &[&str]) -> Process {
+fn on_terminal(theirs: OwnedFd, program: &[&str]) -> KillOnDrop {
     let stdio = || Stdio::from(dup(&theirs).unwrap());
     let mut command = Command::new("setsid");
     command.args(["--ctty", "--wait"]).args(program);

@@ -4,6 +4,7 @@
 mod accept_faults;
 mod children;
 mod children_source;
+mod control;
 mod drain;
 mod fork;
 mod hostile;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Suite { name: "accept_faults", cases: accept_faults::CASES, roles: accept_faults::ROLES },
         Suite { name: "children", cases: children::CASES, roles: &[] },
         Suite { name: "children_source", cases: children_source::CASES, roles: &[] },
+        Suite { name: "control", cases: control::CASES, roles: &[] },
         Suite { name: "drain", cases: drain::CASES, roles: drain::ROLES },
         Suite { name: "fork", cases: fork::CASES, roles: fork::ROLES },
         Suite { name: "hostile", cases: hostile::CASES, roles: &[] },

@@ -2,11 +2,11 @@
 //!
 //! Each such process is this test program again, told by the environment to run one test in another role.
 
+use crate::support::names::QueueName;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipc_reactor::queue::{Queue, QueueOptions};
 
@@ -27,22 +27,6 @@ pub(crate) const CASES: &[Case] = cases![
 const NOBODY: u32 = 65_534;
 const ROLE: &str = "IPC_REACTOR_TEST_ROLE";
 const NAME: &str = "IPC_REACTOR_TEST_QUEUE";
-
-/// A queue name of this test's own, unlinked when the test ends.
-struct Name(String);
-
-impl Name {
-    fn new() -> Name {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        Name(format!("/ipc-reactor-p-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
-    }
-}
-
-impl Drop for Name {
-    fn drop(&mut self) {
-        let _ = Queue::unlink(&self.0);
-    }
-}
 
 fn small() -> QueueOptions {
     Queue::options().create(true).capacity(4).message_size(64).clone()
@@ -97,7 +81,7 @@ fn the_systems_limits_are_named() {
         }
         None => {}
         Some("privileged") => {
-            let name = Name::new();
+            let name = QueueName::new();
             let big = small().capacity(64).message_size(20_000).open(&name.0);
             let sizes = big.map(|queue| (queue.attributes().unwrap().capacity, queue.message_size()));
             // What the kernel grants is not refused beforehand. Root in a container may lack the capability.
@@ -108,7 +92,7 @@ fn the_systems_limits_are_named() {
             succeeds(&mut again(as_user(NOBODY), TEST, "unprivileged"));
         }
         Some(_) => {
-            let (a, b, c) = (Name::new(), Name::new(), Name::new());
+            let (a, b, c) = (QueueName::new(), QueueName::new(), QueueName::new());
             let refused = |options: &mut QueueOptions| {
                 let error = options.open(&c.0).unwrap_err();
                 (error.kind(), error.to_string())
@@ -139,7 +123,7 @@ fn the_systems_limits_are_named() {
 fn the_users_memory_limit_is_not_taken_for_a_lack_of_descriptors() {
     const TEST: &str = "the_users_memory_limit_is_not_taken_for_a_lack_of_descriptors";
     if role().is_some() {
-        let name = Name::new();
+        let name = QueueName::new();
         let options = Queue::options().create(true).capacity(10).message_size(8192).clone();
         prlimit("--msgqueue=82879:82880");
         let error = options.open(&name.0).unwrap_err();
@@ -158,7 +142,7 @@ fn a_lack_of_descriptors_stays_itself() {
     if role().is_none() {
         return succeeds(&mut again(wrapped(&["env"]), TEST, "child"));
     }
-    let (existing, new) = (Name::new(), Name::new());
+    let (existing, new) = (QueueName::new(), QueueName::new());
     drop(small().open(&existing.0).unwrap());
     prlimit("--nofile=64");
     let hoard: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
@@ -176,7 +160,7 @@ fn a_squatters_queue_is_not_trusted() {
     if !needs_root("may do what this test needs") {
         return;
     }
-    let name = Name::new();
+    let name = QueueName::new();
     let mut squatter = again(as_user(NOBODY), TEST, "squatter");
     squatter.env(NAME, &name.0);
     succeeds(&mut squatter);
@@ -207,7 +191,7 @@ fn a_private_queue_is_private() {
             assert!(error.to_string().contains(&name), "{error}");
         }
     } else if needs_root("may do what this test needs") {
-        let name = Name::new();
+        let name = QueueName::new();
         let _private = small().open(&name.0).unwrap();
         let mut child = again(as_user(NOBODY), TEST, "child");
         child.env(NAME, &name.0);
@@ -218,7 +202,7 @@ fn a_private_queue_is_private() {
 fn the_mode_is_exact_under_any_umask() {
     const TEST: &str = "the_mode_is_exact_under_any_umask";
     if let Some(role) = role() {
-        let name = Name::new();
+        let name = QueueName::new();
         let queue = small().mode(u32::from_str_radix(&role, 8).unwrap()).open(&name.0).unwrap();
         assert_eq!(format!("{:03o}", queue.owner().unwrap().mode), role);
         return;
@@ -232,7 +216,7 @@ fn the_mode_is_exact_under_any_umask() {
 fn interrupted_calls_are_repeated_and_a_drain_costs_one_call_more_than_its_messages() {
     const TEST: &str = "interrupted_calls_are_repeated_and_a_drain_costs_one_call_more_than_its_messages";
     if role().is_some() {
-        let name = Name::new();
+        let name = QueueName::new();
         let queue = small().nonblocking(true).open(&name.0).unwrap();
         for n in 0..3 {
             queue.send(&[n], 0).unwrap();

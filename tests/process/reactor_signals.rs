@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::isolated::{Case, mask, this_binary};
-use crate::support::turning::{run, settle, until};
+use crate::support::turns::{run, settle, until};
 use ipc_reactor::children::{self, Exit, PidFd};
 use ipc_reactor::signals::{self, Signal, SignalInfo};
 use ipc_reactor::{Context, Interest, Limits, Progress, Reactor};

@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::support::PATIENCE;
 use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -28,7 +29,6 @@ const WAVES: usize = 10;
 const OTHERS: usize = 200;
 /// Connections made before the first of them asks anything; fewer than a backlog holds.
 const BATCH: usize = 1_000;
-const PATIENCE: Duration = Duration::from_secs(30);
 const PATH: &str = "SCALE_SERVER_PATH";
 
 fn ten_waves_of_fifteen_thousand_clients_leave_nothing_behind() {

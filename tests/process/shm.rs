@@ -10,7 +10,7 @@ use ipc_reactor::shm::{Access, Mapping, Publisher, SharedObject, Subscriber, Tic
 use crate::support::child::{KillOnDrop, again};
 use crate::support::isolated::{Case, cases};
 use crate::support::needs_root;
-use crate::support::shm::{Name, fill, refused, torture, whole};
+use crate::support::shm::{ShmName, fill, refused, torture, whole};
 
 pub(crate) const CASES: &[Case] =
     cases![a_writer_killed_at_any_moment_harms_no_reader, a_full_tmpfs_is_an_error];
@@ -133,7 +133,7 @@ fn a_full_tmpfs_is_an_error() {
 
 fn child_in_a_small_tmpfs() {
     assert!(std::fs::read_dir("/dev/shm").unwrap().next().is_none(), "not the child: /dev/shm is in use");
-    let name = Name::new();
+    let name = ShmName::new();
     refused(
         SharedObject::create(&name.0, 64 << 10, 0o600),
         ErrorKind::StorageFull,

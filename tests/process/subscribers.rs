@@ -13,7 +13,7 @@ use ipc_reactor::{
 };
 
 use crate::support::child::{KillOnDrop, again};
-use crate::support::turning::{PATIENCE, settle, until};
+use crate::support::turns::{PATIENCE, settle, until};
 use crate::support::world::{Ear, World, address, numbers, publishing_at};
 
 use crate::support::isolated::{Case, cases};

@@ -2,38 +2,21 @@
 
 #![allow(unsafe_code)]
 
+use crate::running::executable;
 use std::{
-    env,
     io::{self, Read, Write},
     os::{
         fd::OwnedFd,
         unix::net::{UnixDatagram, UnixListener, UnixStream},
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
 use crate::support::fds::*;
 use tempfile::TempDir;
-
-/// The example's executable, which lies beside this one. `cargo test --test programs` has not built it.
-fn executable() -> &'static Path {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let this = env::current_exe().unwrap();
-        let profile = this.ancestors().nth(2).unwrap();
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--example", "activated", "--target-dir"]);
-        build.arg(profile.parent().unwrap()).args(profile.ends_with("release").then_some("--release"));
-        assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success());
-        profile.join("examples/activated")
-    })
-}
 
 /// A service manager: where it is notified, and where its service listens.
 struct Manager {
@@ -45,7 +28,6 @@ struct Service(Child);
 
 impl Manager {
     fn new() -> Manager {
-        executable();
         let folder = tempfile::tempdir().unwrap();
         let notified = UnixDatagram::bind(folder.path().join("notify")).unwrap();
         notified.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -62,10 +44,10 @@ impl Manager {
             Some(_) => {
                 let mut shell = Command::new("sh");
                 shell.args(["-c", "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"", "sh"]);
-                shell.arg(executable());
+                shell.arg(executable("activated"));
                 shell
             }
-            None => Command::new(executable()),
+            None => Command::new(executable("activated")),
         };
         command.stdin(passed.map_or_else(Stdio::null, |fd| fd.try_clone().unwrap().into()));
         command.args(arguments).env("NOTIFY_SOCKET", self.folder.path().join("notify"));
@@ -205,7 +187,7 @@ fn a_restart_hands_the_listener_over_and_refuses_nobody() {
 
 #[test]
 fn what_is_passed_for_another_process_is_not_taken() {
-    let output = Command::new(executable())
+    let output = Command::new(executable("activated"))
         .envs([("LISTEN_FDS", "1"), ("LISTEN_PID", "1")])
         .env_remove("NOTIFY_SOCKET")
         .output()

@@ -10,7 +10,7 @@ use std::{
 
 use ipc_reactor::Signal;
 
-use crate::support::programs::{PATIENCE, Running, Server, client, example, run, text};
+use crate::running::{PATIENCE, Running, Server, client, example, run, text};
 
 #[test]
 fn the_c_program_of_the_readme_prints_the_answer() {

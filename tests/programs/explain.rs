@@ -1,5 +1,6 @@
 //! The server that explains itself: its lines against a file, and against strace; its trace and its picture.
 
+use crate::support::{have, names::unique, skip};
 use std::{
     collections::{BTreeMap, HashMap},
     env, fs,
@@ -7,15 +8,14 @@ use std::{
     net::Shutdown,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    process::Command,
 };
 
 use ipc_reactor::{Queue, Signal, signals};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::programs::{PATIENCE, Running, Server, client, example, run, text};
+use crate::running::{PATIENCE, Running, Server, client, example, run, text};
 
 /// A server that has gone through the one scenario of these tests, up to its end.
 struct Told {
@@ -54,10 +54,8 @@ impl Drop for Scenario {
 
 /// A CIR, SRMs in one batch, one in two halves, a half-close, a queue, a signal, a drain.
 fn tell(through: Option<Command>, options: &[&str]) -> Told {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
     let folder = tempfile::tempdir().unwrap();
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let queue = format!("/ipc-reactor-explain-{}-{number}", std::process::id());
+    let queue = format!("/{}", unique());
     let path = folder.path().join("socket");
     let server = example("server");
     let mut command = through.map_or_else(
@@ -193,9 +191,8 @@ fn calls_traced(trace: &str) -> Vec<String> {
 
 #[test]
 fn the_calls_it_shows_are_those_that_strace_sees() {
-    if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
-        assert!(env::var_os("CI").is_none(), "CI needs strace");
-        return eprintln!("SKIPPED: strace is not installed");
+    if !have("strace") {
+        return;
     }
     let folder = tempfile::tempdir().unwrap();
     let trace = folder.path().join("trace");
@@ -382,7 +379,6 @@ fn renderer() -> Option<PathBuf> {
     if renderer.exists() && has_browser {
         return Some(renderer);
     }
-    assert!(env::var_os("CI").is_none(), "CI needs .ci/render-svg and a browser");
-    eprintln!("SKIPPED: no .ci/render-svg, or no browser");
+    skip("no .ci/render-svg, or no browser");
     None
 }

@@ -296,8 +296,7 @@ fn the_c_beside_it_compiles() {
                 .stderr(Stdio::piped())
                 .spawn();
             let Ok(mut compiler) = compiler else {
-                assert!(std::env::var_os("CI").is_none(), "cc is not installed, and CI is set");
-                return eprintln!("SKIPPED: cc is not installed");
+                return crate::support::skip("cc is not installed");
             };
             let source = format!("{HEADERS}int main(void) {{\n{block}\n}}\n");
             compiler.stdin.take().unwrap().write_all(source.as_bytes()).unwrap();

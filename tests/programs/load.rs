@@ -9,7 +9,7 @@ use std::{
 use ipc_reactor::{Signal, children::PidFd};
 use serde_json::Value;
 
-use crate::support::programs::{PATIENCE, Running, Server, example, run, text, wait_for};
+use crate::running::{PATIENCE, Running, Server, example, run, text, wait_for};
 
 fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
@@ -94,7 +94,7 @@ while piece := client.recv(4, socket.MSG_WAITALL):
 fn nobody_to_connect_to_is_no_verdict() {
     let folder = tempfile::tempdir().unwrap();
     let address = format!("unix:{}", folder.path().join("nobody").display());
-    let output = run(example("stress").args(["--connect", &address]));
+    let output = run(example("stress").args(["--connect", &address, "--clients", "10"]));
     assert_eq!(output.status.code(), Some(3));
     let said = text(&output.stderr);
     assert!(said.contains(&address) && said.contains("is the server running"), "{said}");
@@ -162,7 +162,7 @@ fn a_run_that_is_killed_takes_its_server_with_it() {
     let mut stress = example("stress");
     stress.args(["--clients", "1", "--seconds", "3600"]);
     let mut stress = Running::start(stress.env("TMPDIR", folder.path()).env("RUST_LOG", "ipc_reactor=debug"));
-    stress.says("CIR at master socket");
+    stress.says("connection at listener");
     let pid = stress.child.id();
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     let server = PidFd::open(children.trim().parse().unwrap()).unwrap();

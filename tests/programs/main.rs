@@ -9,6 +9,7 @@ mod load;
 mod multiplexing;
 mod render_svg;
 mod routing_table;
+mod running;
 mod server;
 mod shm;
 mod stress;

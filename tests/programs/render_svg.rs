@@ -1,9 +1,10 @@
 //! `.ci/render-svg` has a browser look at the plots. What it would not notice, no plot is safe from.
 #![warn(missing_docs)]
 
+use crate::support::{can, have};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 const START: &str = r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 200 100" width="200" height="100"><rect width="200" height="100" fill="white"/>"#;
 
@@ -43,16 +44,8 @@ const PICTURES: [(&str, &str, &str); 9] = [
 /// The program, if it can run here.
 fn render_svg() -> Option<PathBuf> {
     let render = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/render-svg");
-    let runs = |program: &str| {
-        let run = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        run.is_ok_and(|status| status.success())
-    };
-    if render.exists() && runs("python3") && runs("chromium") {
-        return Some(render);
-    }
-    assert!(std::env::var_os("CI").is_none(), "python3 and chromium are not installed, and CI is set");
-    eprintln!("SKIPPED: python3, chromium or .ci/render-svg is not there");
-    None
+    let ready = can(render.exists(), "there is no .ci/render-svg") && have("python3") && have("chromium");
+    ready.then_some(render)
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The adder server: its addresses, its queue, its signals.
 
+use crate::support::names::unique;
 use std::{
     fs,
     io::{self, Read, Write},
@@ -11,7 +12,7 @@ use std::{
 
 use ipc_reactor::{Queue, Signal};
 
-use crate::support::programs::{PATIENCE, Running, Server, client, example, run, text};
+use crate::running::{PATIENCE, Running, Server, client, example, run, text};
 
 /// Sends 1, 2 and 0, and returns what comes back, like the course's client: one read.
 fn add(path: &Path) -> (UnixStream, Vec<u8>) {
@@ -55,7 +56,7 @@ fn the_server_adds_on_every_address_and_leaves_nothing_behind() {
 
 #[test]
 fn a_queue_that_was_there_before_the_server_stays() {
-    let name = format!("/ipc-reactor-examples-{}-before", std::process::id());
+    let name = format!("/{}", unique());
     let queue = Queue::options().create_new(true).capacity(10).message_size(128).open(&name).unwrap();
     let mut server = Running::start(example("server").arg(format!("mq:{name}")));
     server.event("ready");

@@ -2,8 +2,8 @@
 
 use std::{fs, io::Write, path::Path, process::Command};
 
-use crate::support::programs::{PATIENCE, Running, example, run, text};
-use crate::support::shm::{Name, skip};
+use crate::running::{PATIENCE, Running, example, run, text};
+use crate::support::shm::{ShmName, skip};
 use ipc_reactor::Signal;
 use tempfile::TempDir;
 
@@ -41,7 +41,7 @@ fn prints(running: &Running, line: &str) {
 
 #[test]
 fn lines_go_to_every_subscriber_in_each_way_of_notification() {
-    let queue = Name::new();
+    let queue = ShmName::new();
     for way in ["doorbell", "socket", &format!("mq:{}", queue.0)] {
         let mut published = Published::start(&["--notify", way]);
         let by_queue = ["--every", "--queue", &queue.0];
@@ -239,7 +239,7 @@ fn by_name_with_c_programs() {
     let folder = tempfile::tempdir().unwrap();
     let Some(mut writer) = compiled(folder.path(), "writer", C_WRITER) else { return };
     let Some(mut reader) = compiled(folder.path(), "reader", C_READER) else { return };
-    let name = Name::new();
+    let name = ShmName::new();
 
     assert!(run(writer.args([&name.0, "Hello World"])).status.success());
     let mut watching = Running::start(example("shm_subscribe").args(["--name", &name.0]));

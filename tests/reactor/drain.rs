@@ -1,12 +1,13 @@
 //! The orderly end: what has arrived is answered, what is owed is waited for, and no longer than allowed.
 
+use crate::support::names::unique;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::turning::{PATIENCE, run, settle, until};
+use crate::support::turns::{PATIENCE, run, settle, until};
 use ipc_reactor::{
     Cause, Context, Drain, Framing, Key, Limits, Listener, Posted, Queue, Reactor, Session, TimerKey, Turn,
 };
@@ -354,7 +355,7 @@ fn an_outbox_takes_messages_to_the_end_of_a_drain() {
         }
     }
 
-    let name = format!("/ipc-reactor-drain-outbox-{}", std::process::id());
+    let name = format!("/{}", unique());
     let theirs = Queue::options().create_new(true).capacity(1).message_size(16).open(&name).unwrap();
     let ours = Queue::options().write(true).open(&name).unwrap();
     Queue::unlink(&name).unwrap();

@@ -1,6 +1,7 @@
 //! The loop itself: turns, timers, its end, what it tells observers, and what handlers may do to it. No test here starts a
 //! process: see `devices`.
 
+mod control;
 mod drain;
 mod hazards;
 mod nesting;

@@ -1,37 +1,17 @@
 //! What once went wrong. Each test has the name of its bug, and says beneath it how that showed.
 
+use crate::support::names::QueueName;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::turning::{PATIENCE, run, settle, until};
+use crate::support::turns::{PATIENCE, run, settle, until};
 use ipc_reactor::{
     Cause, Context, Drain, FdSource, Framing, Interest, Limit, Limits, Listener, Progress, Queue, Reactor,
     Ready, Session, Turn, WhenFull,
 };
 use mio::unix::pipe;
-
-/// A queue name of this test's own, unlinked when the test ends.
-struct Name(String);
-
-impl Name {
-    fn new() -> Name {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        Name(format!("/ipc-reactor-r-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
-    }
-
-    fn open(&self) -> Queue {
-        Queue::options().create(true).capacity(4).message_size(64).open(&self.0).unwrap()
-    }
-}
-
-impl Drop for Name {
-    fn drop(&mut self) {
-        let _ = Queue::unlink(&self.0);
-    }
-}
 
 /// Set with a zero duration by a handler that ran before the timers' visit, it fired in that visit, and
 /// so in the round that had set it.
@@ -86,9 +66,9 @@ fn a_timer_set_between_turns_counted_from_the_turn_before() {
 /// `timers` answered 1 for a reactor in which the embedder had set none.
 #[test]
 fn the_reactors_own_timers_were_counted() {
-    let name = Name::new();
+    let name = QueueName::new();
     let mut reactor = Reactor::<()>::new().unwrap();
-    reactor.queue(name.open(), |_, _, ()| Ok(())).unwrap();
+    reactor.queue(name.open(4), |_, _, ()| Ok(())).unwrap();
     assert_eq!(reactor.timers(), 0, "the check of the queue's name is not the embedder's");
     reactor.drain(PATIENCE).unwrap();
     assert_eq!(reactor.timers(), 0, "nor is the drain's deadline");
@@ -97,8 +77,8 @@ fn the_reactors_own_timers_were_counted() {
 /// It was taken in, and closed with its descriptor at the first message.
 #[test]
 fn a_queue_that_is_not_open_for_reading_was_taken_in() {
-    let name = Name::new();
-    let reader = name.open();
+    let name = QueueName::new();
+    let reader = name.open(4);
     let writer = Queue::options().write(true).open(&name.0).unwrap();
     let mut reactor = Reactor::<()>::new().unwrap();
     let rejected = reactor.queue(writer, |_, _, ()| Ok(())).unwrap_err();
@@ -183,14 +163,14 @@ impl Session<()> for Debtor {
 fn a_master_socket_or_queue_put_in_during_a_drain_held_it_up() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");
-    let name = Name::new();
+    let name = QueueName::new();
     let mut reactor = Reactor::<()>::new().unwrap();
     let (theirs, ours) = UnixStream::pair().unwrap();
     reactor.adopt(ours, Framing::raw(), Debtor).unwrap();
     reactor.drain(PATIENCE).unwrap();
     settle(&mut reactor, &mut ());
     let master = reactor.listen(Listener::unix(&path).unwrap(), Framing::raw(), |_, ()| Ok(Debtor)).unwrap();
-    reactor.queue(name.open(), |_, _, ()| Ok(())).unwrap();
+    reactor.queue(name.open(4), |_, _, ()| Ok(())).unwrap();
     settle(&mut reactor, &mut ());
     assert!(UnixStream::connect(&path).is_err(), "nobody waits there, so it is closed");
     assert!(!reactor.close(master));

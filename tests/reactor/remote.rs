@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 use std::{fs::File, io};
 
-use crate::support::turning::{PATIENCE, run, settle, until};
+use crate::support::turns::{PATIENCE, run, settle, until};
 use ipc_reactor::{Cause, Context, Framing, Reactor, Remote, Session, Turn};
 
 const _: () = {

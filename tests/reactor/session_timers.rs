@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::support::turning::{PATIENCE, settle, until};
+use crate::support::turns::{PATIENCE, settle, until};
 use ipc_reactor::{Cause, Context, Framing, Key, Reactor, Session, TimerKey};
 
 const MILLISECOND: Duration = Duration::from_millis(1);

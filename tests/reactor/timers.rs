@@ -5,7 +5,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::support::turning::{PATIENCE, run, settle, until};
+use crate::support::turns::{PATIENCE, run, settle, until};
 use ipc_reactor::{Context, Reactor, TimerKey, Turn};
 
 const MILLISECOND: Duration = Duration::from_millis(1);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::support::turning::until;
+use crate::support::turns::until;
 use ipc_reactor::{Context, Limits, Reactor, TimerKey};
 use proptest::prelude::*;
 

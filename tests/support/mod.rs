@@ -7,13 +7,17 @@ pub(crate) mod clerk;
 pub(crate) mod fds;
 pub(crate) mod isolated;
 pub(crate) mod limits;
-pub(crate) mod programs;
+pub(crate) mod names;
 pub(crate) mod shm;
 mod skip;
 pub(crate) mod sockets;
-pub(crate) mod turning;
 pub(crate) mod turns;
 pub(crate) mod world;
 
-pub(crate) use limits::needs_descriptors;
+pub(crate) use limits::{crowd, masked, needs_descriptors};
 pub(crate) use skip::{SKIPPED, can, have, is_root, needs_root, skip};
+
+use std::time::Duration;
+
+/// How long something certain may take before it counts as lost. Never waited for when all is well.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,31 +1,9 @@
 //! What several of these files need.
 
-use ipc_reactor::shm::{Publisher, SharedObject, Subscriber};
+use ipc_reactor::shm::{Publisher, Subscriber};
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A name for a POSIX object that no other test, process or run has; freed when dropped.
-pub(crate) struct Name(pub(crate) String);
-
-impl Name {
-    pub(crate) fn new() -> Name {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        Name(format!("/ipc-reactor-test-{}-{count}", std::process::id()))
-    }
-
-    pub(crate) fn path(&self) -> String {
-        format!("/dev/shm{}", self.0)
-    }
-}
-
-impl Drop for Name {
-    fn drop(&mut self) {
-        let _ = SharedObject::unlink(&self.0);
-    }
-}
-
-pub(crate) use super::{child::KillOnDrop, is_root, skip};
+pub(crate) use super::{child::KillOnDrop, is_root, names::ShmName, skip};
 
 /// A subscriber of this process.
 pub(crate) fn subscribe(publisher: &mut Publisher) -> Subscriber {

@@ -31,11 +31,15 @@ pub(crate) fn skip(reason: &str) {
     }
 }
 
-/// The running test; its place in the source where the harness runs tests without a thread of their own.
+/// The running test, as the harness or the arguments name it; its place in the source where the harness runs tests without a thread of their own.
 #[track_caller]
 fn test_name() -> String {
     let named = || thread::current().name().filter(|name| *name != "main").map(str::to_owned);
-    super::isolated::case().or_else(named).unwrap_or_else(|| Location::caller().to_string())
+    let exact = || {
+        let mut args = env::args().skip(1);
+        args.any(|arg| arg == "--exact").then(|| env::args().skip(1).find(|arg| !arg.starts_with('-')))?
+    };
+    super::isolated::case().or_else(named).or_else(exact).unwrap_or_else(|| Location::caller().to_string())
 }
 
 /// Whether a condition holds without which the test cannot run; it is skipped otherwise.

@@ -1,8 +1,6 @@
-//! A reactor that the test turns itself: the test decides what falls into one batch, and nothing depends on time.
-#![allow(dead_code, reason = "each test file takes what it needs")]
+//! A reactor that the test turns itself: the test decides what falls into one batch, and waits for events, never for a time.
 
 use std::{
-    fmt::Debug,
     io::{ErrorKind, Read},
     os::unix::net::UnixStream,
     time::{Duration, Instant},
@@ -10,33 +8,47 @@ use std::{
 
 use ipc_reactor::{Framing, Key, Limits, Reactor, Session, Turn};
 
-/// How long a wait for something certain may last before it counts as lost.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) use super::PATIENCE;
 
 pub(crate) fn reactor<S>(limits: Limits) -> Reactor<S> {
     Reactor::<S>::builder().limits(limits).build().unwrap()
 }
 
-/// Turns until nothing is left to do. Unix sockets deliver at once, so all that peers have done by now is handled.
+/// Turns until `done`.
 #[track_caller]
-pub(crate) fn settle<S>(reactor: &mut Reactor<S>, state: &mut S) {
-    for _ in 0..1_000_000 {
-        let events = reactor.stats().events;
-        let turn = reactor.turn(Some(Duration::ZERO), state).unwrap();
-        if turn == Turn::Stopped || (turn == Turn::Idle && reactor.stats().events == events) {
-            return;
-        }
+pub(crate) fn until<S>(reactor: &mut Reactor<S>, state: &mut S, mut done: impl FnMut(&S) -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done(state) {
+        let left = end.saturating_duration_since(Instant::now());
+        assert!(!left.is_zero(), "it has not happened: {:?}", reactor.stats());
+        // Not `left`: what `done` looks at may be changed by another thread.
+        let turn = reactor.turn(Some(left.min(Duration::from_millis(100))), state).unwrap();
+        assert!(turn != Turn::Stopped || done(state), "stopped before it happened: {:?}", reactor.stats());
     }
-    panic!("the reactor does not come to rest: {}", reactor.stats());
 }
 
-/// Turns until `done`, for what takes time.
+/// Turns without waiting until nothing is left to do. Unix sockets deliver at once, so all that peers have done by now is
+/// handled.
 #[track_caller]
-pub(crate) fn until<S: Debug>(reactor: &mut Reactor<S>, state: &mut S, done: impl Fn(&S) -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done(state) {
-        assert!(Instant::now() < deadline, "waited in vain: {state:?}; {}", reactor.stats());
-        let _ = reactor.turn(Some(Duration::from_millis(100)), state).unwrap();
+pub(crate) fn settle<S>(reactor: &mut Reactor<S>, state: &mut S) {
+    let end = Instant::now() + PATIENCE;
+    // The events of a turn may be the cause of others: only a turn without any proves the end.
+    loop {
+        let events = reactor.stats().events;
+        let turn = reactor.turn(Some(Duration::ZERO), state).unwrap();
+        if turn == Turn::Stopped || (turn != Turn::Pending && reactor.stats().events == events) {
+            return;
+        }
+        assert!(Instant::now() < end, "it does not come to rest: {:?}", reactor.stats());
+    }
+}
+
+/// Runs until it stops of itself; a reactor that does not fails the test.
+#[track_caller]
+pub(crate) fn run<S>(reactor: &mut Reactor<S>, state: &mut S) {
+    let end = Instant::now() + PATIENCE;
+    while reactor.turn(Some(PATIENCE), state).unwrap() != Turn::Stopped {
+        assert!(Instant::now() < end, "it does not stop: {:?}", reactor.stats());
     }
 }
 

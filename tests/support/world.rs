@@ -7,7 +7,7 @@ use ipc_reactor::shm::{Publisher, Subscriber, Update};
 use ipc_reactor::{Address, Cause, Context, Delivery, Key, Limits, Listener, Reactor, SubscriptionHandler};
 use tempfile::TempDir;
 
-use crate::support::turning::until;
+use crate::support::turns::until;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Heard {

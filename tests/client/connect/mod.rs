@@ -3,15 +3,17 @@
 mod asker;
 mod crowds;
 
+use crate::support::child::KillOnDrop;
+use crate::support::names::unique;
 use std::{
-    io::{BufRead, BufReader, ErrorKind},
+    io::{BufRead, BufReader, ErrorKind, Write},
     net::TcpListener,
     os::{
         fd::AsRawFd,
         unix::net::{UnixListener, UnixStream},
     },
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -23,14 +25,10 @@ fn unix(path: &Path) -> Address {
     Address::UnixStream(path.to_owned())
 }
 
-fn abstract_name(test: &str) -> String {
-    format!("ipc-reactor-connect-{test}-{}", std::process::id())
-}
-
 #[test]
 fn every_kind_connects_to_its_own_reactors_master_socket() {
     let folder = tempfile::tempdir().unwrap();
-    let name = abstract_name("every");
+    let name = unique();
     let mut addresses = vec![
         format!("unix:{}", folder.path().join("stream").display()),
         format!("unix-seq:{}", folder.path().join("records").display()),
@@ -92,7 +90,7 @@ fn a_failure_is_told_once_to_on_close() {
         (unix(&at("file")), libc::ECONNREFUSED),
         (unix(&at("file/below")), libc::ENOTDIR),
         (unix(&at("datagram")), libc::EPROTOTYPE),
-        (Address::AbstractStream(abstract_name("nobody").into()), libc::ECONNREFUSED),
+        (Address::AbstractStream(unique().into()), libc::ECONNREFUSED),
         (Address::Tcp(refuses), libc::ECONNREFUSED),
     ] {
         let expected = std::io::Error::from_raw_os_error(errno);
@@ -225,6 +223,28 @@ fn tcp_that_nobody_accepts_is_given_up_at_the_deadline() {
     assert!(reactor.stats().turns < 60, "{} turns", reactor.stats().turns);
 }
 
+/// A Unix connection is established when `connect` returns: what becomes of the listener then is not its affair.
+#[test]
+fn a_listener_that_is_closed_or_full_does_not_undo_what_it_has_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    for closes in [true, false] {
+        let path = folder.path().join(format!("closes {closes}"));
+        let listener = UnixListener::bind(&path).unwrap();
+        backlog_of_one(listener.as_raw_fd());
+        let mut reactor = Reactor::<Told>::new().unwrap();
+        reactor.connect(&unix(&path), Framing::lines(), Asker::new("A").answers(1)).unwrap();
+        let mut peer = listener.accept().unwrap().0;
+        let listener = (!closes).then_some(listener);
+        let _waiting = listener.as_ref().map(|_| UnixStream::connect(&path).unwrap());
+        let mut told = Told::default();
+        let _ = reactor.turn(Some(PATIENCE), &mut told).unwrap();
+        assert_eq!(told.lines, ["A open"], "at once");
+        peer.write_all(b"answer\n").unwrap();
+        reactor.run(&mut told).unwrap();
+        assert_eq!(told.lines, ["A open", "A got answer", "A closed: closed by a handler"]);
+    }
+}
+
 #[test]
 fn closing_while_it_connects_is_told_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -283,15 +303,6 @@ fn a_stop_and_a_drain_end_what_still_connects() {
     }
 }
 
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 const PYTHON: &str = r#"
 import socket, sys
 if sys.argv[1] == "tcp":
@@ -316,7 +327,7 @@ fn a_foreign_server_is_connected_to() {
     for kind in ["stream", "seq", "tcp"] {
         let path = folder.path().join(kind);
         let mut command: Command = python(PYTHON);
-        let mut server = Killed(command.arg(kind).arg(&path).stdout(Stdio::piped()).spawn().unwrap());
+        let mut server = KillOnDrop(command.arg(kind).arg(&path).stdout(Stdio::piped()).spawn().unwrap());
         let mut ready = String::new();
         BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         let (address, framing) = match kind {

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use rustix::fs::{CWD, FallocateFlags, FileType, Mode, mknodat};
 use rustix::io::Errno;
 
-use crate::support::shm::{Name, refused};
+use crate::support::shm::{ShmName, refused};
 
 const PAGE: u64 = 4096;
 
@@ -134,7 +134,7 @@ fn a_sealed_memfd_cannot_change_its_size_nor_get_another_writer() {
 
 #[test]
 fn a_named_object_is_new_private_and_gone_when_unlinked() {
-    let name = Name::new();
+    let name = ShmName::new();
     let object = SharedObject::create(&name.0, 100, 0o600).unwrap();
     assert_eq!(object.len().unwrap(), 100);
     let metadata = std::fs::metadata(name.path()).unwrap();
@@ -152,7 +152,7 @@ fn a_named_object_is_new_private_and_gone_when_unlinked() {
 
 #[test]
 fn the_mode_is_exact_whatever_the_umask() {
-    let name = Name::new();
+    let name = ShmName::new();
     SharedObject::create(&name.0, 1, 0o666).unwrap();
     assert_eq!(std::fs::metadata(name.path()).unwrap().mode() & 0o7777, 0o666);
     refused(SharedObject::open(&name.0, Access::ReadOnly), ErrorKind::PermissionDenied, "mode 0666");
@@ -174,7 +174,7 @@ fn names_are_a_slash_and_no_other() {
 
 #[test]
 fn a_symbolic_link_is_not_followed() {
-    let (name, target) = (Name::new(), Name::new());
+    let (name, target) = (ShmName::new(), ShmName::new());
     SharedObject::create(&target.0, 1, 0o600).unwrap();
     std::os::unix::fs::symlink(target.path(), name.path()).unwrap();
     assert!(SharedObject::open_any(&name.0, Access::ReadOnly).is_err());
@@ -183,7 +183,7 @@ fn a_symbolic_link_is_not_followed() {
 
 #[test]
 fn a_fifo_of_that_name_does_not_hang_us() {
-    let name = Name::new();
+    let name = ShmName::new();
     mknodat(CWD, name.path(), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     refused(
         SharedObject::open(&name.0, Access::ReadOnly),

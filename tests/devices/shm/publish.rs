@@ -263,7 +263,7 @@ fn a_waiting_thread_hears_of_every_value() {
     let mut back = Publisher::latest(8).unwrap();
     let mut answers = subscribe(&mut back);
     std::thread::scope(|scope| {
-        scope.spawn(move || {
+        let answering = scope.spawn(move || {
             let mut expected = 1;
             while expected <= VALUES {
                 assert!(subscriber.wait(Some(Duration::from_secs(60))).unwrap(), "a wake-up was lost");
@@ -273,6 +273,8 @@ fn a_waiting_thread_hears_of_every_value() {
                     expected += 1;
                 }
             }
+            // It lives on until its last answer was heard: a ring that was not heard yet goes with its publisher.
+            back
         });
         for n in 1..=VALUES {
             publisher.publish(&n.to_ne_bytes()).unwrap();
@@ -281,6 +283,7 @@ fn a_waiting_thread_hears_of_every_value() {
                 assert!(answers.wait(Some(Duration::from_secs(60))).unwrap(), "a wake-up was lost");
             }
         }
+        drop(answering.join().unwrap());
     });
 }
 

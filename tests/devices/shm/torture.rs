@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ipc_reactor::shm::{Publisher, Subscriber, Update};
 
@@ -48,6 +49,15 @@ fn hot_writer(words_max: usize, capacity: usize, reads: u64, read: impl Fn(&mut 
     });
 }
 
+/// When a test has gone on for long enough, however little of it a busy machine has allowed. A long night has no such end.
+fn enough() -> Option<Instant> {
+    (!torture()).then(|| Instant::now() + Duration::from_secs(20))
+}
+
+fn is_over(end: Option<Instant>) -> bool {
+    end.is_some_and(|end| Instant::now() >= end)
+}
+
 fn reads() -> u64 {
     if torture() { 100_000_000 } else { 1_000_000 }
 }
@@ -56,10 +66,11 @@ fn reads() -> u64 {
 fn the_latest_of_a_hot_writer_is_never_torn() {
     let _alone = alone();
     hot_writer(32, 3, reads(), |reader, reads| {
-        let (mut done, mut before) = (0, 0);
+        let (mut done, mut before, end) = (0, 0, enough());
         while done < reads {
             let number = match reader.latest() {
                 Ok(Some(value)) => whole(value, 32),
+                Ok(None) if done > 0 && is_over(end) => break,
                 Ok(None) => {
                     std::thread::yield_now();
                     continue;
@@ -78,7 +89,7 @@ fn the_latest_of_a_hot_writer_is_never_torn() {
 fn who_follows_a_hot_writer_misses_nothing_untold() {
     let _alone = alone();
     hot_writer(8, 63, reads(), |reader, reads| {
-        let (mut done, mut expected) = (0, 1);
+        let (mut done, mut expected, end) = (0, 1, enough());
         while done < reads {
             match reader.recv().unwrap() {
                 Some(Update::Value(value)) => {
@@ -89,6 +100,7 @@ fn who_follows_a_hot_writer_misses_nothing_untold() {
                     assert!(count > 0);
                     expected += count;
                 }
+                None if done > 0 && is_over(end) => break,
                 None => std::thread::yield_now(),
             }
         }

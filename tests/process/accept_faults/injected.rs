@@ -1,5 +1,6 @@
 //! System calls that fail because a tracer has them fail.
 
+use crate::support::have;
 use std::io::Write;
 
 use ipc_reactor::WhenFull;
@@ -7,6 +8,9 @@ use ipc_reactor::WhenFull;
 use crate::accept_faults::kit::{RETRY, Server, Tracer, askers};
 
 pub(crate) fn errnos_of_accept() {
+    if !have("strace") {
+        return;
+    }
     let mut server = Server::start(RETRY, WhenFull::Wait);
     let mut resident = server.connect();
     for errno in ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECONNABORTED", "EPERM", "EPROTO", "EINTR"] {
@@ -25,6 +29,9 @@ pub(crate) fn errnos_of_accept() {
 }
 
 pub(crate) fn accept_keeps_failing() {
+    if !have("strace") {
+        return;
+    }
     let mut server = Server::start(RETRY, WhenFull::Wait);
     let mut resident = server.connect();
     resident.is_served();
@@ -39,6 +46,9 @@ pub(crate) fn accept_keeps_failing() {
 }
 
 pub(crate) fn interrupted_wait() {
+    if !have("strace") {
+        return;
+    }
     let mut server = Server::start(RETRY, WhenFull::Wait);
     let mut client = server.connect();
     client.is_served();
@@ -51,6 +61,9 @@ pub(crate) fn interrupted_wait() {
 }
 
 pub(crate) fn registration_fails() {
+    if !have("strace") {
+        return;
+    }
     let mut server = Server::start(RETRY, WhenFull::Wait);
     let mut resident = server.connect();
     resident.is_served();
@@ -67,6 +80,9 @@ pub(crate) fn registration_fails() {
 }
 
 pub(crate) fn write_registration_fails() {
+    if !have("strace") {
+        return;
+    }
     let server = Server::start(RETRY, WhenFull::Wait);
     let [mut resident, mut deaf] = [server.connect(), server.connect()];
     resident.is_served();
@@ -85,6 +101,9 @@ pub(crate) fn write_registration_fails() {
 }
 
 pub(crate) fn credentials_fail() {
+    if !have("strace") {
+        return;
+    }
     let mut server = Server::start(RETRY, WhenFull::Wait);
     let mut resident = server.connect();
     resident.is_served();

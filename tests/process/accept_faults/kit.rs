@@ -1,5 +1,6 @@
 //! The server, its clients, and the tracer that makes the server's system calls fail.
 
+use crate::support::PATIENCE;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,8 +16,6 @@ use ipc_reactor::{
 
 use crate::support::isolated;
 
-/// How long a reply may take before the client counts as stranded.
-const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const RETRY: Duration = Duration::from_millis(20);
 /// Longer than any test: only a client that leaves ends a pause.
 pub(crate) const NEVER: Duration = Duration::from_secs(3_600);

@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::support::turning::{run, settle, until};
+use crate::support::turns::{run, settle, until};
 use ipc_reactor::{
     Cause, ChildHandler, Context, Key, Limit, Limits, Posted, Reactor, Signal,
     children::{Exit, PidFd},

@@ -20,7 +20,7 @@ use std::{
 };
 
 use crate::support::isolated::{Case, mask, this_binary};
-use crate::support::turning::{PATIENCE, settle, until};
+use crate::support::turns::{PATIENCE, settle, until};
 use ipc_reactor::{
     Interest, Posted, Progress, Reactor, Signal, Signals, children,
     pipe::{self, Fifo, Outbox, PipeReader, PipeWriter},

@@ -56,10 +56,7 @@ pub(crate) fn occupied() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     match std::os::unix::fs::chown(&path, Some(65534), None) {
         Ok(()) => assert!(refused("a FIFO of another user").contains("65534")),
-        Err(error) => {
-            assert!(std::env::var_os("CI").is_none(), "only root gives files away: {error}");
-            eprintln!("SKIPPED: a FIFO of another user: {error}");
-        }
+        Err(error) => crate::support::skip(&format!("in part: only root gives files away: {error}")),
     }
     for error in [PipeReader::open("/dev/null").unwrap_err(), PipeWriter::open("/dev/null").unwrap_err()] {
         assert_eq!(error.kind(), ErrorKind::InvalidInput);

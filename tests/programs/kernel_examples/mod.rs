@@ -2,32 +2,15 @@
 
 mod program;
 
+use crate::support::names::QueueName;
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
 };
 
-use ipc_reactor::{Queue, Signal};
+use ipc_reactor::Signal;
 use program::{PATIENCE, Program, example, output, run, sh};
 use tempfile::TempDir;
-
-/// A queue's name that nobody else has; unlinked when dropped.
-struct Name(String);
-
-impl Name {
-    fn new() -> Name {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        Name(format!("/kernel-examples-{}-{count}", std::process::id()))
-    }
-}
-
-impl Drop for Name {
-    fn drop(&mut self) {
-        let _ = Queue::unlink(&self.0);
-    }
-}
 
 /// The C library's calls, from Python: `queue` is open, and `mq` has the calls.
 const PYTHON_QUEUE: &str = "import ctypes, sys
@@ -50,7 +33,7 @@ const SMALL: [&str; 5] = ["--create", "--capacity", "5", "--message-size", "64"]
 
 #[test]
 fn queue_sends_and_receives_by_priority() {
-    let name = Name::new();
+    let name = QueueName::new();
     assert_eq!(output("queue", &[&["send", &name.0, "low"], &SMALL[..]].concat(), 0), "");
     assert_eq!(output("queue", &["send", &name.0, "--priority", "9", "first", "second"], 0), "");
     let stat = output("queue", &["stat", &name.0], 0);
@@ -70,7 +53,7 @@ fn queue_sends_and_receives_by_priority() {
 
 #[test]
 fn queue_follows() {
-    let name = Name::new();
+    let name = QueueName::new();
     let arguments = [&["receive", &name.0, "--follow"][..], &SMALL].concat();
     let mut follower = Program::start("queue", &arguments);
     follower.until_error("following");
@@ -301,8 +284,7 @@ fn kernel_events_runs_a_program_on_a_terminal() {
 fn in_a_namespace(arguments: &[&str]) -> Option<Program> {
     let can = Command::new("unshare").args(["-n", "sh", "-c", "nsenter -n -t $$ ip link"]).output();
     if !can.as_ref().is_ok_and(|output| output.status.success()) {
-        assert!(std::env::var_os("CI").is_none(), "no network namespaces, and CI is set: {can:?}");
-        eprintln!("SKIPPED: no network namespaces (root, util-linux and iproute2): {can:?}");
+        crate::support::skip(&format!("no network namespaces (root, util-linux and iproute2): {can:?}"));
         return None;
     }
     // unshare becomes the example: the pid is the same.

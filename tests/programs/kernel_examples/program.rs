@@ -1,57 +1,19 @@
 //! An example as a child process: its lines, and its end.
 
+pub(crate) use crate::support::PATIENCE;
 use std::{
     fs::File,
     io::{BufRead, BufReader},
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{
-        Once,
-        mpsc::{Receiver, channel},
-    },
+    sync::mpsc::{Receiver, channel},
     thread,
     time::{Duration, Instant},
 };
 
 use ipc_reactor::{Signal, children, signals};
 
-/// How long something certain may take before it counts as lost. Never waited for when all is well.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
-const EXAMPLES: [&str; 5] = ["queue", "signals", "children", "pipes", "kernel_events"];
-
-/// The example's executable. `cargo test` has built it; `cargo test --test programs` has not.
-pub(crate) fn example(name: &str) -> PathBuf {
-    static BUILD: Once = Once::new();
-    let this = std::env::current_exe().unwrap();
-    let profile = this.ancestors().nth(2).unwrap();
-    BUILD.call_once(|| {
-        let built = |name| profile.join("examples").join(name).metadata().and_then(|meta| meta.modified());
-        let newest = newest(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples"))
-            .max(newest(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")));
-        if EXAMPLES.iter().all(|name| built(name).is_ok_and(|built| built >= newest)) {
-            return;
-        }
-        let mut build = Command::new(env!("CARGO"));
-        build.arg("build").args(EXAMPLES.iter().flat_map(|name| ["--example", name]));
-        build.arg("--target-dir").arg(profile.parent().unwrap());
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success(), "{build:?}");
-    });
-    profile.join("examples").join(name)
-}
-
-fn newest(directory: &Path) -> std::time::SystemTime {
-    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
-    let times = entries.map(|entry| match entry.file_type().unwrap().is_dir() {
-        true => newest(&entry.path()),
-        false => entry.metadata().unwrap().modified().unwrap(),
-    });
-    times.max().unwrap_or(std::time::SystemTime::UNIX_EPOCH)
-}
+pub(crate) use crate::running::executable as example;
 
 /// Runs an example to its end.
 pub(crate) fn run(name: &str, arguments: &[&str]) -> Output {

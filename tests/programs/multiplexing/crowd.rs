@@ -2,23 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::sync::{Mutex, MutexGuard};
 
 use super::foreign::python;
 use super::harness::*;
-
-/// Tests with hundreds of descriptors run one after the other.
-pub(crate) fn crowd() -> MutexGuard<'static, ()> {
-    static CROWD: Mutex<()> = Mutex::new(());
-    CROWD.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
+use crate::support::crowd;
 
 /// All of them are at the door before the first is done. Here `blocking` can keep up, though it has one at a time.
 pub(crate) fn answers_500_clients_who_ask_at_once(style: &str) {
-    let _alone = crowd();
-    if !raise_descriptors(1024) {
-        return;
-    }
+    let Some(_alone) = crowd(500) else { return };
     let server = Server::start(style);
     let mut clients: Vec<_> = (0..500).map(|_| server.connect()).collect();
     for (i, client) in clients.iter_mut().enumerate() {
@@ -42,11 +33,8 @@ pub(crate) fn serves_15000_clients_at_once(style: &str) {
 }
 
 fn serves_at_once(style: &str, count: usize) {
-    let _alone = crowd();
     // Theirs, and what the harness holds. The server is another process, and raises a limit of its own.
-    if !raise_descriptors(count as u64 + 512) {
-        return;
-    }
+    let Some(_alone) = crowd(count as u64) else { return };
     let server = Server::start(style);
     let mut clients: Vec<_> = (0..count).map(|_| server.connect()).collect();
     for round in 0..3 {
@@ -60,7 +48,7 @@ fn serves_at_once(style: &str, count: usize) {
         }
     }
     // One among the crowd, with answers in parts and a half-close.
-    if have("python3", "--version") {
+    if have("python3") {
         python(&server);
     }
     drop(clients);
@@ -70,10 +58,7 @@ fn serves_at_once(style: &str, count: usize) {
 
 #[test]
 fn select_refuses_what_its_set_cannot_hold() {
-    let _alone = crowd();
-    if !raise_descriptors(4096) {
-        return;
-    }
+    let Some(_alone) = crowd(4096) else { return };
     let server = Server::start("select");
     let mut clients: Vec<_> = (0..libc::FD_SETSIZE + 50).map(|_| server.connect()).collect();
     let mut refused = 0;

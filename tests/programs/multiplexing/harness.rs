@@ -1,6 +1,7 @@
 //! Starts the example as a child process, and talks to it.
 #![allow(unsafe_code)]
 
+pub(crate) use crate::support::PATIENCE;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -10,48 +11,10 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-/// A peer that is silent for this long has failed; far beyond what any answer takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The example's executable, which lies beside this one: `target/PROFILE/examples`. `cargo test` has built it;
-/// `cargo test --test programs` has not, so what is missing or old is built here.
-pub(crate) fn executable() -> &'static Path {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let this = std::env::current_exe().unwrap();
-        let profile = this.ancestors().nth(2).unwrap();
-        let path = profile.join("examples/multiplexing");
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/multiplexing");
-        let built = path.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-        if built < newest(&sources) {
-            let mut build = Command::new(env!("CARGO"));
-            build.args(["build", "--example", "multiplexing", "--target-dir"]).arg(profile.parent().unwrap());
-            if profile.ends_with("release") {
-                build.arg("--release");
-            }
-            assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success(), "{build:?}");
-        }
-        assert!(path.exists(), "{} is missing; run cargo build --example multiplexing", path.display());
-        path
-    })
-}
-
-fn newest(directory: &Path) -> SystemTime {
-    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
-    entries
-        .map(|entry| {
-            if entry.path().is_dir() {
-                newest(&entry.path())
-            } else {
-                entry.metadata().unwrap().modified().unwrap()
-            }
-        })
-        .max()
-        .unwrap()
+pub(crate) fn executable() -> PathBuf {
+    crate::running::executable("multiplexing")
 }
 
 /// A child process, killed when this goes out of scope.
@@ -220,8 +183,7 @@ pub(crate) fn pattern(len: usize) -> Vec<u8> {
 }
 
 pub(crate) fn unique_abstract() -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!("abstract:multiplexing-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+    format!("abstract:{}", crate::support::names::unique())
 }
 
 pub(crate) fn set_receive_buffer(stream: &impl AsRawFd, bytes: libc::c_int) {
@@ -232,31 +194,4 @@ pub(crate) fn set_receive_buffer(stream: &impl AsRawFd, bytes: libc::c_int) {
     assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
-/// Raises the soft limit of descriptors to the hard one, and says whether that is enough. Says loudly when not, and
-/// fails where CI should have allowed it.
-pub(crate) fn raise_descriptors(wanted: u64) -> bool {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is valid and outlives the call.
-    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) }, 0);
-    limit.rlim_cur = limit.rlim_max;
-    // SAFETY: as above.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
-    if limit.rlim_max >= wanted {
-        return true;
-    }
-    let lack = format!("{wanted} descriptors are needed, and the hard limit is {}", limit.rlim_max);
-    assert!(std::env::var_os("CI").is_none(), "{lack}, and CI is set");
-    eprintln!("SKIPPED: {lack}");
-    false
-}
-
-/// Whether `tool` can be run. Says loudly when not, and fails where CI should have had it.
-pub(crate) fn have(tool: &str, version: &str) -> bool {
-    let found = Command::new(tool).arg(version).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if found.is_ok_and(|status| status.success()) {
-        return true;
-    }
-    assert!(std::env::var_os("CI").is_none(), "{tool} is not installed, and CI is set");
-    eprintln!("SKIPPED: {tool} is not installed");
-    false
-}
+pub(crate) use crate::support::have;

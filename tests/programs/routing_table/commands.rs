@@ -10,7 +10,7 @@ use std::{
 use ipc_reactor::Signal;
 
 use crate::routing_table::system::{Foreign, System, answers, has};
-use crate::support::programs::{PATIENCE, Running, example, run, text};
+use crate::running::{PATIENCE, Running, example, run, text};
 
 /// A connection by hand.
 struct Talk {
@@ -161,11 +161,8 @@ fn a_file_of_commands_is_read_piece_by_piece() {
     command.stdin(File::open(&file).unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    let mut manager = Running {
-        child,
-        stdout: crate::support::programs::lines(stdout),
-        stderr: crate::support::programs::lines(stderr),
-    };
+    let mut manager =
+        Running { child, stdout: crate::running::lines(stdout), stderr: crate::running::lines(stderr) };
     assert_eq!(answers(&manager, 1_000).last().map(String::as_str), Some("OK 1000"));
     let output = run(example("routing_table").args(["command", &address, "LOOKUP 10.3.249.7"]));
     assert_eq!(text(&output.stdout), "OK 10.3.249.0/24 10.1.1.1 eth0\n");

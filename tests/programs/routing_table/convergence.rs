@@ -4,7 +4,7 @@ use ipc_reactor::Signal;
 use serde_json::{Value, json};
 
 use crate::routing_table::system::{Foreign, Log, Subscriber, System, answers, has, start_logger};
-use crate::support::programs::PATIENCE;
+use crate::running::PATIENCE;
 
 const SUBSCRIBERS: usize = 5;
 const ROUNDS: usize = 60;

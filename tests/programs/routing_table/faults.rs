@@ -10,7 +10,7 @@ use std::{
 use ipc_reactor::Signal;
 
 use crate::routing_table::system::{Log, Subscriber, System, answers, start_logger};
-use crate::support::programs::{PATIENCE, Running, example, lines, run, text};
+use crate::running::{PATIENCE, Running, example, lines, run, text};
 
 /// Types so many changes, and waits for the answers.
 fn change(system: &mut System, count: usize) {

@@ -1,12 +1,12 @@
 //! All the processes of a routing-table system, and what they say.
 
+use crate::support::names::unique;
 use std::{
     collections::BTreeMap,
     io,
     io::Write,
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
     time::Instant,
 };
 
@@ -14,7 +14,7 @@ use ipc_reactor::{Queue, Signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::programs::{PATIENCE, Running, example, run, text};
+use crate::running::{PATIENCE, Running, example, run, text};
 
 /// A manager, on names that nobody else has.
 pub(crate) struct System {
@@ -25,10 +25,8 @@ pub(crate) struct System {
 
 impl System {
     pub(crate) fn start() -> System {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let folder = tempfile::tempdir().unwrap();
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let queue = format!("/routing-table-{}-{number}", std::process::id());
+        let queue = format!("/{}", unique());
         let manager = start_manager(&folder.path().join("routes"), &queue);
         System { manager, folder, queue }
     }
@@ -255,15 +253,4 @@ pub(crate) fn answers(running: &Running, count: usize) -> Vec<String> {
     answers
 }
 
-/// Whether `tool` can be run. Says loudly when not, and fails where CI should have had it.
-pub(crate) fn has(tool: &str) -> bool {
-    let found = Command::new("sh")
-        .args(["-c", &format!("command -v {tool}")])
-        .output()
-        .is_ok_and(|o| o.status.success());
-    if !found {
-        assert!(std::env::var_os("CI").is_none(), "CI needs {tool}");
-        eprintln!("SKIPPED in part: {tool} is not installed");
-    }
-    found
-}
+pub(crate) use crate::support::have as has;

@@ -1,14 +1,15 @@
 //! The other commands, against `stress server`: what they report, and with which exit code.
 
+use crate::support::crowd;
 use std::fs;
 
 use serde_json::Value;
 
+use crate::running::{example, run, text};
 use crate::stress::{
     program::{Server, count, report, stress},
     schema,
 };
-use crate::support::programs::{example, run, text};
 
 #[test]
 fn find_ends_at_its_bound_or_says_that_nothing_holds() {
@@ -26,6 +27,7 @@ fn find_ends_at_its_bound_or_says_that_nothing_holds() {
 
 #[test]
 fn churn_connects_at_its_rate_and_asks_if_told() {
+    let Some(_alone) = crowd(1_100) else { return };
     let server = Server::echo("unix");
     for more in ["", r"--ask hello\n"] {
         let load = "--connects 1k/s -d 300ms --warmup 50ms --timeout 30s";
@@ -37,6 +39,7 @@ fn churn_connects_at_its_rate_and_asks_if_told() {
 
 #[test]
 fn idle_holds_all_and_loads_some() {
+    let Some(_alone) = crowd(1_100) else { return };
     let server = Server::echo("unix");
     let (_, report) = report(&format!(
         "idle {} -c 1000 --active 10 --ramp 20k/s --rate 500 -d 300ms --warmup 0s --timeout 30s",

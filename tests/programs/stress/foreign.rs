@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::running::{PATIENCE, Running};
 use crate::stress::program::{Server, report, server_was_right};
-use crate::support::programs::{PATIENCE, Running};
 
 /// Waits until somebody listens there: neither of these programs says so.
 fn wait_for_listener(path: &std::path::Path) {

@@ -9,8 +9,8 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::running::{PATIENCE, Running, example, run, text};
 use crate::stress::schema;
-use crate::support::programs::{PATIENCE, Running, example, run, text};
 
 /// A server that is gone at the end of its test.
 pub(crate) struct Server {

@@ -1,21 +1,21 @@
 //! `run`, against `stress server` and servers that misbehave.
 
+use crate::support::names::QueueName;
 use std::{
     fs,
     net::UdpSocket,
-    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use ipc_reactor::{Queue, Signal};
+use ipc_reactor::Signal;
 use serde_json::Value;
 
+use crate::running::{self, PATIENCE, Running, example, text};
 use crate::stress::{
     program::{Server, count, report, server_was_right, stress},
     schema,
 };
-use crate::support::programs::{self, PATIENCE, Running, example, text};
 
 #[test]
 fn an_open_loop_asks_what_was_asked_for_over_every_socket() {
@@ -59,24 +59,9 @@ fn all_accounted_for(report: &Value) {
     assert_eq!(count(report, "requests"), ends.iter().sum::<u64>(), "{report}");
 }
 
-/// Names that no other test has.
-fn queue_name() -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!("/ipc-reactor-stress-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
-}
-
-/// Removes a queue also where its server was killed.
-struct Gone(String);
-
-impl Drop for Gone {
-    fn drop(&mut self) {
-        let _ = Queue::unlink(&self.0);
-    }
-}
-
 #[test]
 fn queues_with_answers_and_without() {
-    let (asked, answers) = (Gone(queue_name()), Gone(queue_name()));
+    let (asked, answers) = (QueueName::new(), QueueName::new());
     let (at, reply) = (format!("mq:{}", asked.0), format!("mq:{}", answers.0));
     let server = Running::start(example("stress").args(["server", &at, "--reply", &reply, "--size", "1k"]));
     server.stdout.iter().next().expect("it is ready");
@@ -94,7 +79,7 @@ fn queues_with_answers_and_without() {
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("2048 are asked for") && said.contains("msgsize_max"), "{said}");
 
-    let sink = Gone(queue_name());
+    let sink = QueueName::new();
     let at = format!("mq:{}", sink.0);
     let server = Running::start(example("stress").args(["server", &at]));
     server.stdout.iter().next().expect("it is ready");
@@ -263,7 +248,7 @@ fn syscalls_of_the_server_are_counted() {
 
 #[test]
 fn an_adder_adds_on_streams_and_records() {
-    let server = programs::Server::start(&[]);
+    let server = running::Server::start(&[]);
     for address in server.addresses.iter().filter(|address| !address.starts_with("mq:")) {
         let load =
             "--protocol adder --size 40 --pipeline 4 -c 3 --rate 500 -d 300ms --warmup 0s --timeout 30s";

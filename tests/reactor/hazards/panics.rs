@@ -1,16 +1,16 @@
 //! Handlers that panic: their own client or call is lost, and nothing else.
 
+use crate::support::names::QueueName;
 use std::{
     io::{self, Write},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
     },
-    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
-use ipc_reactor::{Cause, FdSource, Framing, Interest, Limits, Listener, Progress, Queue, Ready, Turn};
+use ipc_reactor::{Cause, FdSource, Framing, Interest, Limits, Listener, Progress, Ready, Turn};
 
 use crate::hazards::{Actor, Cx, Stage, World};
 use crate::support::turns;
@@ -83,42 +83,14 @@ fn a_factory_that_panics_or_fails_refuses_one_newcomer() {
     assert_eq!(stage.world.closed(), []);
 }
 
-/// A queue of a name that nobody else has, gone when dropped.
-struct OwnQueue(String);
-
-impl OwnQueue {
-    fn new() -> OwnQueue {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        OwnQueue(format!("/hazards-{}-{count}", std::process::id()))
-    }
-
-    fn open(&self) -> Queue {
-        Queue::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .capacity(10)
-            .message_size(128)
-            .open(&self.0)
-            .unwrap()
-    }
-}
-
-impl Drop for OwnQueue {
-    fn drop(&mut self) {
-        let _ = Queue::unlink(&self.0);
-    }
-}
-
 #[test]
 fn a_queue_handler_that_panics_loses_one_message() {
     let mut stage = Stage::new();
-    let name = OwnQueue::new();
-    let sender = name.open();
+    let name = QueueName::new();
+    let sender = name.open(10);
     stage
         .reactor
-        .queue(name.open(), |message, _, world: &mut World| {
+        .queue(name.open(10), |message, _, world: &mut World| {
             match message.bytes {
                 b"panic" => panic!("not this one"),
                 b"fail" => return Err(io::Error::other("nor this one")),

@@ -2,6 +2,7 @@
 
 mod allocations;
 
+use crate::support::PATIENCE;
 use std::io::{self, ErrorKind};
 use std::net::UdpSocket;
 use std::os::unix::net::UnixDatagram;
@@ -11,8 +12,6 @@ use ipc_reactor::{
     Address, Cause, Context, Datagram, DatagramHandler, Incoming, Limits, PeerAddress, Reactor,
     SocketAddress, Turn,
 };
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Turns until `done` holds, or the reactor has stopped.
 #[track_caller]

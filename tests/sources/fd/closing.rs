@@ -8,7 +8,7 @@ use std::rc::Rc;
 use ipc_reactor::{Cause, Context, FdSource, Interest, Key, Progress, Reactor, Ready};
 use mio::unix::pipe::{self, Receiver, Sender};
 
-use crate::support::turning::{settle, until};
+use crate::support::turns::{settle, until};
 
 /// What was said by whom: `a: x` for a byte, `a: (cause)` for an end.
 type Heard = Vec<String>;

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::turning::{settle, until};
+use crate::support::turns::{settle, until};
 use ipc_reactor::{Context, Interest, Limits, Progress, Reactor, Ready};
 use mio::unix::pipe;
 
@@ -221,7 +221,7 @@ fn the_interest_can_be_changed_from_outside_and_by_others() {
     let (theirs, ours) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     let key = reactor
-        .fd(ours, Interest::READABLE, |_, ready, cx, heard: &mut Heard| {
+        .fd(ours, Interest::READABLE, |_, ready, _, heard: &mut Heard| {
             heard.push(format!("r{} w{}", ready.is_readable(), ready.is_writable()));
             Ok(Progress::Drained)
         })
@@ -322,7 +322,7 @@ fn a_handler_that_always_wants_more_does_not_keep_others_from_their_turn() {
         theirs
     });
     let mut count = 0;
-    crate::support::turning::run(&mut reactor, &mut count);
+    crate::support::turns::run(&mut reactor, &mut count);
     writer.join().unwrap();
     assert_eq!(count, 100);
 }

@@ -2,36 +2,17 @@
 
 mod post;
 
+use crate::support::have;
+use crate::support::names::QueueName;
 use std::collections::HashMap;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::turning::{PATIENCE, run, settle, until};
+use crate::support::turns::{PATIENCE, run, settle, until};
 use ipc_reactor::{Cause, Context, Limit, Limits, Message, Queue, QueueHandler, Reactor, Turn};
-
-/// A queue name of this test's own, unlinked when the test ends.
-struct Name(String);
-
-impl Name {
-    fn new() -> Name {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        Name(format!("/ipc-reactor-s-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
-    }
-
-    /// All queues of a user share one modest memory limit: few messages, and short ones.
-    fn open(&self, capacity: usize) -> Queue {
-        Queue::options().create(true).capacity(capacity).message_size(64).open(&self.0).unwrap()
-    }
-}
-
-impl Drop for Name {
-    fn drop(&mut self) {
-        let _ = Queue::unlink(&self.0);
-    }
-}
 
 fn reactor<S>(limits: Limits) -> Reactor<S> {
     Reactor::<S>::builder().limits(limits).build().unwrap()
@@ -50,7 +31,7 @@ fn texts(heard: &Heard) -> Vec<&str> {
 
 #[test]
 fn messages_come_by_priority_and_oldest_first() {
-    let name = Name::new();
+    let name = QueueName::new();
     let sender = name.open(8);
     let highest = Queue::PRIORITY_MAX;
     for (text, priority) in [("a", 0), ("b", 5), ("c", 5), ("d", 0), ("e", highest)] {
@@ -76,7 +57,7 @@ fn many_queues_and_many_senders_at_once() {
     const QUEUES: usize = 6;
     const SENDERS: u32 = 4;
     const EACH: u32 = 150;
-    let names: Vec<Name> = (0..QUEUES).map(|_| Name::new()).collect();
+    let names: Vec<QueueName> = (0..QUEUES).map(|_| QueueName::new()).collect();
     let mut reactor = Reactor::<HashMap<(usize, u32), Vec<u32>>>::new().unwrap();
     for (index, name) in names.iter().enumerate() {
         reactor
@@ -113,7 +94,7 @@ fn many_queues_and_many_senders_at_once() {
 #[test]
 fn a_budget_smaller_than_the_backlog_loses_no_edge_to_a_blocked_sender() {
     const MESSAGES: u32 = 300;
-    let name = Name::new();
+    let name = QueueName::new();
     // Full from the start, so the sender is blocked whenever a visit ends at its budget.
     let sender = name.open(4);
     for number in 0..4_u32 {
@@ -141,7 +122,7 @@ fn a_budget_smaller_than_the_backlog_loses_no_edge_to_a_blocked_sender() {
 
 #[test]
 fn a_visit_ends_at_its_budget_and_the_next_goes_on_without_an_event() {
-    let name = Name::new();
+    let name = QueueName::new();
     let sender = name.open(8);
     for _ in 0..8 {
         sender.send(b"x", 0).unwrap();
@@ -163,7 +144,7 @@ fn a_visit_ends_at_its_budget_and_the_next_goes_on_without_an_event() {
 #[test]
 fn a_competing_receiver_is_neither_an_error_nor_a_reason_to_spin() {
     const MESSAGES: usize = 500;
-    let name = Name::new();
+    let name = QueueName::new();
     let mut reactor = Reactor::<usize>::new().unwrap();
     reactor
         .queue(name.open(4), |_, _, ours| {
@@ -206,7 +187,7 @@ fn a_competing_receiver_is_neither_an_error_nor_a_reason_to_spin() {
 
 #[test]
 fn an_empty_message_is_a_message() {
-    let name = Name::new();
+    let name = QueueName::new();
     let sender = name.open(4);
     for message in [&b""[..], b"x", b""] {
         sender.send(message, 3).unwrap();
@@ -227,7 +208,7 @@ fn an_empty_message_is_a_message() {
 
 #[test]
 fn a_handler_that_fails_or_panics_loses_its_message_only() {
-    let name = Name::new();
+    let name = QueueName::new();
     let sender = name.open(8);
     let mut reactor = Reactor::<Heard>::new().unwrap();
     reactor
@@ -253,7 +234,7 @@ fn a_handler_that_fails_or_panics_loses_its_message_only() {
 
 #[test]
 fn inserting_a_queue_takes_no_message_from_it() {
-    let name = Name::new();
+    let name = QueueName::new();
     let peer = name.open(4);
     peer.send(b"here before", 0).unwrap();
     let mut reactor = Reactor::<Heard>::new().unwrap();
@@ -297,7 +278,7 @@ fn checked_soon() -> Limits {
 
 #[test]
 fn a_queue_unlinked_under_us_is_told_of_once_and_still_serves_those_who_hold_it() {
-    let name = Name::new();
+    let name = QueueName::new();
     let sender = name.open(4);
     let mut reactor = reactor(checked_soon());
     reactor.queue_handler(name.open(4), Told { close_when_unlinked: false }).unwrap();
@@ -321,7 +302,7 @@ fn a_queue_unlinked_under_us_is_told_of_once_and_still_serves_those_who_hold_it(
 
 #[test]
 fn a_queue_can_be_closed_by_the_news_that_it_was_unlinked() {
-    let name = Name::new();
+    let name = QueueName::new();
     let mut reactor = reactor(checked_soon());
     let key = reactor.queue_handler(name.open(4), Told { close_when_unlinked: true }).unwrap();
     Queue::unlink(&name.0).unwrap();
@@ -333,7 +314,7 @@ fn a_queue_can_be_closed_by_the_news_that_it_was_unlinked() {
 
 #[test]
 fn a_drain_handles_what_was_queued_and_leaves_the_rest_to_a_successor() {
-    let name = Name::new();
+    let name = QueueName::new();
     let sender = name.open(10);
     for number in 0..6_u8 {
         sender.send(&[number], 0).unwrap();
@@ -360,7 +341,7 @@ fn a_drain_handles_what_was_queued_and_leaves_the_rest_to_a_successor() {
 
 #[test]
 fn a_drain_begun_by_a_message_handles_those_behind_it() {
-    let name = Name::new();
+    let name = QueueName::new();
     let sender = name.open(8);
     for message in ["drain", "first", "second"] {
         sender.send(message.as_bytes(), 0).unwrap();
@@ -390,7 +371,7 @@ for number in range(40):
     assert lib.mq_send(queue, text, len(text), 0) == 0, ctypes.get_errno()
 assert lib.mq_send(queue, b"", 0, 7) == 0, ctypes.get_errno()
 "#;
-    let name = Name::new();
+    let name = QueueName::new();
     let mut reactor = Reactor::<Heard>::new().unwrap();
     reactor
         .queue(name.open(4), |message, _, heard| {
@@ -398,15 +379,10 @@ assert lib.mq_send(queue, b"", 0, 7) == 0, ctypes.get_errno()
             Ok(())
         })
         .unwrap();
-    let mut sender = match Command::new("python3").args(["-c", SENDER, &name.0]).spawn() {
-        Ok(sender) => sender,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            assert!(std::env::var_os("CI").is_none(), "this test needs python3");
-            // Not by eprintln, whose text the harness withholds when a test passes.
-            return writeln!(io::stderr(), "SKIPPED: this test needs python3").unwrap();
-        }
-        Err(error) => panic!("{error}"),
-    };
+    if !have("python3") {
+        return;
+    }
+    let mut sender = Command::new("python3").args(["-c", SENDER, &name.0]).spawn().unwrap();
     let mut heard = Heard::new();
     until(&mut reactor, &mut heard, |heard| heard.len() == 41);
     assert!(sender.wait().unwrap().success());

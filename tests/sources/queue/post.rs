@@ -1,34 +1,14 @@
 //! Posting to queues from the loop: what is sent, what waits, in which order, and what it costs.
 
+use crate::support::names::QueueName;
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::turning::{PATIENCE, run, settle, until};
+use crate::support::turns::{PATIENCE, run, settle, until};
 use ipc_reactor::{Cause, Context, Key, Limit, Limits, Message, Posted, Queue, QueueHandler, Reactor};
-
-/// A queue name of this test's own, unlinked when the test ends.
-struct Name(String);
-
-impl Name {
-    fn new() -> Name {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        Name(format!("/ipc-reactor-o-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
-    }
-
-    fn open(&self, capacity: usize) -> Queue {
-        Queue::options().create(true).capacity(capacity).message_size(64).open(&self.0).unwrap()
-    }
-}
-
-impl Drop for Name {
-    fn drop(&mut self) {
-        let _ = Queue::unlink(&self.0);
-    }
-}
 
 fn next(queue: &Queue) -> String {
     let mut buffer = [0; 64];
@@ -42,7 +22,7 @@ fn small_outbox(outbox: usize) -> Reactor<()> {
 
 #[test]
 fn what_there_is_room_for_is_sent_at_once() {
-    let name = Name::new();
+    let name = QueueName::new();
     let receiver = name.open(4);
     let mut reactor = Reactor::<()>::new().unwrap();
     let key = reactor.outbox(name.open(4)).unwrap();
@@ -55,7 +35,7 @@ fn what_there_is_room_for_is_sent_at_once() {
 
 #[test]
 fn what_waits_keeps_its_order_and_priorities_and_goes_out_as_the_receiver_drains() {
-    let name = Name::new();
+    let name = QueueName::new();
     let receiver = name.open(2);
     let mut reactor = Reactor::<()>::new().unwrap();
     let key = reactor.outbox(name.open(2)).unwrap();
@@ -84,7 +64,7 @@ fn what_waits_keeps_its_order_and_priorities_and_goes_out_as_the_receiver_drains
 
 #[test]
 fn a_newcomer_of_high_priority_does_not_overtake_what_waits_with_as_high_a_one() {
-    let name = Name::new();
+    let name = QueueName::new();
     let receiver = name.open(1);
     let mut reactor = Reactor::<()>::new().unwrap();
     let key = reactor.outbox(name.open(1)).unwrap();
@@ -105,7 +85,7 @@ fn a_newcomer_of_high_priority_does_not_overtake_what_waits_with_as_high_a_one()
 
 #[test]
 fn a_full_outbox_refuses_and_counts() {
-    let name = Name::new();
+    let name = QueueName::new();
     let receiver = name.open(1);
     let mut reactor = small_outbox(2);
     let key = reactor.outbox(name.open(1)).unwrap();
@@ -127,7 +107,7 @@ fn a_full_outbox_refuses_and_counts() {
 
 #[test]
 fn what_can_never_be_sent_is_refused_at_once_also_while_others_wait() {
-    let name = Name::new();
+    let name = QueueName::new();
     let _receiver = name.open(1);
     let mut reactor = Reactor::<()>::new().unwrap();
     let key = reactor.outbox(name.open(1)).unwrap();
@@ -149,7 +129,7 @@ fn what_can_never_be_sent_is_refused_at_once_also_while_others_wait() {
 /// The class: an operation on the running source's own key is refused (C5).
 #[test]
 fn a_handler_posts_to_its_own_queue() {
-    let name = Name::new();
+    let name = QueueName::new();
     let mut reactor = Reactor::<Vec<Vec<u8>>>::new().unwrap();
     let inserted = reactor
         .queue(name.open(1), move |message, cx, received: &mut Vec<Vec<u8>>| {
@@ -192,7 +172,7 @@ fn post_each_turn(cx: &mut Context<'_, u32>, key: Key, left: u32) {
 fn ones_own_sends_do_not_spin_the_loop() {
     const POSTS: u32 = 200;
     for (reads, turns_per_post) in [(false, 1), (true, 2)] {
-        let name = Name::new();
+        let name = QueueName::new();
         let receiver = name.open(10);
         let mut reactor = Reactor::<u32>::new().unwrap();
         let received = Rc::new(Cell::new(0));
@@ -223,7 +203,7 @@ fn ones_own_sends_do_not_spin_the_loop() {
 
 #[test]
 fn a_post_to_ones_own_full_queue_is_received_in_the_end() {
-    let name = Name::new();
+    let name = QueueName::new();
     let mut reactor = Reactor::<Vec<u8>>::new().unwrap();
     let key = reactor
         .queue(name.open(2), |message, _, heard: &mut Vec<u8>| {
@@ -243,7 +223,7 @@ fn a_post_to_ones_own_full_queue_is_received_in_the_end() {
 #[test]
 fn what_waits_goes_out_to_a_receiver_in_another_thread() {
     const MESSAGES: u32 = 400;
-    let name = Name::new();
+    let name = QueueName::new();
     let receiver = name.open(3);
     let mut reactor = small_outbox(MESSAGES as usize);
     let key = reactor.outbox(name.open(3)).unwrap();
@@ -284,7 +264,7 @@ impl QueueHandler<Vec<String>> for TellsTheCause {
 
 #[test]
 fn a_drain_sends_what_waits_before_it_ends() {
-    let (name, ours) = (Name::new(), Name::new());
+    let (name, ours) = (QueueName::new(), QueueName::new());
     let receiver = name.open(1);
     let mut reactor = Reactor::<Vec<String>>::new().unwrap();
     let key = reactor.outbox(name.open(1)).unwrap();
@@ -309,7 +289,7 @@ fn a_drain_sends_what_waits_before_it_ends() {
 
 #[test]
 fn a_drain_does_not_wait_for_a_receiver_past_its_deadline() {
-    let name = Name::new();
+    let name = QueueName::new();
     let receiver = name.open(1);
     let mut reactor = Reactor::<Vec<String>>::new().unwrap();
     let key = reactor.queue_handler(name.open(1), TellsTheCause).unwrap();

@@ -1,15 +1,15 @@
 //! The notification "shared memory has been updated", by doorbell, over the Unix socket, and through a message queue.
 
+use crate::support::names::QueueName;
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipc_reactor::Handout;
 use ipc_reactor::shm::{QueueNotifier, SocketNotifier, Subscriber, Ticket, UPDATED};
 use ipc_reactor::{Address, Delivery, Listener, Queue, Reactor};
 
 use crate::support::shm::refused;
-use crate::support::turning::{settle, until};
+use crate::support::turns::{settle, until};
 use crate::support::world::{Ear, Heard, World, address, numbers, value};
 
 /// A reactor whose subscribers are told over the socket that their tickets came through.
@@ -72,25 +72,9 @@ fn a_subscriber_that_takes_no_notification_is_not_waited_for() {
     assert_eq!(world.heard.last(), Some(&value(19_999)));
 }
 
-struct QueueName(String);
-
-impl QueueName {
-    fn new() -> QueueName {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        QueueName(format!("/ipc-reactor-shm-{}-{number}", std::process::id()))
-    }
-
-    fn create(&self, capacity: usize, message_size: usize) -> Queue {
-        let mut options = Queue::options();
-        options.create_new(true).capacity(capacity).message_size(message_size).open(&self.0).unwrap()
-    }
-}
-
-impl Drop for QueueName {
-    fn drop(&mut self) {
-        let _ = Queue::unlink(&self.0);
-    }
+fn create(name: &QueueName, capacity: usize, message_size: usize) -> Queue {
+    let mut options = Queue::options();
+    options.create_new(true).capacity(capacity).message_size(message_size).open(&name.0).unwrap()
 }
 
 #[test]
@@ -100,7 +84,7 @@ fn through_a_message_queue_there_is_one_message_for_each_sleep() {
     let mut reactor = Reactor::<World>::new().unwrap();
     // The subscriber's own queue. One message is all the room it takes.
     reactor
-        .queue(name.create(1, 16), |message, cx, world: &mut World| {
+        .queue(create(&name, 1, 16), |message, cx, world: &mut World| {
             assert_eq!(message.bytes, UPDATED);
             cx.updated(world.open[0]);
             Ok(())
@@ -129,7 +113,7 @@ fn through_a_message_queue_there_is_one_message_for_each_sleep() {
 #[test]
 fn a_full_queue_holds_up_nobody_and_its_reader_is_told_by_what_is_in_it() {
     let name = QueueName::new();
-    let queue = name.create(1, 16);
+    let queue = create(&name, 1, 16);
     queue.send(&UPDATED, 0).unwrap();
     let mut world = World::new(numbers(7));
     let notify = QueueNotifier::new(Queue::open(&name.0).unwrap(), 0).unwrap();
@@ -156,11 +140,11 @@ fn a_full_queue_holds_up_nobody_and_its_reader_is_told_by_what_is_in_it() {
 #[test]
 fn a_queue_that_cannot_carry_the_message_is_refused() {
     let name = QueueName::new();
-    refused(QueueNotifier::new(name.create(1, 15), 0), ErrorKind::InvalidInput, "takes 16 bytes");
+    refused(QueueNotifier::new(create(&name, 1, 15), 0), ErrorKind::InvalidInput, "takes 16 bytes");
     Queue::unlink(&name.0).unwrap();
     let priority = Queue::PRIORITY_MAX + 1;
     refused(
-        QueueNotifier::new(name.create(1, 16), priority),
+        QueueNotifier::new(create(&name, 1, 16), priority),
         ErrorKind::InvalidInput,
         "priority 32768 exceeds",
     );

@@ -1,16 +1,17 @@
 //! What a subscriber is told of, and in which order.
 
+use crate::support::names::unique;
 use ipc_reactor::Handout;
 use ipc_reactor::shm::{Publisher, Subscriber, TypedPublisher, Update};
 use ipc_reactor::{Address, Delivery, Limits, Listener, Reactor, Turn};
 
-use crate::support::turning::{settle, until};
+use crate::support::turns::{settle, until};
 use crate::support::world::{Ear, Heard, World, address, numbers, publishing_at, subscribed, value};
 
 #[test]
 fn every_value_arrives_in_order_over_each_kind_of_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
-    let name = |kind: &str| format!("ipc-reactor-{kind}-{}", std::process::id()).into_bytes();
+    let name = |kind: &str| format!("{}-{kind}", unique()).into_bytes();
     for address in [
         Address::UnixStream(folder.path().join("stream")),
         Address::UnixSeqpacket(folder.path().join("records")),

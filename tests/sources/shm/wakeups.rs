@@ -9,7 +9,7 @@ use ipc_reactor::Handout;
 use ipc_reactor::shm::{SocketNotifier, Subscriber, Update};
 use ipc_reactor::{Cause, Context, Delivery, Limits, Listener, Reactor, SubscriptionHandler};
 
-use crate::support::turning::PATIENCE;
+use crate::support::turns::PATIENCE;
 use crate::support::world::{World, address, numbers};
 
 const UPDATES: u64 = 1_000_000;

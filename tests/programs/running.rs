@@ -1,31 +1,79 @@
 //! Starts the examples, talks to them, and ends them whatever becomes of the test.
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead, BufReader, Read},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
     sync::{
-        atomic::{AtomicU32, Ordering},
+        Once,
         mpsc::{self, Receiver},
     },
     thread,
-    time::{Duration, Instant},
+    time::{Instant, SystemTime},
 };
 
 use ipc_reactor::{Interest, Progress, Queue, Reactor, Signal, children::PidFd, signals};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Ends a test that waits for what never comes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) use crate::support::PATIENCE;
 
-/// `cargo test` builds the examples beside the tests.
+/// An example, about to run.
 pub(crate) fn example(name: &str) -> Command {
-    let deps = env::current_exe().unwrap().parent().unwrap().to_owned();
-    let path = deps.with_file_name("examples").join(name);
-    assert!(path.exists(), "{path:?} is not built; run `cargo test`, or `cargo build --examples` first");
-    Command::new(path)
+    Command::new(executable(name))
+}
+
+/// An example's executable, which lies beside this one. `cargo test` has built it; `cargo test --test programs` has not, so
+/// what is missing or old is built here.
+pub(crate) fn executable(name: &str) -> PathBuf {
+    static BUILD: Once = Once::new();
+    let this = env::current_exe().unwrap();
+    let profile = this.ancestors().nth(2).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    BUILD.call_once(|| {
+        let built =
+            |path: &Path| path.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        let sources = newest(&root.join("examples")).max(newest(&root.join("src")));
+        let oldest = EXAMPLES.iter().map(|name| built(&profile.join("examples").join(name))).min().unwrap();
+        if oldest < sources {
+            let mut build = Command::new(env!("CARGO"));
+            build.args(["build", "--quiet", "--examples", "--target-dir"]).arg(profile.parent().unwrap());
+            build.args(profile.ends_with("release").then_some("--release"));
+            assert!(build.current_dir(root).status().unwrap().success(), "{build:?}");
+        }
+    });
+    let path = profile.join("examples").join(name);
+    assert!(path.exists(), "{path:?} is not built");
+    path
+}
+
+/// Those that tests run.
+const EXAMPLES: [&str; 14] = [
+    "activated",
+    "children",
+    "client",
+    "kernel_events",
+    "multiplexing",
+    "pipes",
+    "queue",
+    "routing_table",
+    "server",
+    "shm_publish",
+    "shm_subscribe",
+    "signals",
+    "stress",
+    "echo",
+];
+
+/// When a file below this folder was changed last.
+fn newest(folder: &Path) -> SystemTime {
+    let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let times = entries.map(|entry| match entry.file_type().unwrap().is_dir() {
+        true => newest(&entry.path()),
+        false => entry.metadata().unwrap().modified().unwrap(),
+    });
+    times.max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 pub(crate) fn run(command: &mut Command) -> Output {
@@ -136,10 +184,8 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(options: &[&str]) -> Server {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let folder = tempfile::tempdir().unwrap();
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let queue = format!("/ipc-reactor-examples-{}-{number}", std::process::id());
+        let queue = format!("/{}", crate::support::names::unique());
         let mut command = example("server");
         command
             .arg(format!("unix:{}", folder.path().join("stream").display()))
