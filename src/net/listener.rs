@@ -223,7 +223,15 @@ impl Listener {
     fn around(fd: OwnedFd, kind: ListenerKind) -> Self {
         // Connections that wait in it when it is closed can hold messages with descriptors.
         let fd = ClosedElsewhere::when(kind != ListenerKind::Tcp, fd);
-        Self { guard: None, fd, kind, path: None, refuses_descriptors: false, marks_records: false, adopted: false }
+        Self {
+            guard: None,
+            fd,
+            kind,
+            path: None,
+            refuses_descriptors: false,
+            marks_records: false,
+            adopted: false,
+        }
     }
 
     /// `TryFrom` returns the error. `From` cannot, and there is none: the socket is open.

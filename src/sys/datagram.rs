@@ -204,10 +204,13 @@ mod tests {
             let one_by_one =
                 || (0..count).for_each(|_| assert_eq!(send_to(sender, &message, &to).unwrap(), 64));
             let (mut first, mut arrival) = (vec![0; 1 << 16], Arrival::zeroed());
-            let singly =
-                price(count, one_by_one, || while recv_from(receiver, &mut first, &mut arrival, false).is_ok() {});
+            let singly = price(count, one_by_one, || {
+                while recv_from(receiver, &mut first, &mut arrival, false).is_ok() {}
+            });
             let batched = price(count, one_by_one, || {
-                while recv_batch(receiver, &mut bytes, 1 << 16, &mut arrivals, false).is_ok_and(|n| n == BATCH) {}
+                while recv_batch(receiver, &mut bytes, 1 << 16, &mut arrivals, false)
+                    .is_ok_and(|n| n == BATCH)
+                {}
             });
             let batch = || {
                 let datagrams = std::iter::repeat_n((&message[..], &to), count);
