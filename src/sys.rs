@@ -16,6 +16,7 @@ pub(crate) mod datagram;
 pub(crate) mod epoll;
 pub(crate) mod file;
 pub(crate) mod fork;
+mod lingering;
 pub(crate) mod mq;
 pub(crate) mod pipe;
 pub(crate) mod process;

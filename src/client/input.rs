@@ -98,10 +98,22 @@ impl<S> Visit<'_, S> {
                 return Ok(self.drained());
             }
             if let Some(limit) = self.budget.spent() {
+                if !self.is_anything_left() {
+                    return Ok(self.drained());
+                }
                 self.set.count_limit(limit);
                 return Ok(Pass::Budget);
             }
         }
+    }
+
+    /// Whether there are frames to handle, or bytes or an end of file to read: else no limit is reached.
+    #[cold]
+    pub(super) fn is_anything_left(&mut self) -> bool {
+        self.has(Flags::FRAMES_PENDING)
+            || (self.left.has(Ready::READABLE)
+                && !self.has(Flags::READ_CLOSED)
+                && !socket::is_drained(self.io().fd()))
     }
 
     fn drained(&mut self) -> Pass {
@@ -117,7 +129,7 @@ impl<S> Visit<'_, S> {
         }
         let frame_max = self.set.limits.frame_max;
         let io = io_of(&mut self.set.registry, self.key);
-        let inbox = &mut self.set.io.descriptors;
+        let inbox = &mut self.set.io.inbox;
         let Some(mut input) = io.take_input().filter(|_| !io.config.records) else {
             return Ok((io.recv(self.scratch, inbox, frame_max), self.scratch.len()));
         };
@@ -151,14 +163,7 @@ impl<S> Visit<'_, S> {
         let asked = called.asked;
         self.apply(called)?;
         self.budget.messages = self.budget.messages.saturating_sub(1);
-        Ok(if asked != Asked::Nothing {
-            Some(Pass::Asked)
-        } else if self.budget.messages == 0 {
-            self.set.count_limit(Limit::Messages);
-            Some(Pass::Budget)
-        } else {
-            None
-        })
+        Ok((asked != Asked::Nothing).then_some(Pass::Asked))
     }
 
     /// Handles the frames in bytes that were just read, and buffers the rest.

@@ -5,6 +5,9 @@
 //! of a file of a FUSE mount waits for the server of that mount, also against SIGKILL. So the loop never closes one: it
 //! hands it to these threads. The same holds for a Unix socket in which messages with descriptors may be unread, because
 //! the kernel closes them with it.
+//!
+//! Nor may many of these threads be stuck for long. So before the close the linger time is taken from the descriptor, and
+//! from all that its unread messages hold ([`lingering`](super::lingering)).
 
 use std::{
     collections::VecDeque,
@@ -19,10 +22,12 @@ use std::{
     time::Duration,
 };
 
-use super::{fork, signal, socket};
+use super::{fork, lingering, signal};
 
-/// Threads at most. One that is stuck in a close holds up the others only when so many are.
-const THREADS_MAX: usize = 8;
+/// Threads at most. Descriptors wait only when so many are stuck in a close.
+const THREADS_MAX: usize = 128;
+/// A thread makes system calls only.
+const STACK: usize = 128 << 10;
 /// How long a drop waits for the close: far longer than it takes, also on a busy machine, unless another process delays it.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -98,7 +103,7 @@ impl Closer {
     /// Starts a thread with every signal blocked: signals are for the threads of the program.
     fn start(&'static self) {
         let before = signal::block(u64::MAX);
-        let started = thread::Builder::new().name("ipc-closer".into()).spawn(|| self.run());
+        let started = thread::Builder::new().name("ipc-closer".into()).stack_size(STACK).spawn(|| self.run());
         if let Ok(before) = before {
             let _ = signal::unblock(!before);
         }
@@ -115,8 +120,7 @@ impl Closer {
             match queue.waiting.pop_front() {
                 Some(Work { descriptor, done }) => {
                     drop(queue);
-                    // Without this the close of a TCP socket can wait for data that is nothing to us.
-                    let _ = socket::set_linger_off(descriptor.as_fd());
+                    lingering::disarm(descriptor.as_fd());
                     drop(descriptor);
                     drop(done);
                     queue = self.lock();
@@ -137,12 +141,12 @@ pub(crate) fn close(descriptor: OwnedFd) {
 }
 
 /// Closes descriptors off this thread, if there are any. How many there were.
-pub(crate) fn close_all(descriptors: &mut VecDeque<OwnedFd>) -> usize {
+pub(crate) fn close_all(descriptors: &mut VecDeque<OwnedFd>) -> u64 {
     let count = descriptors.len();
     if count > 0 {
         Closer::get().add(descriptors.drain(..).map(|descriptor| Work { descriptor, done: None }));
     }
-    count
+    count as u64
 }
 
 /// Closes a descriptor off this thread, and waits for that, but not long: then its name is free when this returns, unless
@@ -193,6 +197,7 @@ impl Drop for ClosedElsewhere {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::socket;
     use std::{
         io::{Read, Write},
         net::{TcpListener, TcpStream},

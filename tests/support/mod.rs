@@ -8,6 +8,7 @@ pub(crate) mod fds;
 pub(crate) mod isolated;
 pub(crate) mod limits;
 pub(crate) mod names;
+pub(crate) mod old_kernel;
 pub(crate) mod shm;
 mod skip;
 pub(crate) mod sockets;
