@@ -333,12 +333,15 @@ impl ClientIo {
         if !self.takes_rights() || self.flags.has(Flags::READ_CLOSED) {
             return discarded;
         }
-        if !self.flags.has(Flags::REFUSES_RIGHTS) {
-            closer::close(self.socket);
-        } else if self.config.records || file::unread(self.fd()).map_or(true, |unread| unread > 0) {
+        let refuses = self.flags.has(Flags::REFUSES_RIGHTS);
+        if refuses && !self.config.records && file::unread(self.fd()).is_ok_and(|unread| unread == 0) {
+            // None is there, and none is let in: it is closed here.
+        } else if refuses {
             // No more are let in, so this cannot be had again and again: the peer sees the end at once, unless it delays
             // that itself.
             closer::close_soon(self.socket);
+        } else {
+            closer::close_connection(self.socket);
         }
         discarded
     }

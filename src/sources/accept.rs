@@ -194,7 +194,7 @@ fn refused<S>(set: &mut PollSet<S>) {
 /// Closes a connection of which nothing was read.
 fn close_unread(takes_rights: bool, socket: OwnedFd) {
     if takes_rights {
-        closer::close(socket);
+        closer::close_connection(socket);
     }
 }
 

@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use super::{fork, lingering, signal};
+use super::{fork, lingering, signal, socket};
 
 /// Threads at most. Descriptors wait only when so many are stuck in a close.
 const THREADS_MAX: usize = 128;
@@ -157,6 +157,13 @@ pub(crate) fn close_soon(descriptor: OwnedFd) {
     let _ = closed.recv_timeout(SOON);
 }
 
+/// Closes a connection off this thread, to which its peer can pass descriptors at any time. If nothing is unread in it, which
+/// is usual, waits for that: then the peer sees the end when this returns.
+pub(crate) fn close_connection(socket: OwnedFd) {
+    // What comes in between is looked at before the close, so the wait is short all the same.
+    if socket::is_drained(socket.as_fd()) { close_soon(socket) } else { close(socket) }
+}
+
 /// A descriptor that is closed off this thread when it is dropped, if that was asked for.
 #[derive(Debug)]
 pub(crate) struct ClosedElsewhere {
@@ -197,7 +204,6 @@ impl Drop for ClosedElsewhere {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::socket;
     use std::{
         io::{Read, Write},
         net::{TcpListener, TcpStream},

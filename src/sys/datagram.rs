@@ -44,6 +44,9 @@ pub(crate) fn recv_from(
     discarded: Option<&mut u64>,
 ) -> io::Result<()> {
     if discarded.is_some() {
+        // A batch has no pieces of no bytes.
+        let mut byte = [0];
+        let buffer = if buffer.is_empty() { &mut byte } else { buffer };
         let each = buffer.len();
         return recv_batch(fd, buffer, each, std::slice::from_mut(arrival), discarded).map(drop);
     }
