@@ -101,7 +101,7 @@ impl PipeReader {
     /// # Errors
     /// None is expected.
     pub fn unread(&self) -> io::Result<usize> {
-        sys::pipe::unread(self.as_fd())
+        sys::file::unread(self.as_fd())
     }
 }
 

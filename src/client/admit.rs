@@ -41,6 +41,11 @@ pub(crate) fn admit<S>(
 ) -> io::Result<Key> {
     let now_ns = set.now_ns();
     let mut io = ClientIo::new(socket, config, now_ns, 0);
+    if io.config.rights == Rights::Discarded {
+        // What was passed before is in the socket, to be read; since Linux 6.16 no more is let in.
+        let refuses = socket::set_passes_rights(io.fd(), false).is_ok();
+        io.flags.set(Flags::REFUSES_RIGHTS, refuses);
+    }
     io.uid = uid_for(set, &io);
     let mut time = set.limits.idle;
     let mut registers = true;
@@ -120,11 +125,6 @@ impl<S> PollSet<S> {
         let socket = socket.into();
         let transport = Transport::of(socket.as_fd())?;
         file::set_nonblocking(socket.as_fd(), true)?;
-        if !transport.is_tcp() {
-            // What was passed before is in the socket: let in, it is received, and closed off the loop. Refused, the kernel
-            // would close it in this thread. A kernel without the option lets all in.
-            let _ = socket::set_passes_rights(socket.as_fd(), true);
-        }
         if transport.is_seqpacket() {
             socket::set_passes_credentials(socket.as_fd(), true)?;
             make_room_for_records(self, &framing);

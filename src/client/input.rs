@@ -66,10 +66,7 @@ impl<S> Visit<'_, S> {
                 Read::BytesAndRights(count) => (count, false),
                 Read::End => return self.end_of_file(),
                 Read::Failed(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => {
-                        self.left = Ready::NONE;
-                        return Ok(Pass::Drained);
-                    }
+                    Some(libc::EAGAIN) => return Ok(self.drained()),
                     Some(libc::EINTR) => continue,
                     Some(libc::ECONNRESET) => return Err(Cause::Reset.into()),
                     _ => {
@@ -98,14 +95,19 @@ impl<S> Visit<'_, S> {
                 return Ok(pass);
             }
             if count < room && whole && short_read_drains {
-                self.left = Ready::NONE;
-                return Ok(Pass::Drained);
+                return Ok(self.drained());
             }
             if let Some(limit) = self.budget.spent() {
                 self.set.count_limit(limit);
                 return Ok(Pass::Budget);
             }
         }
+    }
+
+    fn drained(&mut self) -> Pass {
+        self.left = Ready::NONE;
+        self.io().note_drained();
+        Pass::Drained
     }
 
     /// One read: into the loop's buffer, or after a partial frame. Also returns the room that there was.

@@ -131,7 +131,7 @@ pub(crate) fn first_visit<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_,
 }
 
 fn visit_first<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) {
-    if io_of(&mut set.registry, key).config.rights.are_taken() {
+    if io_of(&mut set.registry, key).takes_rights() {
         visit_at_once::<S, P, true>(set, key, lent);
     } else {
         visit_at_once::<S, P, false>(set, key, lent);

@@ -285,9 +285,9 @@ impl Datagram {
     fn adopt(fd: OwnedFd, is_unix: bool) -> (Datagram, io::Result<()>) {
         let mut datagram = Self::around(fd, is_unix, Self::MESSAGE_SIZE);
         if is_unix && !datagram.takes_rights {
-            // What was passed before is in the socket: let in, it is received, and closed off this thread.
-            datagram.takes_rights = socket::set_passes_rights(datagram.as_fd(), true).is_ok();
-            datagram.fd = ClosedElsewhere::when(datagram.takes_rights, datagram.fd.into_inner());
+            // What was passed before is in the socket; no more is let in.
+            datagram.takes_rights = true;
+            datagram.fd.set_elsewhere(true);
         }
         let fd = datagram.as_fd();
         let usable = file::set_nonblocking(fd, true).and_then(|()| file::set_cloexec(fd));

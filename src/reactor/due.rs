@@ -7,8 +7,8 @@ use crate::{
     observe::event::{SourceInfo, What},
     poll::timers::Due,
     set::{
-        asked::Asked,
         call::call_once,
+        lifecycle::Phase,
         poll_set::PollSet,
         source::Visited,
         task::{Every, Task},
@@ -26,23 +26,20 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) -
     set.timers.fired();
     let now_ns = set.now_ns();
     for _ in 0..set.limits.messages_per_visit.max(1) {
-        let asked = match set.timers.pop_due(now_ns) {
+        match set.timers.pop_due(now_ns) {
             None => return Visited::Drained,
-            Some((Due::Slot(index), _)) => {
-                slot_due(set, index, now_ns);
-                Asked::Nothing
-            }
+            Some((Due::Slot(index), _)) => slot_due(set, index, now_ns),
             Some((Due::Timer(timer), due_ns)) => fire(set, key, timer, due_ns, lent),
-        };
-        if asked == Asked::Stop {
+        }
+        if set.lifecycle.phase() == Phase::Stopped {
             return Visited::Drained;
         }
     }
     Visited::Again(Ready::READABLE)
 }
 
-fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, lent: &mut Lent<'_, S>) -> Asked {
-    let Some(task) = set.timers.take(timer) else { return Asked::Nothing };
+fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, lent: &mut Lent<'_, S>) {
+    let Some(task) = set.timers.take(timer) else { return };
     if !matches!(task, Task::Every(..)) {
         set.timers.remove(timer);
     }
@@ -53,39 +50,31 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, lent: &
     if source.is_some() {
         set.lap();
     }
-    let asked = match task {
-        Task::Once(f) => call_once(set, key, |cx| f(cx, lent.state)).or_report(set, key, "timer"),
+    // What the handler asks is of no source; a stop is noticed by the visit.
+    match task {
+        Task::Once(f) => {
+            call_once(set, key, |cx| f(cx, lent.state)).or_report(set, key, "timer");
+        }
         Task::Every(period, mut f) => {
-            let asked = call_once(set, key, |cx| f(cx, lent.state)).or_report(set, key, "timer");
+            call_once(set, key, |cx| f(cx, lent.state)).or_report(set, key, "timer");
             again(set, timer, due_ns, period, f);
-            asked
         }
-        Task::Session(client) => {
-            wake(set, client, timer, lent);
-            // If it has stopped the loop, no other handler is called.
-            Asked::Nothing
-        }
+        Task::Session(client) => wake(set, client, timer, lent),
         Task::Resume(source) => {
             set.acceptors.retried(timer);
             set.mark_ready(source, Ready::READABLE | Ready::WRITABLE);
-            Asked::Nothing
         }
         Task::CheckQueue(queue, period) => {
             if queue::check(set, queue, lent.state) {
                 set.timers.add(period, Task::CheckQueue(queue, period));
             }
-            set.call.asked()
         }
-        Task::DrainDeadline => {
-            set.cut_off_drain();
-            Asked::Stop
-        }
-    };
+        Task::DrainDeadline => set.cut_off_drain(),
+    }
     if let Some(source) = source {
         let late_ns = set.now_ns().saturating_sub(due_ns);
         set.emit_timed(|handler_ns, _| What::Timer { source, timer, late_ns, handler_ns });
     }
-    asked
 }
 
 /// The source of an embedder's timer, for observers.

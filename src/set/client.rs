@@ -19,7 +19,7 @@ use crate::{
         framing::Framing,
     },
     net::transport::Transport,
-    sys::{closer, scm, sockaddr::SockAddr, socket},
+    sys::{closer, file, scm, sockaddr::SockAddr, socket},
     types::cause::{Cause, Limit},
 };
 
@@ -134,12 +134,12 @@ impl Flags {
     pub(crate) const READ_SHUTDOWN: Flags = Flags(1 << 9);
     /// `on_drain` has been called.
     pub(crate) const DRAIN_NOTIFIED: Flags = Flags(1 << 10);
-    const INPUT: Flags = Flags(1 << 11);
-    const OUTPUT: Flags = Flags(1 << 12);
-    const EXTRA: Flags = Flags(1 << 13);
-    const ENDING: Flags = Flags(1 << 14);
+    /// There is input, output or something extra, or it is being closed.
+    const HOLDS: Flags = Flags(1 << 11);
     /// Each read must take the descriptors that come with it.
-    const TAKES_RIGHTS: Flags = Flags(1 << 15);
+    const TAKES_RIGHTS: Flags = Flags(1 << 12);
+    /// The kernel lets no more descriptors in: what is left to be taken has come before.
+    pub(crate) const REFUSES_RIGHTS: Flags = Flags(1 << 13);
 
     /// Nothing about the connection is unusual: one test instead of many.
     const PLAIN: Flags = Flags::OPENED.or(Flags::WRITABLE).or(Flags::STREAM);
@@ -304,10 +304,27 @@ impl ClientIo {
         Flags(self.flags.0 & !changes | Flags::OPENED.0) == Flags::PLAIN
     }
 
+    #[inline]
+    pub(crate) fn takes_rights(&self) -> bool {
+        self.flags.has(Flags::TAKES_RIGHTS)
+    }
+
+    /// All that has come is read. If no descriptors are let in any more, none can come.
+    pub(crate) fn note_drained(&mut self) {
+        if self.flags.has(Flags::REFUSES_RIGHTS) {
+            self.flags.set(Flags::TAKES_RIGHTS.or(Flags::REFUSES_RIGHTS), false);
+        }
+    }
+
     /// What has come may hold descriptors: it is closed off the loop.
     pub(crate) fn may_hold_rights(&self) -> bool {
-        // After the end of file nothing is left to be read.
-        self.flags.has(Flags::TAKES_RIGHTS) && !self.flags.has(Flags::READ_CLOSED)
+        // After the end of file nothing is left to be read. Where none are let in, none can come after this question; but
+        // an empty record can hold some.
+        self.takes_rights()
+            && !self.flags.has(Flags::READ_CLOSED)
+            && !(!self.config.records
+                && self.flags.has(Flags::REFUSES_RIGHTS)
+                && file::unread(self.fd()).is_ok_and(|unread| unread == 0))
     }
 
     pub(crate) fn into_socket(self) -> OwnedFd {
@@ -326,8 +343,8 @@ impl ClientIo {
     pub(crate) fn end(&mut self, ending: Ending, now_ns: u64) {
         if self.is_open() {
             self.ending = Some(ending);
-            self.flags.set(Flags::ENDING, true);
             self.active_ns = now_ns;
+            self.note_what_it_holds();
         }
     }
 
@@ -369,13 +386,14 @@ impl ClientIo {
     }
 
     pub(crate) fn take_input(&mut self) -> Option<Box<Buffer>> {
-        self.flags.set(Flags::INPUT, false);
-        self.input.take()
+        let input = self.input.take();
+        self.note_what_it_holds();
+        input
     }
 
     pub(crate) fn put_input(&mut self, input: Box<Buffer>) {
-        self.flags.set(Flags::INPUT, true);
         self.input = Some(input);
+        self.note_what_it_holds();
     }
 
     pub(crate) fn has_output(&self) -> bool {
@@ -383,18 +401,19 @@ impl ClientIo {
     }
 
     pub(crate) fn take_output(&mut self) -> Option<Box<Buffer>> {
-        self.flags.set(Flags::OUTPUT, false);
-        self.output.take()
+        let output = self.output.take();
+        self.note_what_it_holds();
+        output
     }
 
     pub(crate) fn put_output(&mut self, output: Box<Buffer>) {
-        self.flags.set(Flags::OUTPUT, true);
         self.output = Some(output);
+        self.note_what_it_holds();
     }
 
     /// The output buffer, outside of a visit.
     pub(crate) fn output(&mut self, pool: &mut Pool) -> &mut Buffer {
-        self.flags.set(Flags::OUTPUT, true);
+        self.flags.set(Flags::HOLDS, true);
         self.output.get_or_insert_with(|| pool.lend())
     }
 
@@ -403,8 +422,14 @@ impl ClientIo {
     }
 
     pub(crate) fn set_extra(&mut self, extra: Option<Box<Extra>>) {
-        self.flags.set(Flags::EXTRA, extra.is_some());
         self.extra = extra;
+        self.note_what_it_holds();
+    }
+
+    fn note_what_it_holds(&mut self) {
+        let holds =
+            self.input.is_some() || self.output.is_some() || self.extra.is_some() || self.ending.is_some();
+        self.flags.set(Flags::HOLDS, holds);
     }
 
     // ---- System calls ----
@@ -416,10 +441,10 @@ impl ClientIo {
     pub(crate) fn recv(&self, room: &mut [u8], inbox: &mut VecDeque<OwnedFd>, frame_max: usize) -> Read {
         let config = &*self.config;
         let before = inbox.len();
-        let record = match (config.rights, config.records) {
-            (Rights::Refused, false) => return socket::recv(self.fd(), room).into(),
-            (Rights::Refused, true) => socket::recv_record(self.fd(), room),
-            _ => scm::recv(self.fd(), room, inbox),
+        let record = match (self.takes_rights(), config.records) {
+            (false, false) => return socket::recv(self.fd(), room).into(),
+            (false, true) => socket::recv_record(self.fd(), room),
+            (true, _) => scm::recv(self.fd(), room, inbox),
         };
         let record = match record {
             Ok(record) => record,

@@ -93,6 +93,14 @@ fn renameat2(from: &Path, to: &Path, flags: libc::c_uint) -> io::Result<()> {
     check_long(unsafe { libc::syscall(call, here, from.as_ptr(), here, to.as_ptr(), flags) }).map(drop)
 }
 
+/// How many bytes are there to be read from a pipe or a stream: `FIONREAD` of `ioctl(2)`.
+pub(crate) fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int through the pointer.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &mut count) })?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, os::fd::AsFd};

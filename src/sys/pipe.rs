@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{FromRawFd, OwnedFd},
     path::Path,
 };
 
@@ -22,12 +22,4 @@ pub(crate) fn mkfifo(path: &Path, mode: u32) -> io::Result<()> {
     let path = c_path(path)?;
     // SAFETY: the path ends with a NUL byte and outlives the call.
     check(unsafe { libc::mkfifo(path.as_ptr(), mode) }).map(drop)
-}
-
-/// How many bytes a pipe holds: `FIONREAD` of `ioctl(2)`.
-pub(crate) fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut count: libc::c_int = 0;
-    // SAFETY: FIONREAD writes one int through the pointer.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &mut count) })?;
-    Ok(usize::try_from(count).unwrap_or(0))
 }

@@ -21,7 +21,7 @@ use rustix::{
 
 use crate::support::{
     isolated::{Case, cases},
-    turning::{run, settle, until},
+    turns::{run, settle, until},
 };
 
 pub(crate) const CASES: &[Case] = cases![

@@ -25,7 +25,7 @@ use ipc_reactor::{
 };
 use tempfile::TempDir;
 
-use crate::support::turning::settle;
+use crate::support::turns::settle;
 
 type Cx<'a> = Context<'a, World>;
 

@@ -18,7 +18,7 @@ use crate::{
         QueueName, SECOND, Transport,
         members::{connect, pair, send},
     },
-    support::turning::{PATIENCE, settle},
+    support::{PATIENCE, turns::settle},
 };
 
 /// In nanoseconds, none of them fits into 64 bits, but for the last, which does not when it is added to a clock's time. Of the

@@ -22,7 +22,7 @@ use crate::{
         BUDGETS, QueueName, SECOND, Transport,
         members::{pair, send, shut_down},
     },
-    support::{turning::settle, turns::available},
+    support::turns::{available, settle},
 };
 
 // ---- Descriptors ----

@@ -12,8 +12,9 @@ use crate::{
         members::{pair, send, shut_down},
     },
     support::{
-        turning::{PATIENCE, run, settle},
+        PATIENCE,
         turns::available,
+        turns::{run, settle},
     },
 };
 
