@@ -282,7 +282,7 @@ impl<S> Visit<'_, S> {
 /// Buffers a partial frame, or frames that a budget has left.
 #[cold]
 pub(super) fn keep_rest(io: &mut ClientIo, frames: &Frames<'_>, pool: &mut Pool, now_ns: u64) -> Outcome<()> {
-    let mut input = pool.lend();
+    let mut input = pool.take();
     input.extend(frames.rest).map_err(|error| Box::new(Cause::Io(error)))?;
     input.since_ns = now_ns;
     input.scanned = frames.scanned;
