@@ -18,7 +18,7 @@ use crate::{
         session::Session,
         source::Source,
     },
-    sys::{closer, file, socket, time::nanos},
+    sys::{file, socket, time::nanos},
     types::{cause::Cause, key::Key, limits::Limits, ready::Ready},
 };
 
@@ -64,9 +64,7 @@ pub(crate) fn admit<S>(
         }
     }
     if registers && let Err(error) = set.register(io.fd(), io.interest()) {
-        if io.may_hold_rights() {
-            closer::close(io.into_socket());
-        }
+        io.close();
         return Err(error);
     }
     set.accounts.admit(io.uid);

@@ -317,19 +317,22 @@ impl ClientIo {
         }
     }
 
-    /// Whether unread data may contain descriptors. Then the socket is closed by another thread.
-    pub(crate) fn may_hold_rights(&self) -> bool {
-        // After the end of file nothing is unread. If the kernel refuses more, an empty stream socket has none; a
-        // record without bytes can have some.
-        self.takes_rights()
-            && !self.flags.has(Flags::READ_CLOSED)
-            && !(!self.config.records
-                && self.flags.has(Flags::REFUSES_RIGHTS)
-                && file::unread(self.fd()).is_ok_and(|unread| unread == 0))
-    }
-
-    pub(crate) fn into_socket(self) -> OwnedFd {
-        self.socket
+    /// Closes the socket and the descriptors that the peer has passed: on another thread if that could block.
+    pub(crate) fn close(mut self) {
+        if let Some(extra) = &mut self.extra {
+            closer::close_all(&mut extra.descriptors);
+        }
+        // After the end of file nothing is unread.
+        if !self.takes_rights() || self.flags.has(Flags::READ_CLOSED) {
+            return;
+        }
+        if !self.flags.has(Flags::REFUSES_RIGHTS) {
+            closer::close(self.socket);
+        } else if self.config.records || file::unread(self.fd()).map_or(true, |unread| unread > 0) {
+            // The kernel refuses more descriptors, so a peer cannot repeat this wait. It sees the end of file at once,
+            // unless it delays the close itself.
+            closer::close_soon(self.socket);
+        }
     }
 
     pub(crate) fn is_open(&self) -> bool {

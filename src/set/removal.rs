@@ -17,7 +17,6 @@ use crate::{
         source::{Closed, PendingClose, Source, Visited},
         task::Task,
     },
-    sys::closer,
     types::{cause::Cause, key::Key, ready::Ready},
 };
 
@@ -198,12 +197,7 @@ impl<S> PollSet<S> {
         if let Some(output) = io.take_output() {
             self.io.pool.give_back(output);
         }
-        if let Some(extra) = io.extra() {
-            closer::close_all(&mut extra.descriptors);
-        }
-        if io.may_hold_rights() {
-            closer::close(io.into_socket());
-        }
+        io.close();
     }
 
     /// Resumes the paused listeners.
