@@ -2,6 +2,7 @@
 //!
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("ipc-reactor is for 64-bit Linux: its keys fill a 64-bit epoll token");

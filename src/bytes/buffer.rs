@@ -100,7 +100,10 @@ impl Buffer {
 
     #[cold]
     fn next_attached_piece(&self) -> (&[u8], &[OwnedFd]) {
-        let upto = |at: u64| &self.bytes()[..((at - self.consumed) as usize).min(self.len())];
+        let upto = |at: u64| {
+            let count = usize::try_from(at - self.consumed).unwrap_or(usize::MAX);
+            &self.bytes()[..count.min(self.len())]
+        };
         match (self.attached.front(), self.attached.get(1)) {
             (Some(here), next) if here.at == self.consumed => {
                 (next.map_or(self.bytes(), |next| upto(next.at)), &here.descriptors)

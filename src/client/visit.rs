@@ -245,7 +245,8 @@ fn visit_frames<S, P: Probe>(
         }
     };
     if P::ON && set.observes_messages() {
-        let (bytes, left) = ((set.stats.bytes_out - bytes_out) as usize, set.io.out.len());
+        let bytes = usize::try_from(set.stats.bytes_out - bytes_out).unwrap_or(usize::MAX);
+        let left = set.io.out.len();
         if bytes > 0 {
             set.emit_timed(|_, source| What::Sent { source, bytes, left });
         }

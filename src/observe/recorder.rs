@@ -257,6 +257,11 @@ impl Observer for FlightRecorder {
     }
 }
 
+/// A count as an event keeps it.
+fn saturated(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
 impl FlightRecorder {
     /// Anything but the end of a visit.
     fn note(&mut self, seen: &Seen<'_>) {
@@ -266,7 +271,7 @@ impl FlightRecorder {
             What::Edge { .. } | What::Visited { .. } => return,
             What::Woke { events, waited_ns } => {
                 self.accounted_ns = at_ns;
-                let events = events as u32;
+                let events = saturated(events);
                 self.turn = self.write(
                     at_ns,
                     Event::Turn { turn: seen.turn, events, ready: None, waited_ns, took_ns: 0 },
@@ -284,19 +289,20 @@ impl FlightRecorder {
                 let before_ns = self.account(at_ns, at_ns);
                 self.between_visits(at_ns, before_ns);
                 if let Event::Turn { took_ns, ready, .. } = &mut self.ring[self.turn].event {
-                    (*took_ns, *ready) = (time_ns, Some(left as u32));
+                    (*took_ns, *ready) = (time_ns, Some(saturated(left)));
                 }
                 return;
             }
             What::Fault { key, cause } => return self.fault(at_ns, key, cause),
             What::Stale { key } => Event::Stale { key },
             What::Accepted { client, clients, handler_ns, .. } => {
-                Event::Accepted { client, clients: clients as u32, handler_ns }
+                Event::Accepted { client, clients: saturated(clients), handler_ns }
             }
             What::Refused { .. } => Event::Refused,
             What::Read { bytes, .. } => Event::Read { bytes },
             What::Request { request, reply_bytes, handler_ns, .. } => {
-                Event::Request { bytes: request.len() as u32, reply_bytes: reply_bytes as u32, handler_ns }
+                let (bytes, reply_bytes) = (saturated(request.len()), saturated(reply_bytes));
+                Event::Request { bytes, reply_bytes, handler_ns }
             }
             What::Sent { bytes, left, .. } => Event::Sent { bytes, left },
             What::Message { bytes, handler_ns, .. } => Event::Message { bytes: bytes.len(), handler_ns },

@@ -148,6 +148,7 @@ impl Heap {
 
     fn put(&mut self, position: usize, entry: Entry, positions: &mut impl PositionStore) {
         self.entries[position] = entry;
+        #[allow(clippy::cast_possible_truncation, reason = "2³² entries are 64 GiB, and each has an owner")]
         positions.set_position(entry.owner(), position as u32);
     }
 }

@@ -192,6 +192,7 @@ impl<S> PollSet<S> {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let stage = Stage::Waiting { delivery, handler, deadline: None };
+        #[allow(clippy::cast_possible_truncation, reason = "it is 3")]
         let framing = SubscriberSession::framing().descriptors(Ticket::FDS_MAX as u16);
         self.connect(address, framing, SubscriptionSession { stage, keepalive: Keepalive::default() })
     }

@@ -29,6 +29,7 @@ impl Key {
         Token((self.serial as usize) << 32 | self.index as usize)
     }
 
+    #[allow(clippy::cast_possible_truncation, reason = "a token is two numbers of 32 bits")]
     pub(crate) fn from_token(token: Token) -> Key {
         Key { index: token.0 as u32, serial: (token.0 >> 32) as u32 }
     }
