@@ -42,19 +42,19 @@ impl<S> PollSet<S> {
     /// let (_id, ticket) = publisher.subscribe()?; // to be sent to another process
     ///
     /// let mut reactor = Reactor::<Vec<String>>::new()?;
-    /// reactor.subscribe(Subscriber::open(ticket)?, Delivery::Every, |update, cx, heard| {
+    /// reactor.subscribe(Subscriber::open(ticket)?, Delivery::Every, |update, cx, values| {
     ///     match update {
-    ///         Update::Value(value) => heard.push(String::from_utf8_lossy(value).into()),
+    ///         Update::Value(value) => values.push(String::from_utf8_lossy(value).into()),
     ///         Update::Lost(count) => eprintln!("{count} values were overwritten before we read them"),
     ///     }
-    ///     if heard.len() == 2 { cx.stop(); }
+    ///     if values.len() == 2 { cx.stop(); }
     ///     Ok(())
     /// })?;
     /// publisher.publish(b"1 EUR = 1.17 USD")?;
     /// publisher.publish(b"1 EUR = 1.18 USD")?;
-    /// let mut heard = Vec::new();
-    /// reactor.run(&mut heard)?;
-    /// assert_eq!(heard, ["1 EUR = 1.17 USD", "1 EUR = 1.18 USD"]);
+    /// let mut values = Vec::new();
+    /// reactor.run(&mut values)?;
+    /// assert_eq!(values, ["1 EUR = 1.17 USD", "1 EUR = 1.18 USD"]);
     /// # std::io::Result::Ok(())
     /// ```
     ///
