@@ -149,6 +149,12 @@ impl Mapping {
         Mapping::map(Some(fd), offset, len, access)
     }
 
+    /// Maps a sealed object from its start, which has at least `len` bytes. Nothing is reserved: `fallocate(2)` waits for
+    /// a lock of the object, and another process that has it can hold that lock for as long as it likes.
+    pub(super) fn of_sealed(object: impl AsFd, len: usize, access: Access) -> io::Result<Mapping> {
+        Mapping::map(Some(object.as_fd()), 0, len, access)
+    }
+
     fn map(fd: Option<BorrowedFd<'_>>, offset: u64, len: usize, access: Access) -> io::Result<Mapping> {
         if len == 0 {
             return Err(invalid("a mapping needs at least one byte".into()));

@@ -6,7 +6,10 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use super::mapping::{Access, Mapping};
+use super::{
+    foreign::Foreign,
+    mapping::{Access, Mapping},
+};
 use crate::sys::{file, process, shm};
 
 /// The seals that make a size final.
@@ -68,20 +71,22 @@ impl From<Memfd> for OwnedFd {
 }
 
 /// `InvalidData` if the object could still shrink while it is mapped.
-pub(super) fn require_fixed_size(fd: BorrowedFd<'_>, what: &str) -> io::Result<()> {
-    require_seals(fd, FIXED_SIZE, what)
+pub(super) fn require_fixed_size(foreign: Foreign, what: &str) -> io::Result<OwnedFd> {
+    require_seals(foreign, FIXED_SIZE, what)
 }
 
 /// `InvalidData` if another process than the publisher could still get write access.
-pub(super) fn require_published(fd: BorrowedFd<'_>, what: &str) -> io::Result<()> {
-    require_seals(fd, PUBLISHED, what)
+pub(super) fn require_published(foreign: Foreign, what: &str) -> io::Result<OwnedFd> {
+    require_seals(foreign, PUBLISHED, what)
 }
 
-fn require_seals(fd: BorrowedFd<'_>, wanted: i32, what: &str) -> io::Result<()> {
+fn require_seals(foreign: Foreign, wanted: i32, what: &str) -> io::Result<OwnedFd> {
     let refuse =
         |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, format!("{what} refused: {why}")));
-    match shm::seals(fd) {
-        Ok(seals) if seals & wanted == wanted => Ok(()),
+    // The kernel answers this by itself, and for a file of any other kind with an error. `fstat(2)`, for one, asks the
+    // file system, which can be another process.
+    match shm::seals(foreign.as_fd()) {
+        Ok(seals) if seals & wanted == wanted => Ok(foreign.into_inner()),
         Ok(seals) => refuse(format!("it bears seals {seals:#x} and needs {wanted:#x}")),
         Err(e) => refuse(format!("it is no memfd ({e})")),
     }

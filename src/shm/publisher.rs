@@ -3,7 +3,7 @@
 use std::{fmt, io, os::fd::OwnedFd, sync::atomic::AtomicU64};
 
 use super::{
-    doorbell::{Doorbell, Notify},
+    doorbell::{Bell, Doorbell, Notify},
     header::Geometry,
     mapping::{Access, Mapping},
     object::Memfd,
@@ -90,7 +90,13 @@ struct Subscription {
     /// The subscriber's page. It contains a hint only: a wrong one costs the subscriber a wake-up, or the publisher a
     /// ring.
     page: Mapping,
-    notify: Box<dyn Notify>,
+    notify: By,
+}
+
+/// How a subscriber is notified.
+enum By {
+    Doorbell(Bell),
+    Other(Box<dyn Notify>),
 }
 
 /// The one writer of a segment of shared memory. It also notifies the subscribers.
@@ -165,8 +171,8 @@ impl Publisher {
 
     /// Makes a subscription whose subscriber is notified of updates by a [`Doorbell`].
     ///
-    /// It lasts until [`unsubscribe`](Self::unsubscribe). It does not end when the subscriber's process ends, which
-    /// then costs at most one more ring. The hang-up of the subscriber's socket tells of its end.
+    /// It lasts until [`unsubscribe`](Self::unsubscribe), which the subscriber is told, or until a ring fails because the
+    /// subscriber is gone. The hang-up of the socket that the ticket went through tells of its end at once.
     ///
     /// # Errors
     ///
@@ -174,7 +180,7 @@ impl Publisher {
     /// `StorageFull`: no descriptor or not enough memory is free.
     pub fn subscribe(&mut self) -> io::Result<(SubscriberId, Ticket)> {
         let (bell, doorbell) = Doorbell::pair()?;
-        self.admit(Box::new(bell), Some(doorbell))
+        self.admit(By::Doorbell(bell), Some(doorbell))
     }
 
     /// Makes a subscription whose subscriber is notified by `notify`. Its ticket has no doorbell.
@@ -183,14 +189,10 @@ impl Publisher {
     ///
     /// Those of [`subscribe`](Self::subscribe).
     pub fn subscribe_via(&mut self, notify: impl Notify + 'static) -> io::Result<(SubscriberId, Ticket)> {
-        self.admit(Box::new(notify), None)
+        self.admit(By::Other(Box::new(notify)), None)
     }
 
-    fn admit(
-        &mut self,
-        notify: Box<dyn Notify>,
-        doorbell: Option<Doorbell>,
-    ) -> io::Result<(SubscriberId, Ticket)> {
+    fn admit(&mut self, notify: By, doorbell: Option<OwnedFd>) -> io::Result<(SubscriberId, Ticket)> {
         if self.subscribers.len() >= self.subscribers_max {
             let what = format!(
                 "there are {} subscriptions; raise subscribers_max to allow more",
@@ -207,7 +209,9 @@ impl Publisher {
         let id = SubscriberId(self.next_id);
         self.next_id += 1;
         self.subscribers.push(Subscription { id, page, notify });
-        Ok((id, Ticket { segment, page: memory.into(), doorbell, start: self.published }))
+        let page = OwnedFd::from(memory).into();
+        let doorbell = doorbell.map(Into::into);
+        Ok((id, Ticket { segment: segment.into(), page, doorbell, start: self.published }))
     }
 
     /// Ends a subscription: its subscriber is not notified any more. False: there is none with that id.
@@ -279,11 +283,16 @@ impl Publisher {
     #[cold]
     fn ring(&mut self) {
         self.subscribers.retain_mut(|subscription| {
-            if !is_armed(subscription.armed()) {
+            let asked = Word::load(subscription.armed());
+            if asked == 0 {
                 return true;
             }
             disarm(subscription.armed());
-            match subscription.notify.notify() {
+            let notified = match &mut subscription.notify {
+                By::Doorbell(bell) => bell.ring(asked),
+                By::Other(notify) => notify.notify(),
+            };
+            match notified {
                 Ok(()) => true,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     rearm(subscription.armed());

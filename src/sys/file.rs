@@ -9,9 +9,10 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
+    time::Duration,
 };
 
-use super::{check, check_long};
+use super::{check, check_long, time::timeout_ms};
 
 /// A path as the kernel takes it, ending with a NUL byte. A path that contains one is `InvalidInput`.
 pub(super) fn c_path(path: &Path) -> io::Result<CString> {
@@ -75,6 +76,13 @@ pub(crate) fn set_cloexec(fd: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIOCLEX) }).map(drop)
 }
 
+/// `poll(2)` of one descriptor. True: there is something to read, an end of file or an error. False: the time is up.
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
+    let mut asked = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: the pointer is to one pollfd, which outlives the call.
+    check(unsafe { libc::poll(&mut asked, 1, timeout_ms(timeout)) }).map(|count| count == 1)
+}
+
 /// Renames. `AlreadyExists` where `rename(2)` would replace the other file.
 pub(crate) fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
     renameat2(from, to, libc::RENAME_NOREPLACE)
@@ -128,6 +136,18 @@ mod tests {
         flock_exclusive(file.as_file().as_fd()).unwrap();
         let second = file.reopen().unwrap();
         assert_eq!(flock_exclusive(second.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn waiting_ends_with_a_byte_an_end_or_the_time() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        assert!(!wait_readable(reader.as_fd(), Some(Duration::ZERO)).unwrap());
+        assert!(!wait_readable(reader.as_fd(), Some(Duration::from_nanos(1))).unwrap());
+        io::Write::write_all(&mut writer, b"x").unwrap();
+        assert!(wait_readable(reader.as_fd(), None).unwrap());
+        io::Read::read_exact(&mut &reader, &mut [0]).unwrap();
+        drop(writer);
+        assert!(wait_readable(reader.as_fd(), None).unwrap());
     }
 
     #[test]

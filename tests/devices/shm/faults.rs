@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 const PAYLOAD_MAX: usize = 24;
 /// The header's words that are checked, and where the index and the slots are: as the module's
@@ -236,6 +237,74 @@ fn a_hostile_subscriber_damages_nothing_and_holds_up_nobody() {
         publisher.publish(&[round; 64]).unwrap();
         assert_eq!(honest.latest().unwrap(), Some(&[round; 64][..]));
     }
+}
+
+/// One that knows only the documented layout, never reads its doorbell, and sleeps after each value.
+#[test]
+fn a_doorbell_that_is_never_read_rings_each_time_and_holds_up_nobody() {
+    let mut publisher = Publisher::latest(8).unwrap();
+    let (_, fds) = publisher.subscribe().unwrap().1.into_fds();
+    let page = Mapping::of(&fds[1], 0, 4096, Access::ReadWrite).unwrap();
+    let doorbell = UnixStream::from(fds[2].try_clone().unwrap());
+    doorbell.set_nonblocking(false).unwrap();
+    let mut poll = mio::Poll::new().unwrap();
+    let mut events = mio::Events::with_capacity(8);
+    let raw = std::os::fd::AsRawFd::as_raw_fd(&fds[2]);
+    poll.registry().register(&mut mio::unix::SourceFd(&raw), mio::Token(7), mio::Interest::READABLE).unwrap();
+    for round in 0..10_000u32 {
+        page.write(0, &1u64.to_ne_bytes()).unwrap();
+        publisher.publish(&round.to_ne_bytes()).unwrap();
+        poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        assert_eq!(events.iter().count(), 1, "round {round}");
+    }
+    // What it has not read is bounded.
+    drop(publisher);
+    let mut unread = Vec::new();
+    io::Read::read_to_end(&mut &doorbell, &mut unread).unwrap();
+    assert!((1..100).contains(&unread.len()), "{} rings", unread.len());
+}
+
+/// A publisher that rings without end, and publishes nothing.
+#[test]
+fn a_wait_ends_with_the_time_whatever_the_doorbell_does() {
+    let mut publisher = Publisher::latest(8).unwrap();
+    let (bytes, mut fds) = publisher.subscribe().unwrap().1.into_fds();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    fds[2] = theirs.into();
+    let mut subscriber = Subscriber::open(Ticket::from_fds(&bytes, fds).unwrap()).unwrap();
+    std::thread::scope(|scope| {
+        let rings = scope.spawn(|| while io::Write::write_all(&mut &ours, &[1; 64]).is_ok() {});
+        assert!(!subscriber.wait(Some(Duration::from_millis(50))).unwrap());
+        assert!(!subscriber.wait(Some(Duration::from_nanos(1))).unwrap());
+        drop(subscriber);
+        rings.join().unwrap();
+    });
+}
+
+#[test]
+fn a_doorbell_of_another_kind_is_refused() {
+    let mut publisher = Publisher::latest(8).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
+    let kinds: [(OwnedFd, &str); 6] = [
+        (io::pipe().unwrap().0.into(), "it is no socket"),
+        (epoll_instance(), "it is no socket"),
+        (tempfile::tempfile().unwrap().into(), "it is no socket"),
+        (listener.into(), "of another kind"),
+        (std::os::unix::net::UnixDatagram::pair().unwrap().0.into(), "of another kind"),
+        (std::net::TcpListener::bind("127.0.0.1:0").unwrap().into(), "of another kind"),
+    ];
+    for (kind, why) in kinds {
+        let (bytes, mut fds) = publisher.subscribe().unwrap().1.into_fds();
+        fds[2] = kind;
+        let opened = Subscriber::open(Ticket::from_fds(&bytes, fds).unwrap());
+        refused(opened, ErrorKind::InvalidData, why);
+    }
+}
+
+/// With this a publisher handed out the right to add watches, which are charged to its user.
+fn epoll_instance() -> OwnedFd {
+    rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap()
 }
 
 #[test]
