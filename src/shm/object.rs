@@ -10,7 +10,14 @@ use super::{
     foreign::Foreign,
     mapping::{Access, Mapping},
 };
-use crate::sys::{file, process, shm};
+use crate::sys::{
+    self,
+    file::{self, FileSystem},
+    process, shm,
+};
+
+/// The file system of a memfd of usual pages: one of huge pages has another (`statfs(2)`).
+const TMPFS_MAGIC: u32 = 0x0102_1994;
 
 /// The seals that make a size final.
 const FIXED_SIZE: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
@@ -86,7 +93,15 @@ fn require_seals(foreign: Foreign, wanted: i32, what: &str) -> io::Result<OwnedF
     // The kernel answers this by itself, and for a file of any other kind with an error. `fstat(2)`, for one, asks the
     // file system, which can be another process.
     match shm::seals(foreign.as_fd()) {
-        Ok(seals) if seals & wanted == wanted => Ok(foreign.into_inner()),
+        Ok(seals) if seals & wanted == wanted => {
+            // The seals of a memfd of huge pages do not keep another process from punching holes into it, with which a
+            // read of the mapping is SIGBUS.
+            let FileSystem { magic, block } = file::fstatfs(foreign.as_fd())?;
+            if magic == TMPFS_MAGIC && block == sys::page_size() as u64 {
+                return Ok(foreign.into_inner());
+            }
+            refuse(format!("its pages have {block} bytes, on file system {magic:#x}"))
+        }
         Ok(seals) => refuse(format!("it bears seals {seals:#x} and needs {wanted:#x}")),
         Err(e) => refuse(format!("it is no memfd ({e})")),
     }

@@ -51,6 +51,31 @@ pub(crate) fn fstat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
     })
 }
 
+/// What [`fstatfs`] says of the file system that a file is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileSystem {
+    /// Its magic number: `TMPFS_MAGIC` and so on (`statfs(2)`).
+    pub(crate) magic: u32,
+    /// Bytes of a block.
+    pub(crate) block: u64,
+}
+
+/// `fstatfs(2)`.
+pub(crate) fn fstatfs(fd: BorrowedFd<'_>) -> io::Result<FileSystem> {
+    let mut stat = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: `stat` is writable and has the size that the call fills.
+    check(unsafe { libc::fstatfs(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: the call has succeeded, so the kernel has filled it in.
+    let stat = unsafe { stat.assume_init() };
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "all magic numbers have 32 bits"
+    )]
+    let magic = stat.f_type as u32;
+    Ok(FileSystem { magic, block: u64::try_from(stat.f_bsize).unwrap_or(0) })
+}
+
 /// `fchmod(2)`. On a socket that is not bound yet it sets the mode that `bind(2)` gives the path, less the umask.
 pub(crate) fn fchmod(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
     // SAFETY: the call takes no pointer.

@@ -1,5 +1,6 @@
 //! Damaged, forged and hostile memory: refused, or harmless.
 
+use crate::support::can;
 use crate::support::shm::{refused, subscribe};
 use ipc_reactor::shm::{Access, Mapping, Memfd, Publisher, Subscriber, Ticket, Update};
 use std::fs::File;
@@ -175,6 +176,47 @@ fn a_page_that_could_shrink_is_refused() {
     fds[1] = empty.into();
     let ticket = Ticket::from_fds(&description, fds).unwrap();
     refused(Subscriber::open(ticket), ErrorKind::InvalidData, "the subscriber's page is empty");
+}
+
+/// A memfd of huge pages. It takes no memory before it is touched, so it can be made where there are no such pages.
+#[allow(unsafe_code)]
+fn of_huge_pages(seals: libc::c_int) -> Option<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | libc::MFD_HUGETLB;
+    // SAFETY: the name is a C string.
+    let fd = unsafe { libc::memfd_create(c"huge".as_ptr(), flags) };
+    if !can(fd >= 0, "the kernel has no huge pages") {
+        return None;
+    }
+    // SAFETY: the call has just made it, so nothing else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let file = File::from(fd.try_clone().unwrap());
+    file.set_len(2 << 20).unwrap();
+    // SAFETY: no pointers.
+    assert_eq!(unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&fd), libc::F_ADD_SEALS, seals) }, 0);
+    Some(fd)
+}
+
+/// It bears the seals, but they do not keep its pages where they are.
+#[test]
+fn huge_pages_are_refused_though_they_are_sealed() {
+    let size = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    let seals = [size | libc::F_SEAL_FUTURE_WRITE, size];
+    let mut publisher = Publisher::latest(8).unwrap();
+    for (at, what) in
+        ["the segment refused: its pages", "the subscriber's page refused: its pages"].iter().enumerate()
+    {
+        let (bytes, mut fds) = publisher.subscribe().unwrap().1.into_fds();
+        let Some(huge) = of_huge_pages(seals[at]) else { return };
+        fds[at] = huge;
+        let opened = Subscriber::open(Ticket::from_fds(&bytes, fds).unwrap());
+        refused(opened, ErrorKind::InvalidData, what);
+    }
+    let Some(huge) = of_huge_pages(0) else { return };
+    for access in [Access::ReadOnly, Access::ReadWrite] {
+        refused(Mapping::of(&huge, 0, 4096, access), ErrorKind::InvalidInput, "map whole pages");
+        refused(Mapping::of(&huge, 4096, 2 << 20, access), ErrorKind::InvalidInput, "map whole pages");
+    }
 }
 
 #[test]
