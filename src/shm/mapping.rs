@@ -114,7 +114,7 @@ impl Mapping {
     /// - `InvalidInput`: the length is 0, the offset is no multiple of the page size, or their sum overflows; or the object
     ///   has huge pages, and this is a part of one.
     /// - `UnexpectedEof`: the object is too short for a read-only mapping.
-    /// - `StorageFull`: the range cannot be reserved.
+    /// - `StorageFull`: the range cannot be reserved, or files of this process may not be that long (`RLIMIT_FSIZE`).
     /// - `PermissionDenied`: the descriptor is not open for this access, or the object is sealed against it.
     /// - Those of `mmap(2)`.
     pub fn of(object: impl AsFd, offset: u64, len: usize, access: Access) -> io::Result<Mapping> {

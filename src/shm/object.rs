@@ -36,7 +36,8 @@ impl Memfd {
     ///
     /// # Errors
     ///
-    /// `InvalidInput`: the name contains a NUL byte. Those of `memfd_create(2)` and `posix_fallocate(3)`.
+    /// `InvalidInput`: the name contains a NUL byte. `StorageFull`: files of this process may not be that long
+    /// (`RLIMIT_FSIZE`). Those of `memfd_create(2)` and `posix_fallocate(3)`.
     pub fn create(name: &str, len: u64) -> io::Result<Memfd> {
         let fd = shm::memfd_create(&c_name(name)?)?;
         if len != 0 {
@@ -140,7 +141,8 @@ impl SharedObject {
     ///
     /// - `AlreadyExists`: there is an object of that name.
     /// - `InvalidInput`: no object can have that name.
-    /// - `StorageFull`: there is not enough memory. The name is removed again.
+    /// - `StorageFull`: there is not enough memory, or files of this process may not be that long (`RLIMIT_FSIZE`). The
+    ///   name is removed again.
     /// - Those of `shm_open(3)`.
     pub fn create(name: &str, len: u64, mode: u32) -> io::Result<SharedObject> {
         let path = posix_name(name)?;

@@ -101,6 +101,19 @@ pub(crate) fn set_cloexec(fd: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIOCLEX) }).map(drop)
 }
 
+/// `StorageFull` if a file of this process may not have `len` bytes (`RLIMIT_FSIZE` of `getrlimit(2)`). A write past that
+/// limit, and to make a file longer than it, is SIGXFSZ, which ends the process.
+pub(crate) fn check_size_limit(len: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to room for the limit.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) })?;
+    if len <= limit.rlim_cur {
+        return Ok(());
+    }
+    let what = format!("{len} bytes are more than RLIMIT_FSIZE allows, which is {}", limit.rlim_cur);
+    Err(io::Error::new(io::ErrorKind::StorageFull, what))
+}
+
 /// `poll(2)` of one descriptor. True: there is something to read, an end of file or an error. False: the time is up.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
     let mut asked = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };

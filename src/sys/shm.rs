@@ -38,8 +38,14 @@ pub(crate) fn seals(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) })
 }
 
-/// `posix_fallocate(3)`: reserves storage for the whole range, or fails.
+/// `posix_fallocate(3)`: reserves storage for the whole range, or fails. `StorageFull` also where the file may not become
+/// that long.
 pub(crate) fn allocate(fd: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<()> {
+    if let Some(end) = offset.checked_add(len)
+        && end > file::fstat(fd)?.len
+    {
+        file::check_size_limit(end)?;
+    }
     let range = |n: u64| libc::off_t::try_from(n).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG));
     let (offset, len) = (range(offset)?, range(len)?);
     loop {
