@@ -10,7 +10,7 @@ use super::{
     protocol::{Word, copy_in_at, copy_value_in, disarm, is_armed, rearm, wake_fence},
     ticket::Ticket,
 };
-use crate::sys;
+use crate::sys::{self, fork};
 
 /// How many values are readable in a segment of [`Publisher::latest`]. A reader fails only if the publisher writes that
 /// many while it copies one.
@@ -54,10 +54,11 @@ impl PublisherOptions {
     ///
     /// # Errors
     ///
-    /// `InvalidInput`: no segment can have such sizes. `StorageFull`, `OutOfMemory`: there is not enough memory.
-    /// `Unsupported`: before Linux 5.1.
+    /// `InvalidInput`: no segment can have such sizes. `StorageFull`, `OutOfMemory`: there is not enough memory, or files of
+    /// this process may not be that long (`RLIMIT_FSIZE`). `Unsupported`: before Linux 5.1.
     pub fn create(self) -> io::Result<Publisher> {
         let geometry = Geometry::new(self.payload_max, self.capacity, self.tag)?;
+        fork::start_counting()?;
         let segment = Memfd::create("ipc-segment", geometry.segment_len())?;
         let len = usize::try_from(geometry.segment_len()).unwrap_or(usize::MAX);
         let mapping = Mapping::of(&segment, 0, len, Access::ReadWrite)?;
@@ -77,6 +78,7 @@ impl PublisherOptions {
             subscribers: Vec::new(),
             subscribers_max: self.subscribers_max,
             next_id: 0,
+            made_in: fork::generation(),
         })
     }
 }
@@ -102,7 +104,7 @@ enum By {
 /// The one writer of a segment of shared memory. It also notifies the subscribers.
 ///
 /// There can only be one: a `Publisher` is not `Clone`, publishing takes `&mut`, and the segment is sealed against
-/// other writers. Publishing never blocks and does not allocate. It makes one system call for each subscriber that
+/// other writers. After a fork only the process that made it can use it. Publishing never blocks and does not allocate. It makes one system call for each subscriber that
 /// sleeps, and none for others.
 ///
 /// # Example
@@ -128,6 +130,8 @@ pub struct Publisher {
     subscribers: Vec<Subscription>,
     subscribers_max: usize,
     next_id: u64,
+    /// A forked child has the same mapping. Two writers would tear the values.
+    made_in: u32,
 }
 
 impl Publisher {
@@ -193,6 +197,7 @@ impl Publisher {
     }
 
     fn admit(&mut self, notify: By, doorbell: Option<OwnedFd>) -> io::Result<(SubscriberId, Ticket)> {
+        self.check_not_forked()?;
         if self.subscribers.len() >= self.subscribers_max {
             let what = format!(
                 "there are {} subscriptions; raise subscribers_max to allow more",
@@ -226,13 +231,15 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// `InvalidInput`: it is longer than [`payload_max`](Self::payload_max). Nothing is published.
+    /// Nothing is published. `InvalidInput`: it is longer than [`payload_max`](Self::payload_max). `Unsupported`: this is a
+    /// forked child, and the publisher is its parent's.
     // Inlining removes the branches of the copy where the compiler knows the length, as for a typed value.
     #[inline(always)]
     pub fn publish(&mut self, value: &[u8]) -> io::Result<()> {
         if value.len() > self.geometry.payload_max {
             return Err(too_long(value.len(), self.geometry.payload_max));
         }
+        self.check_not_forked()?;
         let number = self.published + 1;
         let ring = self.geometry.ring(self.mapping.lines());
         let (lines, len) = ring.begin(number);
@@ -264,12 +271,17 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// Those of `fill`. Nothing is published.
+    /// Those of `fill`, and `Unsupported` in a forked child. Nothing is published.
     pub fn write<R>(&mut self, fill: impl FnOnce(&mut Loan<'_>) -> io::Result<R>) -> io::Result<R> {
         let mut loan = self.loan();
         let answer = fill(&mut loan)?;
-        loan.publish();
+        loan.publish()?;
         Ok(answer)
+    }
+
+    #[inline]
+    fn check_not_forked(&self) -> io::Result<()> {
+        if self.made_in == fork::generation() { Ok(()) } else { Err(forked()) }
     }
 
     #[inline]
@@ -349,8 +361,10 @@ impl Loan<'_> {
     ///
     /// # Errors
     ///
-    /// `InvalidInput`: they would exceed [`payload_max`](Publisher::payload_max).
+    /// `InvalidInput`: they would exceed [`payload_max`](Publisher::payload_max). `Unsupported`: this is a forked child,
+    /// and the publisher is its parent's.
     pub fn write_at(&mut self, offset: usize, bytes: &[u8]) -> io::Result<()> {
+        self.publisher.check_not_forked()?;
         let payload_max = self.publisher.geometry.payload_max;
         let end = offset.saturating_add(bytes.len());
         if end > payload_max {
@@ -363,12 +377,18 @@ impl Loan<'_> {
     }
 
     /// Publishes it as the newest value, and notifies the subscribers.
-    pub fn publish(self) {
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported`: this is a forked child, and the publisher is its parent's. Nothing is published.
+    pub fn publish(self) -> io::Result<()> {
+        self.publisher.check_not_forked()?;
         let ring = self.publisher.geometry.ring(self.publisher.mapping.lines());
         Word::store(ring.slot(self.number).1, self.len as u64);
         ring.commit(self.number);
         self.publisher.published = self.number;
         self.publisher.notify_sleeping();
+        Ok(())
     }
 }
 
@@ -382,6 +402,12 @@ impl io::Write for Loan<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+#[cold]
+fn forked() -> io::Error {
+    let what = "this publisher was made before a fork, and its segment can have one writer only: the process that made it";
+    io::Error::new(io::ErrorKind::Unsupported, what)
 }
 
 #[cold]

@@ -260,7 +260,7 @@ impl Subscriber {
     }
 
     fn skip_to(&mut self, number: u64) -> Update<&'static [u8]> {
-        let lost = number.saturating_sub(self.cursor + 1);
+        let lost = number.saturating_sub(self.cursor.saturating_add(1));
         self.cursor += lost;
         Update::Lost(lost)
     }
@@ -356,4 +356,32 @@ fn forked() -> io::Error {
 fn too_long(len: u64, payload_max: usize) -> io::Error {
     let what = format!("a value of {len} bytes exceeds the segment's {payload_max}");
     io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::Publisher;
+
+    /// What a publisher reaches by changing its index between two looks of a reader at it.
+    #[test]
+    fn no_number_of_a_publisher_overflows() {
+        let mut publisher = Publisher::every(8, 7).unwrap();
+        let mut subscriber = Subscriber::open(publisher.subscribe().unwrap().1).unwrap();
+        publisher.publish(b"x").unwrap();
+        let numbers = [0, 1, 2, 7, 8, 1 << 32, 1 << 63, u64::MAX - 8, u64::MAX - 1, u64::MAX];
+        for cursor in numbers {
+            for newest in numbers {
+                subscriber.cursor = cursor;
+                let before = subscriber.position();
+                subscriber.overtaken(newest);
+                assert!(subscriber.position() >= before);
+                subscriber.cursor = cursor;
+                subscriber.out_of_reach(newest);
+                let _ = subscriber.recv();
+                let _ = subscriber.latest();
+                let _ = subscriber.arm();
+            }
+        }
+    }
 }

@@ -99,7 +99,7 @@ fn a_value_is_written_in_place() {
     loan.write_at(0, &[b'.'; 35]).unwrap();
     refused(loan.write_at(36, b"tail!"), ErrorKind::InvalidInput, "41 bytes exceeds payload_max 40");
     refused(loan.write_at(usize::MAX, b"tail!"), ErrorKind::InvalidInput, "exceeds payload_max 40");
-    loan.publish();
+    loan.publish().unwrap();
     assert_eq!(subscriber.latest().unwrap(), Some(&b"...................................tail!"[..]));
 }
 
