@@ -196,6 +196,7 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, state: &mut
             // The publisher is too fast for a copy of its value: others have their turn first.
             (_, Some(error)) if error.kind() == io::ErrorKind::WouldBlock => return Visited::Again(ready),
             (_, Some(error)) => {
+                let error = io::Error::new(error.kind(), format!("from the publisher: {error}"));
                 set.stats.failed(error.kind());
                 set.warn(Kind::Source, format_args!("subscription {key}: {error}"));
                 return Visited::closed(Cause::Malformed(error));

@@ -3,22 +3,29 @@
 //! The wire format: messages of 16 bytes. The publisher's first is a [`Ticket`], its descriptors attached to the first
 //! byte. Each other one, in either direction, is [`UPDATED`]: from the publisher a notification, where the subscriber has
 //! no doorbell; else it only shows that somebody is there, so that no idle deadline ends a subscription to values that
-//! change seldom. The socket's hang-up is what it is there for: it tells each side of the other's death.
+//! change seldom. A subscriber with a doorbell answers each with the same message, and may leave out some: a publisher
+//! with an idle limit ends the subscription of one that is silent for twice that time. The socket's hang-up is what it is
+//! there for: it tells each side of the other's death.
 
-use std::{fmt, io, mem};
+use std::{
+    fmt, io, mem,
+    time::{Duration, Instant},
+};
 
 use crate::{
     bytes::framing::Framing,
     net::address::Address,
+    observe::throttle::Kind,
     set::{
         context::Context,
         handlers::{Delivery, SubscriptionHandler},
         poll_set::PollSet,
         session::Session,
+        source::Source,
     },
     shm::{Notify, Publisher, Subscriber, SubscriberId, Ticket, UPDATED},
     types::{
-        cause::Cause,
+        cause::{Cause, Limit},
         key::{Key, TimerKey},
     },
 };
@@ -40,6 +47,9 @@ impl<S> Context<'_, S> {
 /// ticket, and unsubscribes it when it is gone, be it that it was killed.
 ///
 /// Who may subscribe is the factory's affair, which sees the peer.
+///
+/// With an idle limit ([`Limits::idle`](crate::Limits::idle)) it asks its client now and then whether it is there, and
+/// closes one with a doorbell that does not answer for twice that time. What it sends itself is no sign of life.
 ///
 /// ```
 /// use ipc_reactor::{Handout, shm::Publisher};
@@ -64,6 +74,8 @@ impl<S> Context<'_, S> {
 pub struct Handout<F> {
     publisher: F,
     notify: Option<Box<dyn Notify>>,
+    /// Not told by other means.
+    rings_doorbell: bool,
     id: Option<SubscriberId>,
     keepalive: Keepalive,
 }
@@ -75,7 +87,7 @@ impl<F> Handout<F> {
     where
         F: FnMut(&mut S) -> &mut Publisher,
     {
-        Handout { publisher, notify: None, id: None, keepalive: Keepalive::default() }
+        Handout { publisher, notify: None, rings_doorbell: false, id: None, keepalive: Keepalive::default() }
     }
 
     /// Has its client told by other means: over this very socket by a [`SocketNotifier`](crate::shm::SocketNotifier) of
@@ -99,7 +111,10 @@ impl<S, F: FnMut(&mut S) -> &mut Publisher> Session<S> for Handout<F> {
         let publisher = (self.publisher)(state);
         let (id, ticket) = match self.notify.take() {
             Some(mut notify) => publisher.subscribe_via(move || notify.notify())?,
-            None => publisher.subscribe()?,
+            None => {
+                self.rings_doorbell = true;
+                publisher.subscribe()?
+            }
         };
         self.id = Some(id);
         self.keepalive.begin(cx);
@@ -107,10 +122,21 @@ impl<S, F: FnMut(&mut S) -> &mut Publisher> Session<S> for Handout<F> {
     }
 
     fn on_request(&mut self, request: &[u8], _: &mut Context<'_, S>, _: &mut S) -> io::Result<()> {
+        self.keepalive.unanswered = 0;
         expect_updated(request)
     }
 
     fn on_timer(&mut self, timer: TimerKey, cx: &mut Context<'_, S>, _: &mut S) -> io::Result<()> {
+        // What this side sends must not keep a client for ever that is silent.
+        if self.rings_doorbell
+            && self.keepalive.timer == Some(timer)
+            && self.keepalive.unanswered >= UNANSWERED_MAX
+        {
+            let key = cx.key();
+            cx.set.report_limit(Limit::Idle, format_args!("subscriber {key}"));
+            cx.abort(key);
+            return Ok(());
+        }
         self.keepalive.show(timer, cx)
     }
 
@@ -132,6 +158,8 @@ impl<F> fmt::Debug for Handout<F> {
 struct Link<H> {
     stage: Stage<H>,
     keepalive: Keepalive,
+    /// Why this side ends the connection. It is not the handler's fault.
+    fault: Option<Cause>,
 }
 
 enum Stage<H> {
@@ -143,7 +171,8 @@ enum Stage<H> {
 impl<S> PollSet<S> {
     /// Subscribes at a publisher's master socket ([`Handout`]), without waiting for it: `handler` is told when the
     /// subscription stands, of each update, and, once, of the end. The publisher's death is such an end, however sudden,
-    /// and so is a publisher that cannot be reached.
+    /// and so is a publisher that cannot be reached. One that sends what no publisher sends is
+    /// [`Cause::Malformed`](crate::Cause::Malformed).
     ///
     /// Returns the key of the connection: to close that is to end the subscription. While the handler runs,
     /// [`Context::key`] is the subscription's own, which can be closed as well.
@@ -190,7 +219,7 @@ impl<S> PollSet<S> {
         }
         let stage = Stage::Waiting { delivery, handler, deadline: None };
         let framing = Handout::framing().descriptors(Ticket::FDS_MAX as u16);
-        self.connect(address, framing, Link { stage, keepalive: Keepalive::default() })
+        self.connect(address, framing, Link { stage, keepalive: Keepalive::default(), fault: None })
     }
 }
 
@@ -218,6 +247,35 @@ impl<H> Link<H> {
     }
 }
 
+impl<H> Link<H> {
+    /// Ends the connection, and so the subscription, for this cause.
+    fn fail<S>(&mut self, cause: Cause, cx: &mut Context<'_, S>) {
+        let key = cx.key();
+        if let Cause::Malformed(error) | Cause::Io(error) | Cause::Connect(error) = &cause {
+            cx.set.stats.failed(error.kind());
+        }
+        cx.set.warn(Kind::Source, format_args!("subscription over {key}: {cause}"));
+        self.fault = Some(cause);
+        cx.abort(key);
+    }
+
+    /// Shows the publisher that this side is there. With a doorbell every message is the question whether it is; without
+    /// one most are notifications.
+    fn answer<S>(&mut self, cx: &mut Context<'_, S>) -> io::Result<()> {
+        if let Stage::Subscribed(subscription) = self.stage
+            && has_doorbell(cx, subscription)
+            && self.keepalive.may_answer()
+        {
+            return cx.reply(&UPDATED);
+        }
+        Ok(())
+    }
+}
+
+fn has_doorbell<S>(cx: &Context<'_, S>, subscription: Key) -> bool {
+    matches!(cx.set.registry.get(subscription), Some(Source::Shm { port, .. }) if port.doorbell.is_some())
+}
+
 impl<S, H: SubscriptionHandler<S> + 'static> Session<S> for Link<H> {
     fn on_open(&mut self, cx: &mut Context<'_, S>, _: &mut S) -> io::Result<()> {
         if let Stage::Waiting { deadline, .. } = &mut self.stage {
@@ -228,24 +286,47 @@ impl<S, H: SubscriptionHandler<S> + 'static> Session<S> for Link<H> {
     }
 
     fn on_request(&mut self, message: &[u8], cx: &mut Context<'_, S>, _: &mut S) -> io::Result<()> {
-        let Stage::Subscribed(subscription) = self.stage else { return self.open(message, cx) };
-        expect_updated(message)?;
-        cx.updated(subscription);
-        Ok(())
+        let handled = match self.stage {
+            Stage::Subscribed(subscription) => expect_updated(message).map(|()| subscription),
+            _ => match self.open(message, cx) {
+                Ok(()) => return Ok(()),
+                Err(error) => Err(error),
+            },
+        };
+        match handled {
+            Ok(subscription) => {
+                cx.updated(subscription);
+                self.answer(cx)
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let what = format!("from the publisher: {error}");
+                self.fail(Cause::Malformed(io::Error::new(error.kind(), what)), cx);
+                Ok(())
+            }
+            // It is not the publisher's fault either: there is no memory or no descriptor.
+            Err(error) => {
+                self.fail(Cause::Io(error), cx);
+                Ok(())
+            }
+        }
     }
 
     fn on_timer(&mut self, timer: TimerKey, cx: &mut Context<'_, S>, _: &mut S) -> io::Result<()> {
         match &self.stage {
-            Stage::Waiting { deadline, .. } if *deadline == Some(timer) => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("connected, but no ticket came within {:?}: is it a publisher?", cx.limits().connect),
-            )),
+            Stage::Waiting { deadline, .. } if *deadline == Some(timer) => {
+                let within = cx.limits().connect;
+                let what = format!("connected, but no ticket came within {within:?}: is it a publisher?");
+                self.fail(Cause::Connect(io::Error::new(io::ErrorKind::TimedOut, what)), cx);
+                Ok(())
+            }
             _ => self.keepalive.show(timer, cx),
         }
     }
 
     fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, S>, state: &mut S) {
         self.keepalive.end(cx);
+        let fault = self.fault.take();
+        let cause = fault.as_ref().unwrap_or(cause);
         match mem::replace(&mut self.stage, Stage::Over) {
             Stage::Waiting { mut handler, deadline, .. } => {
                 if let Some(deadline) = deadline {
@@ -259,25 +340,46 @@ impl<S, H: SubscriptionHandler<S> + 'static> Session<S> for Link<H> {
     }
 }
 
+/// The least time between two answers: a publisher that asks without end is not answered without end.
+const BETWEEN_ANSWERS: Duration = Duration::from_millis(10);
+/// Messages without an answer, each half of the idle time after the one before, after which a subscriber counts as gone.
+/// The first two could be due in a turn that came late, before what the subscriber has sent is read.
+const UNANSWERED_MAX: u32 = 4;
+
 /// Says now and then that this side is there: a message each half of the time that a client may be idle.
 #[derive(Default)]
-struct Keepalive(Option<TimerKey>);
+struct Keepalive {
+    timer: Option<TimerKey>,
+    /// Messages since the other side was heard.
+    unanswered: u32,
+    answered: Option<Instant>,
+}
 
 impl Keepalive {
     fn begin<S>(&mut self, cx: &mut Context<'_, S>) {
-        self.0 = cx.limits().idle.map(|idle| cx.wake_after(idle / 2));
+        self.timer = cx.limits().idle.map(|idle| cx.wake_after(idle / 2));
     }
 
     fn show<S>(&mut self, timer: TimerKey, cx: &mut Context<'_, S>) -> io::Result<()> {
-        if self.0 == Some(timer) {
+        if self.timer == Some(timer) {
             cx.reply(&UPDATED)?;
+            self.unanswered += 1;
             self.begin(cx);
         }
         Ok(())
     }
 
+    fn may_answer(&mut self) -> bool {
+        let now = Instant::now();
+        let may = self.answered.is_none_or(|answered| now - answered >= BETWEEN_ANSWERS);
+        if may {
+            self.answered = Some(now);
+        }
+        may
+    }
+
     fn end<S>(&mut self, cx: &mut Context<'_, S>) {
-        if let Some(timer) = self.0.take() {
+        if let Some(timer) = self.timer.take() {
             cx.cancel(timer);
         }
     }
