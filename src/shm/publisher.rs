@@ -10,7 +10,7 @@ use super::{
     protocol::{Word, copy_in_at, copy_value_in, disarm, is_armed, rearm, wake_fence},
     ticket::Ticket,
 };
-use crate::sys::{self, fork};
+use crate::sys::{self, fork, process};
 
 /// How many values are readable in a segment of [`Publisher::latest`]. A reader fails only if the publisher writes that
 /// many while it copies one.
@@ -24,6 +24,7 @@ pub struct PublisherOptions {
     capacity: usize,
     tag: u64,
     subscribers_max: usize,
+    subscribers_per_uid: Option<usize>,
 }
 
 impl PublisherOptions {
@@ -34,7 +35,7 @@ impl PublisherOptions {
 
     /// Values of up to `payload_max` bytes, of which at least the last `capacity` are readable.
     pub fn every(payload_max: usize, capacity: usize) -> Self {
-        PublisherOptions { payload_max, capacity, tag: 0, subscribers_max: 1024 }
+        PublisherOptions { payload_max, capacity, tag: 0, subscribers_max: 1024, subscribers_per_uid: None }
     }
 
     /// A number that identifies the meaning of the values, such as the version of their type. A subscriber can compare
@@ -47,6 +48,14 @@ impl PublisherOptions {
     /// The most subscriptions at a time. Default 1024. Each needs a descriptor and a page.
     pub fn subscribers_max(mut self, count: usize) -> Self {
         self.subscribers_max = count;
+        self
+    }
+
+    /// The most subscriptions at a time of one user, where the user is known: with [`Handout`](crate::Handout). Default
+    /// seven eighths of [`subscribers_max`](Self::subscribers_max), rounded up: no other user can take all. The publisher's
+    /// own user can.
+    pub fn subscribers_per_uid(mut self, count: usize) -> Self {
+        self.subscribers_per_uid = Some(count);
         self
     }
 
@@ -77,6 +86,9 @@ impl PublisherOptions {
             published: 0,
             subscribers: Vec::new(),
             subscribers_max: self.subscribers_max,
+            subscribers_per_uid: self
+                .subscribers_per_uid
+                .unwrap_or(self.subscribers_max - self.subscribers_max / 8),
             next_id: 0,
             made_in: fork::generation(),
         })
@@ -93,6 +105,8 @@ struct Subscription {
     /// ring.
     page: Mapping,
     notify: By,
+    /// The subscriber's user, where it is known.
+    uid: Option<u32>,
 }
 
 /// How a subscriber is notified.
@@ -129,6 +143,7 @@ pub struct Publisher {
     published: u64,
     subscribers: Vec<Subscription>,
     subscribers_max: usize,
+    subscribers_per_uid: usize,
     next_id: u64,
     /// A forked child has the same mapping. Two writers would tear the values.
     made_in: u32,
@@ -183,8 +198,29 @@ impl Publisher {
     /// `QuotaExceeded`: there are [`subscribers_max`](PublisherOptions::subscribers_max) already. `EMFILE`, `ENFILE`,
     /// `StorageFull`: no descriptor or not enough memory is free.
     pub fn subscribe(&mut self) -> io::Result<(SubscriberId, Ticket)> {
+        self.subscribe_user(None, None)
+    }
+
+    /// Makes a subscription of this user, which is notified in this way, or by a doorbell.
+    pub(crate) fn subscribe_user(
+        &mut self,
+        uid: Option<u32>,
+        notify: Option<Box<dyn Notify>>,
+    ) -> io::Result<(SubscriberId, Ticket)> {
+        let own = Some(process::effective_uid());
+        if uid.is_some() && uid != own {
+            let count = self.subscribers.iter().filter(|subscription| subscription.uid == uid).count();
+            if count >= self.subscribers_per_uid {
+                let what =
+                    format!("this user has {count} subscriptions; raise subscribers_per_uid to allow more");
+                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, what));
+            }
+        }
+        if let Some(notify) = notify {
+            return self.admit(uid, By::Other(notify), None);
+        }
         let (bell, doorbell) = Doorbell::pair()?;
-        self.admit(By::Doorbell(bell), Some(doorbell))
+        self.admit(uid, By::Doorbell(bell), Some(doorbell))
     }
 
     /// Makes a subscription whose subscriber is notified by `notify`. Its ticket has no doorbell.
@@ -193,10 +229,15 @@ impl Publisher {
     ///
     /// Those of [`subscribe`](Self::subscribe).
     pub fn subscribe_via(&mut self, notify: impl Notify + 'static) -> io::Result<(SubscriberId, Ticket)> {
-        self.admit(By::Other(Box::new(notify)), None)
+        self.subscribe_user(None, Some(Box::new(notify)))
     }
 
-    fn admit(&mut self, notify: By, doorbell: Option<OwnedFd>) -> io::Result<(SubscriberId, Ticket)> {
+    fn admit(
+        &mut self,
+        uid: Option<u32>,
+        notify: By,
+        doorbell: Option<OwnedFd>,
+    ) -> io::Result<(SubscriberId, Ticket)> {
         self.check_not_forked()?;
         if self.subscribers.len() >= self.subscribers_max {
             let what = format!(
@@ -213,7 +254,7 @@ impl Publisher {
         let segment = self.segment.try_clone()?;
         let id = SubscriberId(self.next_id);
         self.next_id += 1;
-        self.subscribers.push(Subscription { id, page, notify });
+        self.subscribers.push(Subscription { id, page, notify, uid });
         let page = OwnedFd::from(memory).into();
         let doorbell = doorbell.map(Into::into);
         Ok((id, Ticket { segment: segment.into(), page, doorbell, start: self.published }))

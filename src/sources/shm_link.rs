@@ -24,6 +24,7 @@ use crate::{
         source::Source,
     },
     shm::{Notify, Publisher, Subscriber, SubscriberId, Ticket, UPDATED},
+    sys::socket,
     types::{
         cause::{Cause, Limit},
         key::{Key, TimerKey},
@@ -108,14 +109,10 @@ impl Handout<()> {
 
 impl<S, F: FnMut(&mut S) -> &mut Publisher> Session<S> for Handout<F> {
     fn on_open(&mut self, cx: &mut Context<'_, S>, state: &mut S) -> io::Result<()> {
-        let publisher = (self.publisher)(state);
-        let (id, ticket) = match self.notify.take() {
-            Some(mut notify) => publisher.subscribe_via(move || notify.notify())?,
-            None => {
-                self.rings_doorbell = true;
-                publisher.subscribe()?
-            }
-        };
+        let uid = uid_of(cx);
+        let notify = self.notify.take();
+        self.rings_doorbell = notify.is_none();
+        let (id, ticket) = (self.publisher)(state).subscribe_user(uid, notify)?;
         self.id = Some(id);
         self.keepalive.begin(cx);
         cx.reply_ticket(ticket)
@@ -145,6 +142,16 @@ impl<S, F: FnMut(&mut S) -> &mut Publisher> Session<S> for Handout<F> {
         if let Some(id) = self.id {
             (self.publisher)(state).unsubscribe(id);
         }
+    }
+}
+
+/// The user of the client whose session runs, where its kernel vouches for one.
+fn uid_of<S>(cx: &Context<'_, S>) -> Option<u32> {
+    match cx.set.registry.get(cx.key()) {
+        Some(Source::Client { io, .. }) if io.config.unix => {
+            socket::peer_credentials(io.fd()).ok().map(|peer| peer.uid)
+        }
+        _ => None,
     }
 }
 

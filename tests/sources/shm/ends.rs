@@ -1,7 +1,8 @@
 //! How subscriptions end, whose fault it may be, and that each end is told once, on both sides.
 
 use std::io;
-use std::os::unix::net::UnixStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::time::{Duration, Instant};
 
 use ipc_reactor::Handout;
@@ -11,7 +12,10 @@ use ipc_reactor::{
     SubscriptionHandler,
 };
 
+use crate::support::names::unique;
 use crate::support::shm::refused;
+use crate::support::skip;
+use crate::support::sockets::as_user;
 use crate::support::turns::{PATIENCE, run, settle, until};
 use crate::support::world::{Ear, Heard, World, address, numbers, publishing_at, subscribed, value};
 
@@ -462,4 +466,32 @@ fn a_subscription_without_a_connection_ends_with_its_publisher() {
         until(&mut reactor, &mut world, World::has_ended);
         assert_eq!(world.take(), [Heard::Open, value(1), value(2), end("closed by the peer")]);
     }
+}
+
+/// The class: one user takes all there is.
+#[test]
+fn no_other_user_takes_all_subscriptions() {
+    let name = unique();
+    let mut reactor = Reactor::<World>::new().unwrap();
+    reactor
+        .listen(Listener::unix_abstract(&name).unwrap(), Handout::framing(), |_, _| {
+            Ok(Handout::new(|world: &mut World| &mut world.publisher))
+        })
+        .unwrap();
+    let mut world = World::new(PublisherOptions::latest(8).subscribers_max(8).create().unwrap());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let connect = || UnixStream::connect_addr(&address).unwrap();
+    let many = || (0..20).map(|_| connect()).collect::<Vec<_>>();
+    let Some(others) = as_user(65534, many) else { return skip("another user's connections take root") };
+    settle(&mut reactor, &mut world);
+    assert_eq!((world.publisher.subscribers(), reactor.clients().count()), (7, 7));
+    let own = [connect(), connect()];
+    settle(&mut reactor, &mut world);
+    assert_eq!(world.publisher.subscribers(), 8);
+    drop((others, own));
+    settle(&mut reactor, &mut world);
+    let own: Vec<_> = many();
+    settle(&mut reactor, &mut world);
+    assert_eq!(world.publisher.subscribers(), 8, "this user's own may be all");
+    drop(own);
 }
