@@ -207,7 +207,7 @@ fn feed(set: &mut ipc_reactor::PollSet<Ended>, writer: PipeWriter) -> io::Result
         match feed.outbox.send(&buffer[..count]) {
             Ok(Posted::Sent) if count == 0 => cx.stop(),
             Ok(Posted::Sent) => return Ok(Progress::More),
-            Ok(Posted::Waits) => {}
+            Ok(Posted::Buffered) => {}
             Err(error) => {
                 *ended = Err(error);
                 cx.stop();

@@ -18,7 +18,7 @@ use std::{
 
 use clap::Parser;
 use ipc_reactor::{
-    Address, Context, Handout, Limits, Listener, Peer, Queue, Reactor, Remote, Signal,
+    Address, Context, Limits, Listener, Peer, Queue, Reactor, Remote, Signal, SubscriberSession,
     shm::{NamedText, Publisher, QueueNotifier, SharedObject, SocketNotifier},
 };
 
@@ -88,15 +88,15 @@ struct Service {
 type Hand = fn(&mut Service) -> &mut Publisher;
 
 /// Who may subscribe is decided here; this service is for all who can reach its socket.
-fn subscriber(peer: &Peer<'_>, notify: &Notification) -> io::Result<Handout<Hand>> {
-    let handout = Handout::new((|service| &mut service.publisher) as Hand);
+fn subscriber(peer: &Peer<'_>, notify: &Notification) -> io::Result<SubscriberSession<Hand>> {
+    let session = SubscriberSession::new((|service| &mut service.publisher) as Hand);
     eprintln!("shm_publish: a subscriber: {peer}");
     Ok(match notify {
-        Notification::Doorbell => handout,
-        Notification::Socket => handout.via(SocketNotifier::new(peer)?),
+        Notification::Doorbell => session,
+        Notification::Socket => session.via(SocketNotifier::new(peer)?),
         Notification::Queue(name) => {
             let queue = Queue::options().read(false).write(true).trusted_owner(0).open(name)?;
-            handout.via(QueueNotifier::new(queue, 0)?)
+            session.via(QueueNotifier::new(queue, 0)?)
         }
     })
 }
@@ -106,7 +106,7 @@ fn serve(address: &Address, arguments: Arguments) -> io::Result<()> {
     // Before any thread is started, so that none of them takes these signals.
     reactor.signals([Signal::INT, Signal::TERM], |_, cx, _| cx.drain(Duration::from_secs(1)))?;
     let listener = Listener::bind(address)?;
-    if listener.kind().is_tcp() {
+    if listener.transport().is_tcp() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "memory is shared within a machine; use unix:PATH",
@@ -114,7 +114,7 @@ fn serve(address: &Address, arguments: Arguments) -> io::Result<()> {
     }
     let at = listener.local_address()?;
     let notify = arguments.notify;
-    reactor.listen(listener, Handout::framing(), move |peer, _| subscriber(peer, &notify))?;
+    reactor.listen(listener, SubscriberSession::framing(), move |peer, _| subscriber(peer, &notify))?;
     let (to, lines) = mpsc::sync_channel(1024);
     let publisher = Publisher::every(arguments.size, arguments.capacity)?;
     let mut service = Service { publisher, lines, refused: 0 };

@@ -97,7 +97,7 @@ impl SubscriptionHandler<Outcome> for Printer {
         let at = &self.address;
         let (code, why) = match cause {
             Cause::Closed | Cause::Drain | Cause::Stop => (0, None),
-            Cause::Peer | Cause::Reset | Cause::HalfFrame if outcome.subscription.is_some() => {
+            Cause::Peer | Cause::Reset | Cause::PartialFrame if outcome.subscription.is_some() => {
                 (3, Some(format!("the publisher at {at} is gone: {cause}")))
             }
             Cause::Peer | Cause::Reset => {

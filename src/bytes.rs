@@ -1,4 +1,4 @@
-//! Bytes on their way in and out: framing, and the buffers that the reactor lends.
+//! Framing and decoding, frames, buffers, and the borrowed reply.
 
 pub(crate) mod borrowed_reply;
 pub(crate) mod buffer;

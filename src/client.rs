@@ -1,4 +1,4 @@
-//! One stream connection, the whole of it: admitted or connected, visited, and bounded.
+//! A client: one stream or seqpacket connection, from its admission to its deadlines.
 
 pub(crate) mod accounts;
 pub(crate) mod admit;

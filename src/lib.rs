@@ -1,7 +1,8 @@
-//! One poll set for a process's whole inter-process communication.
+//! One poll set for all inter-process communication of a process.
 //!
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("ipc-reactor is for 64-bit Linux: its keys fill a 64-bit epoll token");
@@ -32,10 +33,10 @@ pub use net::{
     datagram::{Datagram, DatagramOptions, Received, SocketAddress},
     listener::{Listener, ListenerOptions},
     peer::{Credentials, Peer, PeerAddress},
-    transport::ListenerKind,
+    transport::Transport,
 };
 pub use observe::{
-    event::{Detail, Observer, Seen, SourceKind, VisitEnd, What, Who},
+    event::{Detail, Observer, Seen, SourceInfo, SourceKind, VisitEnd, What},
     recorder::FlightRecorder,
 };
 pub use poll::clock::Clock;
@@ -55,7 +56,7 @@ pub use set::{
     session::{Drain, HalfClose, Session},
 };
 pub use signals::{Signal, SignalInfo, Signals};
-pub use sources::shm_link::Handout;
+pub use sources::shm_link::SubscriberSession;
 pub use types::{
     cause::{Cause, Limit},
     key::{Key, TimerKey},

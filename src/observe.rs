@@ -1,4 +1,4 @@
-//! What observers are told, the list of them, and the throttled log.
+//! Observers: the events that they see, the list of them, the flight recorder; and the throttled log.
 
 pub(crate) mod event;
 pub(crate) mod observers;

@@ -1,4 +1,4 @@
-//! What is registered with epoll, timers, and the wait. None of it knows what a source is.
+//! The registry of sources, timers, the clock and the wait. None of these files depends on what a source is.
 
 pub(crate) mod clock;
 pub(crate) mod heap;

@@ -1,4 +1,4 @@
-//! The loop, how it is made, and what it does when something is due or closed.
+//! The loop, its builder, and what it does for timers that are due and sources that were removed.
 
 pub(crate) mod builder;
 mod closed;

@@ -1,4 +1,4 @@
-//! The poll set: its sources, the traits of their handlers, and the one function that calls them.
+//! The poll set: the sources, the traits of their handlers, and the one function that calls handlers.
 
 pub(crate) mod accounts;
 pub(crate) mod asked;

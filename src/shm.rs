@@ -5,10 +5,10 @@
 //! | whole values from one process to others | [`Publisher`], [`Subscriber`] |
 //! | the same with a type instead of bytes | `TypedPublisher`, `TypedSubscriber` (feature `bytemuck`) |
 //! | C programs that share a string by name | [`NamedText`] |
-//! | an event loop on either side | [`Handout`], [`PollSet::connect_subscriber`], [`PollSet::subscribe`] |
+//! | an event loop on either side | [`SubscriberSession`], [`PollSet::connect_subscriber`], [`PollSet::subscribe`] |
 //! | memory alone | [`Mapping`] of a file, a [`Memfd`] or a [`SharedObject`] |
 //!
-//! [`Handout`]: crate::Handout
+//! [`SubscriberSession`]: crate::SubscriberSession
 //! [`PollSet::connect_subscriber`]: crate::PollSet::connect_subscriber
 //! [`PollSet::subscribe`]: crate::PollSet::subscribe
 //!

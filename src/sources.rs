@@ -1,4 +1,4 @@
-//! Every other source, one file each: how it is put into the poll set, and how it is visited.
+//! The other sources, one file each: how a source is put into the poll set, and what a visit to it does.
 
 pub(crate) mod accept;
 pub(crate) mod child;

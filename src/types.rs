@@ -1,4 +1,4 @@
-//! The vocabulary: keys, readiness, causes, limits, counters.
+//! The types that everything else uses: keys, readiness, causes, limits, counters.
 
 pub(crate) mod cause;
 pub(crate) mod key;

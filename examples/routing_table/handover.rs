@@ -1,5 +1,5 @@
 //! How a subscription to shared memory gets from the manager to its subscriber: within a line of text, because the
-//! tables' changes share the socket with it. Where nothing else goes over the socket, `ipc_reactor::Handout` does this.
+//! tables' changes share the socket with it. Where nothing else goes over the socket, `ipc_reactor::SubscriberSession` does this.
 
 use std::{io, iter};
 

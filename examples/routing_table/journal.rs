@@ -93,7 +93,7 @@ impl Journal {
 
     /// Lines that were written, dropped ones included; lines that wait for room in the queue; lines dropped.
     pub(crate) fn counts(&self, set: &PollSet<Manager>) -> (u64, usize, u64) {
-        (self.written, self.outbox.map_or(0, |outbox| set.waiting(outbox)), self.dropped)
+        (self.written, self.outbox.map_or(0, |outbox| set.outbox_len(outbox)), self.dropped)
     }
 
     /// How many of the dropped lines the log does not tell of.

@@ -222,7 +222,7 @@ impl Manager {
             self.macs.len(),
             self.clients.len(),
             self.publisher.subscribers(),
-            set.stats().trips(Limit::SlowConsumer),
+            set.stats().limit_count(Limit::SlowConsumer),
         )
     }
 

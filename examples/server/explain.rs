@@ -7,7 +7,7 @@
 
 use std::{collections::HashSet, fmt::Display, io::Write};
 
-use ipc_reactor::{Key, Observer, Ready, Seen, SourceKind, VisitEnd, What, Who};
+use ipc_reactor::{Key, Observer, Ready, Seen, SourceInfo, SourceKind, VisitEnd, What};
 
 use crate::names::{Names, Payload, Text, Time};
 
@@ -101,24 +101,24 @@ impl<W: Write> Explain<W> {
         if self.style.times { Time(ns).to_string() } else { "-".into() }
     }
 
-    fn visit(&mut self, who: Who, ready: Ready, queued_ns: u64) {
-        self.by_event = self.edges.remove(&who.key);
-        let again = self.again.remove(&who.key);
+    fn visit(&mut self, source: SourceInfo, ready: Ready, queued_ns: u64) {
+        self.by_event = self.edges.remove(&source.key);
+        let again = self.again.remove(&source.key);
         let what = match self.by_event {
             true => ready.to_string(),
-            false if self.new.contains(&who.key) => "new".into(),
+            false if self.new.contains(&source.key) => "new".into(),
             false if again => "still ready".into(),
             false => "no event".into(),
         };
-        self.visit = format!("{} {what}", self.name(who));
+        self.visit = format!("{} {what}", self.name(source));
         self.queued_ns = Some(queued_ns);
         (self.lines, self.replies, self.read) = (0, 0, None);
     }
 
-    fn name(&mut self, who: Who) -> String {
-        match who.fd {
-            Some(fd) => format!("{} fd {fd}", self.names.of(who)),
-            None => self.names.of(who).into(),
+    fn name(&mut self, source: SourceInfo) -> String {
+        match source.fd {
+            Some(fd) => format!("{} fd {fd}", self.names.of(source)),
+            None => self.names.of(source).into(),
         }
     }
 
@@ -139,17 +139,17 @@ impl<W: Write> Explain<W> {
     }
 
     /// A read that brought no whole message.
-    fn half_frame(&mut self) {
+    fn partial_frame(&mut self) {
         if let Some(bytes) = self.read.take() {
             self.step("half", DIM, format_args!("recv = {bytes}"), "not a whole message yet: kept");
         }
     }
 
-    fn visited(&mut self, who: Who, end: VisitEnd) {
-        let is_new = self.new.remove(&who.key);
-        match (end, who.kind) {
+    fn visited(&mut self, source: SourceInfo, end: VisitEnd) {
+        let is_new = self.new.remove(&source.key);
+        match (end, source.kind) {
             (VisitEnd::Again, _) => {
-                self.again.insert(who.key);
+                self.again.insert(source.key);
                 self.step(
                     "again",
                     YELLOW,
@@ -157,7 +157,7 @@ impl<W: Write> Explain<W> {
                     "its budget is spent: visited again in the next round, with no event",
                 );
             }
-            (VisitEnd::Parked, _) => self.step("parked", YELLOW, "", "waits for room, or for a deadline"),
+            (VisitEnd::Blocked, _) => self.step("blocked", YELLOW, "", "waits for room, or for a deadline"),
             (VisitEnd::Closed, _) => {
                 if let Some(bytes) = self.read.take() {
                     self.step(
@@ -168,7 +168,7 @@ impl<W: Write> Explain<W> {
                     );
                 }
             }
-            (VisitEnd::Drained, SourceKind::Master) => {
+            (VisitEnd::Drained, SourceKind::Listener) => {
                 self.step("asleep", DIM, "accept4 = EAGAIN", "no other CIR waits: until the next event");
             }
             (VisitEnd::Drained, SourceKind::Queue) if self.by_event => {
@@ -191,9 +191,9 @@ impl<W: Write + 'static> Observer for Explain<W> {
     fn observe(&mut self, seen: &Seen<'_>) {
         if !matches!(
             seen.what,
-            What::Srm { .. } | What::Limit { .. } | What::Visited { end: VisitEnd::Closed, .. }
+            What::Request { .. } | What::Limit { .. } | What::Visited { end: VisitEnd::Closed, .. }
         ) {
-            self.half_frame();
+            self.partial_frame();
         }
         match seen.what {
             What::Woke { events, waited_ns } => {
@@ -206,15 +206,15 @@ impl<W: Write + 'static> Observer for Explain<W> {
                 let from = format!("turn {}", seen.turn);
                 self.line(&from, "woke", DIM, format_args!("epoll_wait = {events}"), slept);
             }
-            What::Edge { who, .. } => {
-                self.edges.insert(who.key);
+            What::Edge { source, .. } => {
+                self.edges.insert(source.key);
             }
             What::Stale { key } => {
                 let from = self.names.get(key).map_or_else(|| key.to_string(), str::to_owned);
                 self.line(&from, "stale", YELLOW, "", "its event came too late: it is gone; skipped");
             }
-            What::Visit { who, ready, queued_ns } => self.visit(who, ready, queued_ns),
-            What::Cir { client, peer, clients, handler_ns, .. } => {
+            What::Visit { source, ready, queued_ns } => self.visit(source, ready, queued_ns),
+            What::Accepted { client, peer, clients, handler_ns, .. } => {
                 self.clients = clients;
                 self.new.insert(client.key);
                 let fd = client.fd.unwrap_or(-1);
@@ -226,7 +226,7 @@ impl<W: Write + 'static> Observer for Explain<W> {
                     format_args!("{name} {peer}   factory {handler}   database of clients: {clients}"),
                 );
             }
-            What::CirRefused { .. } => self.step("refused", RED, "close", "the CIR is turned away"),
+            What::Refused { .. } => self.step("refused", RED, "close", "the CIR is turned away"),
             What::Read { bytes: 0, .. } => {
                 self.step(
                     "EOF",
@@ -236,7 +236,9 @@ impl<W: Write + 'static> Observer for Explain<W> {
                 );
             }
             What::Read { bytes, .. } => self.read = Some(bytes),
-            What::Srm { request, reply_bytes, handler_ns, .. } => self.srm(request, reply_bytes, handler_ns),
+            What::Request { request, reply_bytes, handler_ns, .. } => {
+                self.srm(request, reply_bytes, handler_ns)
+            }
             What::Sent { bytes, left, .. } => {
                 let rest = match left {
                     0 => "the replies of this batch, in one call".into(),
@@ -245,9 +247,9 @@ impl<W: Write + 'static> Observer for Explain<W> {
                 self.replies = left;
                 self.step("reply", BLUE, format_args!("send = {bytes}"), rest);
             }
-            What::Message { who, bytes, priority, handler_ns } => {
+            What::Message { source, bytes, priority, handler_ns } => {
                 let handler = self.time(handler_ns);
-                let call = match who.kind {
+                let call = match source.kind {
                     SourceKind::Queue => "mq_receive",
                     SourceKind::Datagram => "recvmmsg",
                     _ => "read",
@@ -274,22 +276,22 @@ impl<W: Write + 'static> Observer for Explain<W> {
                 let from = if self.visit.is_empty() { "loop".into() } else { self.visit.clone() };
                 self.line(&from, "limit", YELLOW, "", limit);
             }
-            What::Closed { who, cause } => {
-                let from = self.name(who);
-                let database = if who.kind == SourceKind::Client {
+            What::Closed { source, cause } => {
+                let from = self.name(source);
+                let database = if source.kind == SourceKind::Client {
                     self.clients = self.clients.saturating_sub(1);
                     format!("   database of clients: {}", self.clients)
                 } else {
                     String::new()
                 };
-                let call = who.fd.map(|fd| format!("epoll_ctl DEL, close {fd}")).unwrap_or_default();
+                let call = source.fd.map(|fd| format!("epoll_ctl DEL, close {fd}")).unwrap_or_default();
                 self.line(&from, "closed", YELLOW, call, format_args!("{cause}{database}"));
-                self.edges.remove(&who.key);
-                self.new.remove(&who.key);
-                self.again.remove(&who.key);
-                self.names.left(who.key);
+                self.edges.remove(&source.key);
+                self.new.remove(&source.key);
+                self.again.remove(&source.key);
+                self.names.left(source.key);
             }
-            What::Visited { who, end, .. } => self.visited(who, end),
+            What::Visited { source, end, .. } => self.visited(source, end),
             What::Turned { ready, .. } => self.ready = ready,
             _ => {}
         }

@@ -135,7 +135,7 @@ fn open(reactor: &mut Reactor<Totals>, address: &Address) -> io::Result<(Address
     let listener = Listener::bind(address)?;
     let bound = listener.local_address()?;
     let key = reactor.listen(listener, adder::framing(), |_peer, _totals| Ok(Adder::default()))?;
-    Ok((bound, (key, SourceKind::Master), None))
+    Ok((bound, (key, SourceKind::Listener), None))
 }
 
 fn signals(reactor: &mut Reactor<Totals>, arguments: &Arguments) -> io::Result<Vec<Source>> {

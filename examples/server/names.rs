@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt};
 
-use ipc_reactor::{Key, SourceKind, Who};
+use ipc_reactor::{Key, SourceInfo, SourceKind};
 
 /// Names: M for the master socket, Q for a queue, S for signals, and C#1, C#2, … for the clients as they come.
 #[derive(Clone, Default)]
@@ -28,8 +28,8 @@ impl Names {
         names
     }
 
-    pub(crate) fn of(&mut self, who: Who) -> &str {
-        self.names.entry(who.key).or_insert_with(|| match who.kind {
+    pub(crate) fn of(&mut self, source: SourceInfo) -> &str {
+        self.names.entry(source.key).or_insert_with(|| match source.kind {
             SourceKind::Client => {
                 self.clients += 1;
                 format!("C#{}", self.clients)
@@ -58,7 +58,7 @@ impl Names {
 
 fn letter(kind: SourceKind) -> &'static str {
     match kind {
-        SourceKind::Master => "M",
+        SourceKind::Listener => "M",
         SourceKind::Client => "C",
         SourceKind::Datagram => "D",
         SourceKind::Queue => "Q",
@@ -66,6 +66,7 @@ fn letter(kind: SourceKind) -> &'static str {
         SourceKind::SharedMemory => "shm",
         SourceKind::Timers => "T",
         SourceKind::Remote => "R",
+        SourceKind::Child => "P",
         _ => "F",
     }
 }

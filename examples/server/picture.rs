@@ -112,7 +112,7 @@ fn rows(turns: &VecDeque<Turn>) -> Vec<Row> {
     rows.truncate(ROWS_MAX);
     rows.sort_by_key(|Row { source, .. }| {
         (
-            source.kind != SourceKind::Master,
+            source.kind != SourceKind::Listener,
             source.kind == SourceKind::Client,
             source.name.len(),
             source.name.clone(),
@@ -282,7 +282,7 @@ impl Picture {
             self.bar((visit.begun_ns, visit.over_ns), y + 4.0, ROW - 8.0, RUNNING, &title);
         }
         for birth in &turn.births {
-            let places = (self.places.get(&birth.master), self.places.get(&birth.client));
+            let places = (self.places.get(&birth.listener), self.places.get(&birth.client));
             if let (Some(&from), Some(&to)) = places {
                 let x = self.axis.place(birth.at_ns);
                 self.line((x, from + ROW / 2.0), (x, to + ROW / 2.0), COMES, 1.2);

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ipc_reactor::{Key, Observer, Seen, SourceKind, VisitEnd, What, Who};
+use ipc_reactor::{Key, Observer, Seen, SourceInfo, SourceKind, VisitEnd, What};
 
 use crate::{names::Names, picture};
 
@@ -33,7 +33,7 @@ pub(crate) struct Visit {
 /// A CIR that has become a client.
 pub(crate) struct Birth {
     pub(crate) at_ns: u64,
-    pub(crate) master: Key,
+    pub(crate) listener: Key,
     pub(crate) client: Key,
 }
 
@@ -73,8 +73,8 @@ impl Timeline {
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))
     }
 
-    fn source(&mut self, who: Who) -> Source {
-        Source { key: who.key, kind: who.kind, name: self.names.of(who).to_owned() }
+    fn source(&mut self, source: SourceInfo) -> Source {
+        Source { key: source.key, kind: source.kind, name: self.names.of(source).to_owned() }
     }
 }
 
@@ -87,24 +87,24 @@ impl Observer for Timeline {
                 self.turn.number = seen.turn;
                 (self.turn.asleep_ns, self.turn.awake_ns) = (at_ns - waited_ns, at_ns);
             }
-            What::Cir { master, client, .. } => {
+            What::Accepted { listener, client, .. } => {
                 // Named in the order of the CIRs, not of the first visits.
                 self.names.of(client);
-                self.turn.births.push(Birth { at_ns, master: master.key, client: client.key });
+                self.turn.births.push(Birth { at_ns, listener: listener.key, client: client.key });
             }
-            What::Visited { who, queued_ns, took_ns, end, .. } => {
+            What::Visited { source, queued_ns, took_ns, end, .. } => {
                 let begun_ns = at_ns - took_ns;
-                let last_ns = self.over_ns.insert(who.key, at_ns).unwrap_or(0);
+                let last_ns = self.over_ns.insert(source.key, at_ns).unwrap_or(0);
                 let ready_ns = (begun_ns - queued_ns).max(last_ns);
-                let (source, closed) = (self.source(who), end == VisitEnd::Closed);
+                let (source, closed) = (self.source(source), end == VisitEnd::Closed);
                 if closed {
-                    self.over_ns.remove(&who.key);
+                    self.over_ns.remove(&source.key);
                 }
                 self.turn.visits.push(Visit { source, ready_ns, begun_ns, over_ns: at_ns, closed });
             }
-            What::Closed { who, .. } => {
-                self.names.left(who.key);
-                self.over_ns.remove(&who.key);
+            What::Closed { source, .. } => {
+                self.names.left(source.key);
+                self.over_ns.remove(&source.key);
             }
             What::Turned { .. } => {
                 self.turn.over_ns = at_ns;

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ipc_reactor::{Key, Observer, Ready, Seen, SourceKind, What, Who};
+use ipc_reactor::{Key, Observer, Ready, Seen, SourceInfo, SourceKind, What};
 use serde_json::{Value, json};
 
 use crate::names::{Names, Payload, Text};
@@ -68,7 +68,7 @@ impl Trace {
         trace.meta("thread_name", LOOP, json!({ "name": "loop" }));
         trace.meta("thread_sort_index", LOOP, json!({ "sort_index": 0 }));
         for &(key, kind) in sources {
-            trace.track(Who { key, fd: None, kind });
+            trace.track(SourceInfo { key, fd: None, kind });
         }
         Ok(trace)
     }
@@ -131,18 +131,18 @@ impl Trace {
     }
 
     /// The track of a source, which gets one when it is first seen.
-    fn track(&mut self, who: Who) -> Track {
-        if let Some(&track) = self.tracks.get(&who.key) {
+    fn track(&mut self, source: SourceInfo) -> Track {
+        if let Some(&track) = self.tracks.get(&source.key) {
             return track;
         }
         self.last_track += 1;
         let track = Track { number: self.last_track, free_ns: 0, new: false };
-        self.tracks.insert(who.key, track);
-        let name = self.names.of(who).to_owned();
-        let name = who.fd.map_or(name.clone(), |fd| format!("{name} fd {fd}"));
+        self.tracks.insert(source.key, track);
+        let name = self.names.of(source).to_owned();
+        let name = source.fd.map_or(name.clone(), |fd| format!("{name} fd {fd}"));
         self.meta("thread_name", track.number, json!({ "name": name }));
         // The few sources of the server's own above all clients.
-        let above = if who.kind == SourceKind::Client { 1_000_000 } else { 0 };
+        let above = if source.kind == SourceKind::Client { 1_000_000 } else { 0 };
         self.meta("thread_sort_index", track.number, json!({ "sort_index": above + track.number }));
         track
     }
@@ -152,8 +152,8 @@ impl Trace {
         self.visit.as_ref().map_or(LOOP, |visit| visit.track)
     }
 
-    fn visit(&mut self, at_ns: u64, who: Who, ready: Ready, queued_ns: u64) {
-        let track = self.track(who);
+    fn visit(&mut self, at_ns: u64, source: SourceInfo, ready: Ready, queued_ns: u64) {
+        let track = self.track(source);
         let waited_ns = queued_ns.min(at_ns.saturating_sub(track.free_ns));
         if waited_ns > 0 {
             let edges = Some(ready.to_string()).filter(|edges| !edges.is_empty());
@@ -162,7 +162,7 @@ impl Trace {
         if track.new {
             self.arrow("f", track.number, track.number, at_ns);
         }
-        if let Some(track) = self.tracks.get_mut(&who.key) {
+        if let Some(track) = self.tracks.get_mut(&source.key) {
             track.new = false;
         }
         self.visit = Some(Visit { track: track.number, start_ns: at_ns, ready });
@@ -181,8 +181,8 @@ impl Observer for Trace {
             What::Stale { key } => {
                 self.instant(LOOP, "stale event", at_ns, json!({ "key": key.to_string() }))
             }
-            What::Visit { who, ready, queued_ns } => self.visit(at_ns, who, ready, queued_ns),
-            What::Cir { client, peer, clients, handler_ns, .. } => {
+            What::Visit { source, ready, queued_ns } => self.visit(at_ns, source, ready, queued_ns),
+            What::Accepted { client, peer, clients, handler_ns, .. } => {
                 let track = self.track(client);
                 self.tracks.insert(client.key, Track { new: true, ..track });
                 let name = self.names.of(client).to_owned();
@@ -192,9 +192,9 @@ impl Observer for Trace {
                 self.clients = clients;
                 self.counter("clients", at_ns, clients);
             }
-            What::CirRefused { .. } => self.instant(here, "CIR refused", at_ns, json!({})),
+            What::Refused { .. } => self.instant(here, "CIR refused", at_ns, json!({})),
             What::Read { bytes, .. } => self.instant(here, "recv", at_ns, json!({ "bytes": bytes })),
-            What::Srm { request, reply_bytes, handler_ns, .. } => {
+            What::Request { request, reply_bytes, handler_ns, .. } => {
                 let args = json!({ "request": Payload(request).to_string(), "reply_bytes": reply_bytes });
                 self.slice(here, "SRM", at_ns, handler_ns, args);
             }
@@ -216,22 +216,22 @@ impl Observer for Trace {
                 self.instant(here, "fault", at_ns, args);
             }
             What::Limit { limit } => self.instant(here, &format!("limit: {limit}"), at_ns, json!({})),
-            What::Closed { who, cause } => {
-                let track = self.track(who);
+            What::Closed { source, cause } => {
+                let track = self.track(source);
                 self.instant(track.number, "closed", at_ns, json!({ "cause": cause.to_string() }));
-                if who.kind == SourceKind::Client {
+                if source.kind == SourceKind::Client {
                     self.clients = self.clients.saturating_sub(1);
                     self.counter("clients", at_ns, self.clients);
                 }
-                self.tracks.remove(&who.key);
-                self.names.left(who.key);
+                self.tracks.remove(&source.key);
+                self.names.left(source.key);
             }
-            What::Visited { who, took_ns, end, .. } => {
+            What::Visited { source, took_ns, end, .. } => {
                 if let Some(Visit { track, start_ns, ready }) = self.visit.take() {
                     let args = json!({ "ready": ready.to_string(), "end": format!("{end:?}") });
                     self.slice(track, "visit", at_ns, at_ns.saturating_sub(start_ns).min(took_ns), args);
                 }
-                if let Some(track) = self.tracks.get_mut(&who.key) {
+                if let Some(track) = self.tracks.get_mut(&source.key) {
                     track.free_ns = at_ns;
                 }
             }

@@ -106,8 +106,8 @@ pub(crate) fn open_queue(name: &str) -> io::Result<(Queue, Option<OwnQueue>)> {
 pub(crate) fn report(totals: &Totals, stats: &Stats) -> Value {
     let trips: Map<String, Value> = Limit::ALL
         .iter()
-        .filter(|&&limit| stats.trips(limit) > 0)
-        .map(|&limit| (limit.to_string(), stats.trips(limit).into()))
+        .filter(|&&limit| stats.limit_count(limit) > 0)
+        .map(|&limit| (limit.to_string(), stats.limit_count(limit).into()))
         .collect();
     let errors: Map<String, Value> =
         stats.errors().map(|(kind, count)| (kind.to_string(), count.into())).collect();
@@ -122,9 +122,9 @@ pub(crate) fn report(totals: &Totals, stats: &Stats) -> Value {
         },
         "reactor": {
             "clients": stats.clients,
-            "cirs": stats.cirs,
-            "cirs_refused": stats.cirs_refused,
-            "srms": stats.srms,
+            "cirs": stats.accepted,
+            "cirs_refused": stats.refused,
+            "srms": stats.requests,
             "closed": stats.closed,
             "drained": stats.drained,
             "drain_cut": stats.drain_cut,

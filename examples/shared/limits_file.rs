@@ -28,8 +28,8 @@ fn set(limits: &mut Limits, line: &str) -> Result<(), String> {
     match name {
         "clients" => limits.clients = count(value).map_err(wrong)?,
         "clients_per_uid" => limits.clients_per_uid = count(value).map_err(wrong)?,
-        "held_max" => limits.held_max = count(value).map_err(wrong)?,
-        "held_per_uid" => limits.held_per_uid = count(value).map_err(wrong)?,
+        "buffered_max" => limits.buffered_max = count(value).map_err(wrong)?,
+        "buffered_per_uid" => limits.buffered_per_uid = count(value).map_err(wrong)?,
         "when_full" => {
             limits.when_full =
                 one_of(value, &[("wait", WhenFull::Wait), ("shed", WhenFull::Shed)]).map_err(wrong)?;
@@ -44,16 +44,16 @@ fn set(limits: &mut Limits, line: &str) -> Result<(), String> {
             limits.slow_consumer = one_of(value, &choices).map_err(wrong)?;
         }
         "idle" => limits.idle = time_or_none(value).map_err(wrong)?,
-        "half_frame" => limits.half_frame = time_or_none(value).map_err(wrong)?,
+        "frame_timeout" => limits.frame_timeout = time_or_none(value).map_err(wrong)?,
         "flush" => limits.flush = time(value).map_err(wrong)?,
         "drain" => limits.drain = time(value).map_err(wrong)?,
         "accept_retry" => limits.accept_retry = time(value).map_err(wrong)?,
         "queue_check" => limits.queue_check = time_or_none(value).map_err(wrong)?,
         _ => {
             return Err(format!(
-                "{name:?} is no limit; there are clients, clients_per_uid, held_max, held_per_uid, when_full, \
+                "{name:?} is no limit; there are clients, clients_per_uid, buffered_max, buffered_per_uid, when_full, \
                  accepts_per_visit, bytes_per_visit, messages_per_visit, output_high_water, output_max, \
-                 slow_consumer, idle, half_frame, flush, drain, accept_retry, queue_check"
+                 slow_consumer, idle, frame_timeout, flush, drain, accept_retry, queue_check"
             ));
         }
     }

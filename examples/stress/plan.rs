@@ -50,13 +50,13 @@ impl Plan {
             clients: connections,
             clients_per_uid: connections,
             idle: None,
-            half_frame: None,
+            frame_timeout: None,
             connect: self.timeout,
             frame_max: answer.max(defaults.frame_max),
             output_high_water: output.max(defaults.output_high_water),
             output_max: output.max(defaults.output_max),
-            held_max: usize::MAX,
-            held_per_uid: usize::MAX,
+            buffered_max: usize::MAX,
+            buffered_per_uid: usize::MAX,
             ..defaults
         }
     }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use ipc_reactor::{
-    Address, Context, Datagram, Framing, Handout, Interest, Limits, Listener, PollSet, Progress, Queue,
-    Reactor, Session, Signal, children,
+    Address, Context, Datagram, Framing, Interest, Limits, Listener, PollSet, Progress, Queue, Reactor,
+    Session, Signal, SubscriberSession, children,
     shm::{Publisher, PublisherOptions},
 };
 
@@ -140,7 +140,9 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<()> {
             let at = listener.local_address()?;
             let publisher: fn(&mut Serving) -> &mut Publisher =
                 |serving| &mut serving.publishing.as_mut().expect("it publishes").publisher;
-            reactor.listen(listener, Handout::framing(), move |_, _| Ok(Handout::new(publisher)))?;
+            reactor.listen(listener, SubscriberSession::framing(), move |_, _| {
+                Ok(SubscriberSession::new(publisher))
+            })?;
             publish(&mut reactor, &mut serving);
             format!("shm:{at}")
         }

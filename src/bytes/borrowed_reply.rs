@@ -1,17 +1,17 @@
-//! A reply that is a piece of the request: sent from where it was read, without a copy.
+//! The borrowed reply: a sub-slice of the read buffer that is sent without a copy.
 
 use std::mem;
 
-/// The replies that together are one sub-slice of the read buffer. They are sent from there.
+/// Replies that together are one sub-slice of the read buffer. They are sent from there.
 #[derive(Debug, Default)]
 pub(crate) struct BorrowedReply {
-    /// The address at which a continuation would begin; it is only compared. 0: nothing can continue it.
+    /// The address at which the next reply must begin to continue the sub-slice; it is only compared. 0: none can.
     next: usize,
     len: usize,
 }
 
 impl BorrowedReply {
-    /// These bytes were read, and no reply to them was given yet.
+    /// Begins with the bytes of a read, to which there is no reply yet.
     #[inline]
     pub(crate) fn begin(&mut self, read: &[u8]) {
         debug_assert_eq!(self.len, 0, "the last one has been taken");
@@ -23,10 +23,10 @@ impl BorrowedReply {
         self.len
     }
 
-    /// Takes a reply that continues the sub-slice, if it comes to no more than `max` bytes.
+    /// Adds a reply that continues the sub-slice, if all together is no more than `max` bytes. False: not added.
     #[inline]
     pub(crate) fn extend(&mut self, reply: &[u8], max: usize) -> bool {
-        // A slice that begins within what was read also ends there.
+        // A slice that begins within the read buffer also ends there.
         let len = self.len + reply.len();
         let continues = reply.as_ptr().addr() == self.next && len <= max;
         if continues {
@@ -36,12 +36,12 @@ impl BorrowedReply {
         continues
     }
 
-    /// The next reply is not a piece of what was read, and what follows it cannot be sent before it.
+    /// A reply from elsewhere comes next. The replies after it must not be sent before it, so none is borrowed.
     pub(crate) fn end(&mut self) {
         self.next = 0;
     }
 
-    /// The sub-slice of what was read; nothing is borrowed any more.
+    /// Returns the sub-slice of `read`, and ends the borrowing.
     #[inline]
     pub(crate) fn take<'a>(&mut self, read: &'a [u8]) -> &'a [u8] {
         self.next = 0;

@@ -1,10 +1,10 @@
-//! Bytes that wait: partial frames on their way in, unsent replies on their way out.
+//! Buffers: partial frames of input, unsent replies.
 //!
-//! The buffers belong to the reactor. A client holds one only while something of its own waits.
+//! The buffers belong to the reactor's pool. A client has one only while it has bytes in it.
 
 use std::{collections::VecDeque, io, os::fd::OwnedFd};
 
-/// Descriptors that leave with the byte at this position of the stream, or with this record.
+/// Descriptors that are sent with the byte at this position of the stream, or with the record that begins there.
 #[derive(Debug)]
 struct Attached {
     at: u64,
@@ -14,17 +14,17 @@ struct Attached {
 /// A first-in, first-out run of bytes in one piece of memory.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
-    /// Initialised to its whole length, so that a read can write straight after `end`.
+    /// Initialised to its whole length, so that a read can write after `end`.
     data: Vec<u8>,
     start: usize,
     end: usize,
     /// Bytes consumed since the buffer was last empty and without attachments.
     consumed: u64,
-    /// Descriptors on their way out, in the order of their places.
+    /// Descriptors to be sent, in the order of their positions.
     attached: VecDeque<Attached>,
-    /// When the first of the bytes came, or the last whole frame was taken out, in nanoseconds of the turn's clock.
+    /// When the first byte arrived, or the last whole frame was taken out, in nanoseconds of the turn's clock.
     pub(crate) since_ns: u64,
-    /// How many of the bytes are known to hold no whole frame.
+    /// How many of the bytes are known to contain no end of a frame.
     pub(crate) scanned: usize,
 }
 
@@ -55,7 +55,7 @@ impl Buffer {
         }
     }
 
-    /// Puts `bytes` in front of all that waits.
+    /// Inserts `bytes` before all others.
     ///
     /// # Errors
     /// `OutOfMemory`; then nothing has changed.
@@ -80,7 +80,7 @@ impl Buffer {
         }
     }
 
-    /// The bytes, if nothing is attached to any of them.
+    /// The bytes, if no descriptor is attached to any of them.
     #[inline]
     pub(crate) fn plain_bytes(&self) -> Option<&[u8]> {
         self.attached.is_empty().then(|| self.bytes())
@@ -91,8 +91,8 @@ impl Buffer {
         self.attached.push_back(Attached { at: self.consumed + self.len() as u64, descriptors });
     }
 
-    /// What goes out next: bytes up to where the next descriptors are attached, and those attached to the first of
-    /// them.
+    /// What is sent next: the bytes up to the next attached descriptors, and the descriptors attached to the first
+    /// byte.
     #[inline]
     pub(crate) fn next_piece(&self) -> (&[u8], &[OwnedFd]) {
         if self.attached.is_empty() { (self.bytes(), &[]) } else { self.next_attached_piece() }
@@ -100,7 +100,10 @@ impl Buffer {
 
     #[cold]
     fn next_attached_piece(&self) -> (&[u8], &[OwnedFd]) {
-        let upto = |at: u64| &self.bytes()[..((at - self.consumed) as usize).min(self.len())];
+        let upto = |at: u64| {
+            let count = usize::try_from(at - self.consumed).unwrap_or(usize::MAX);
+            &self.bytes()[..count.min(self.len())]
+        };
         match (self.attached.front(), self.attached.get(1)) {
             (Some(here), next) if here.at == self.consumed => {
                 (next.map_or(self.bytes(), |next| upto(next.at)), &here.descriptors)
@@ -110,7 +113,7 @@ impl Buffer {
         }
     }
 
-    /// Closes the descriptors that have just gone out with the first byte.
+    /// Closes the descriptors that were just sent with the first byte.
     pub(crate) fn detach(&mut self) {
         self.attached.pop_front();
     }
@@ -127,7 +130,7 @@ impl Buffer {
         Ok(())
     }
 
-    /// Appends `bytes` if there is room for them as it is, and no more than `most` bytes come to wait.
+    /// Appends `bytes` if the buffer has room for them without growing, and ends at `most` bytes or before.
     #[inline]
     pub(crate) fn extend_within(&mut self, bytes: &[u8], most: usize) -> bool {
         let end = self.end + bytes.len();
@@ -146,7 +149,7 @@ impl Buffer {
         if self.data.len() - self.end < room { self.make_room(room) } else { Ok(()) }
     }
 
-    /// The room after the bytes, at least `room` of it, to read into; then [`commit`](Buffer::commit).
+    /// The room after the bytes, at least `room` bytes, to read into. [`commit`](Buffer::commit) follows.
     pub(crate) fn tail(&mut self, room: usize) -> io::Result<&mut [u8]> {
         self.reserve(room)?;
         Ok(&mut self.data[self.end..])
@@ -177,24 +180,25 @@ impl Buffer {
     }
 }
 
-/// Buffers that are not in use, kept for the next connection that needs one.
+/// Buffers that are not in use, kept for the next client that needs one.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    // A connection keeps its buffer boxed, so that an idle one is small. Boxed here, too: lending allocates nothing.
+    // A client keeps its buffer boxed, so that an idle client is small. Boxed here too, so that `take` allocates
+    // nothing.
     #[allow(clippy::vec_box)]
     free: Vec<Box<Buffer>>,
     bytes: usize,
 }
 
 impl Pool {
-    /// Larger buffers are given back to the allocator at once.
+    /// Larger buffers are freed at once.
     const BUFFER_MAX: usize = 128 << 10;
-    /// All that is kept, together.
+    /// The most bytes that are kept in all.
     const BYTES_MAX: usize = 4 << 20;
-    /// Buffers kept, however small.
+    /// The most buffers that are kept.
     const COUNT_MAX: usize = 4096;
 
-    pub(crate) fn lend(&mut self) -> Box<Buffer> {
+    pub(crate) fn take(&mut self) -> Box<Buffer> {
         match self.free.pop() {
             Some(buffer) => {
                 self.bytes -= buffer.data.len();
@@ -312,7 +316,7 @@ mod tests {
         let mut pool = Pool::default();
         let buffers: Vec<_> = (0..1000)
             .map(|_| {
-                let mut buffer = pool.lend();
+                let mut buffer = pool.take();
                 buffer.extend(&[0; 32 << 10]).unwrap();
                 buffer
             })
@@ -321,7 +325,7 @@ mod tests {
             pool.give_back(buffer);
         }
         assert!(pool.bytes <= Pool::BYTES_MAX && pool.free.len() < 1000);
-        let mut large = pool.lend();
+        let mut large = pool.take();
         large.extend(&vec![0; 1 << 20]).unwrap();
         let before = pool.free.len();
         pool.give_back(large);

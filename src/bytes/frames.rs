@@ -1,4 +1,4 @@
-//! Bytes of one read, cut into frames.
+//! The frames in the bytes of one read.
 
 use crate::bytes::framing::{Decoded, Framing, Refusal};
 
@@ -9,27 +9,27 @@ pub(crate) enum Pass {
     Drained,
     /// A budget is spent.
     Budget,
-    /// The handler has asked for something that comes first.
+    /// The handler has asked for something, which is done before the next frame.
     Asked,
     /// The peer has shut down its writing side.
     EndOfFile,
 }
 
-/// What was read, on its way to the session.
+/// The bytes of one read, while the session handles their frames.
 #[derive(Debug)]
 pub(crate) struct Frames<'a> {
     framing: &'a Framing,
-    /// The bytes that no whole frame has taken yet.
+    /// The bytes after the last whole frame.
     pub(crate) rest: &'a [u8],
-    /// How many of them are known to hold no whole frame.
+    /// How many of them are known to contain no end of a frame.
     pub(crate) scanned: usize,
     /// How many messages the budget still allows.
     pub(crate) messages: usize,
-    /// Why it stopped, if not for want of a whole frame.
+    /// Why the handling stopped; `None` if no whole frame is left.
     pub(crate) pass: Option<Pass>,
 }
 
-/// A frame's payload, and what follows the frame.
+/// The payload of a frame, and the bytes after the frame.
 type Split<'a> = (&'a [u8], &'a [u8]);
 
 impl<'a> Frames<'a> {
@@ -38,19 +38,19 @@ impl<'a> Frames<'a> {
         Frames { framing, rest: bytes, scanned: 0, messages: messages.max(1), pass: None }
     }
 
-    /// Every byte was a part of a whole frame, and nothing has stopped the handling.
+    /// Every byte was part of a whole frame, and nothing has stopped the handling.
     #[inline]
     pub(crate) fn is_done(&self) -> bool {
         self.pass.is_none() && self.rest.is_empty()
     }
 
-    /// The size of every frame in `bytes` bytes, where it takes no look at them.
+    /// The size of each frame, if it does not depend on the bytes.
     #[inline]
     pub(crate) fn known_size(&self) -> Option<usize> {
         self.framing.known_size(self.rest.len())
     }
 
-    /// The first frame of `rest`, where only a look at the bytes tells how long it is.
+    /// The first frame of `rest`, if its size depends on the bytes.
     pub(crate) fn decode(&mut self, rest: &'a [u8], frame_max: usize) -> Result<Option<Split<'a>>, Refusal> {
         let max = self.framing.frame_max(frame_max);
         Ok(match self.framing.decode(rest, &mut self.scanned, max)? {

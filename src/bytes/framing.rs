@@ -1,4 +1,4 @@
-//! How a byte stream is cut into service request messages.
+//! Framing: how a byte stream is cut into messages.
 
 use std::{fmt, io, ops::Range, sync::Arc};
 
@@ -11,19 +11,19 @@ pub enum Decoded {
     Frame {
         /// The message itself, as a range of the bytes given.
         payload: Range<usize>,
-        /// How many bytes it takes up with its header and its end mark: at least one.
+        /// How many bytes it occupies with its header and its end mark: at least one.
         consumed: usize,
     },
-    /// The message is not whole yet.
+    /// The message is incomplete.
     Partial {
-        /// How many bytes there must be before it is worth asking again; 0 if that is not known.
+        /// How many bytes must be there before `decode` is called again; 0 if that is not known.
         needed: usize,
     },
 }
 
-/// A framing of the embedder's own.
+/// A custom framing: [`Framing::custom`].
 ///
-/// The bytes given always begin at a message's first byte, however they arrived: a decoder keeps no state.
+/// The bytes always begin at the first byte of a message, in whatever pieces they arrived, so a decoder keeps no state.
 ///
 /// ```
 /// use ipc_reactor::{Decode, Decoded, Framing};
@@ -58,7 +58,8 @@ pub trait Decode: Send + Sync {
     /// [`Cause::Malformed`](crate::Cause::Malformed).
     fn decode(&self, bytes: &[u8]) -> io::Result<Decoded>;
 
-    /// Appends `payload` as a message to `out`, for `reply_frame`. As it is, unless said otherwise.
+    /// Appends `payload` as a message to `out`, for [`reply_frame`](crate::Context::reply_frame). By default the
+    /// message is the payload itself.
     ///
     /// # Errors
     /// The payload cannot be a message of this framing.
@@ -68,7 +69,7 @@ pub trait Decode: Send + Sync {
     }
 }
 
-/// The length's width and byte order in [`Framing::prefixed`].
+/// The width and the byte order of the length in [`Framing::prefixed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Prefix {
@@ -121,11 +122,10 @@ enum Rule {
     Custom(Arc<dyn Decode>),
 }
 
-/// How a stream is cut into messages. A seqpacket socket keeps its own boundaries: there, use [`Framing::raw`].
+/// How a stream is cut into messages. A seqpacket socket keeps message boundaries: use [`Framing::raw`] there.
 ///
-/// What a peer sends is held in memory only until the frame is whole, and only as much as
-/// [`Limits::frame_max`](crate::Limits::frame_max) or [`Framing::max`] allows: a length is believed when its bytes
-/// have come, not before.
+/// A partial frame is buffered until it is complete, up to [`Limits::frame_max`](crate::Limits::frame_max) or
+/// [`Framing::max`]. A length prefix alone allocates nothing: memory is used for bytes that have arrived.
 #[derive(Clone)]
 pub struct Framing {
     rule: Rule,
@@ -134,7 +134,7 @@ pub struct Framing {
 }
 
 impl Framing {
-    /// Whatever has arrived is a message, of at least one byte and at most the reactor's
+    /// Each read is a message, of at least one byte and at most the reactor's
     /// [read buffer](crate::Builder::read_buffer). On a seqpacket socket, each record is a message.
     pub fn raw() -> Framing {
         Framing { rule: Rule::Raw, max: None, descriptors: 0 }
@@ -149,18 +149,19 @@ impl Framing {
         Framing { rule: Rule::Fixed(size), max: Some(size), descriptors: 0 }
     }
 
-    /// Each message ends with a line feed, which is not part of it, nor is a carriage return before it. A last
-    /// line that the peer's end of file cut short is a message too, as in [`std::io::BufRead::lines`].
+    /// Each message ends with a line feed. The line feed, and a carriage return before it, are not part of the message.
+    /// A last line without a line feed, before the end of file, is a message too, as in
+    /// [`std::io::BufRead::lines`].
     pub fn lines() -> Framing {
         Framing { rule: Rule::Lines, max: None, descriptors: 0 }
     }
 
-    /// Each message is preceded by its length in bytes, which does not count itself. A message may be empty.
+    /// Each message follows its length in bytes; the length does not include the prefix. A message may be empty.
     pub fn prefixed(prefix: Prefix) -> Framing {
         Framing { rule: Rule::Prefixed(prefix), max: None, descriptors: 0 }
     }
 
-    /// A framing of the embedder's own.
+    /// A custom framing.
     pub fn custom(decoder: impl Decode + 'static) -> Framing {
         Framing { rule: Rule::Custom(Arc::new(decoder)), max: None, descriptors: 0 }
     }
@@ -172,14 +173,14 @@ impl Framing {
         self
     }
 
-    /// Lets peers on Unix sockets pass descriptors (`SCM_RIGHTS`), and holds at most `held` for a client until its
-    /// session takes them ([`Context::descriptor`](crate::Context::descriptor)); one more closes the client. Without
-    /// this, a peer that tries gets `EPERM` (or, before Linux 6.16, what it passed is closed).
+    /// Lets peers on Unix sockets pass descriptors (`SCM_RIGHTS`, `unix(7)`). At most `max` are kept for a client until
+    /// its session takes them ([`Context::descriptor`](crate::Context::descriptor)); one more closes the client.
+    /// Without this, a peer that passes descriptors gets `EPERM` (before Linux 6.16, they are closed here).
     ///
-    /// Reading costs a system call more then: a short read no longer proves that nothing is left.
+    /// Reading then costs one system call more: a short read no longer proves that nothing is left.
     #[must_use]
-    pub fn descriptors(mut self, held: u16) -> Framing {
-        self.descriptors = held;
+    pub fn descriptors(mut self, max: u16) -> Framing {
+        self.descriptors = max;
         self
     }
 
@@ -191,7 +192,7 @@ impl Framing {
         self.max.unwrap_or(default)
     }
 
-    /// How long each message in `length` bytes is, where that is known without a look at them.
+    /// The size of each message in `length` bytes, if it does not depend on the bytes.
     #[inline]
     pub(crate) fn known_size(&self, length: usize) -> Option<usize> {
         match self.rule {
@@ -201,9 +202,8 @@ impl Framing {
         }
     }
 
-    /// Finds the first message in `bytes`. The first `scanned` bytes are known to hold no whole one, and `scanned`
-    /// is moved on when there is none in the rest either, so that a peer that sends byte by byte costs no more
-    /// than one that does not.
+    /// Finds the first message in `bytes`. The first `scanned` bytes are known to contain no end of a message. If the
+    /// rest contains none either, `scanned` moves on, so that a peer that sends byte by byte causes no repeated scans.
     pub(crate) fn decode(&self, bytes: &[u8], scanned: &mut usize, max: usize) -> Result<Decoded, Refusal> {
         match &self.rule {
             Rule::Raw => Ok(Decoded::Frame { payload: 0..bytes.len(), consumed: bytes.len() }),
@@ -215,12 +215,12 @@ impl Framing {
         }
     }
 
-    /// The message in what an end of file cut short, if the framing allows one.
+    /// The message in the bytes before an end of file, if the framing lets an end of file end a message.
     pub(crate) fn decode_last(&self, bytes: &[u8]) -> Option<Range<usize>> {
         matches!(self.rule, Rule::Lines).then_some(0..bytes.len())
     }
 
-    /// Appends `payload` as a message, by way of `put`.
+    /// Passes `payload`, as a message in parts, to `put`.
     pub(crate) fn encode(
         &self,
         payload: &[u8],
@@ -253,10 +253,10 @@ impl Framing {
     }
 }
 
-/// Why bytes are not, and cannot become, a frame.
+/// Why bytes cannot become a frame.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// It is larger than the limit: how large, as far as is known, and the limit.
+    /// It is larger than the limit: its size as far as it is known, and the limit.
     TooLarge(usize, usize),
     Malformed(io::Error),
 }
@@ -273,7 +273,7 @@ fn line(bytes: &[u8], scanned: &mut usize, max: usize) -> Result<Decoded, Refusa
                 Ok(Decoded::Frame { payload, consumed: end + 1 })
             }
         }
-        // Room for a carriage return behind the largest line.
+        // Room for a carriage return after the largest line.
         None if bytes.len() > max.saturating_add(1) => Err(Refusal::TooLarge(bytes.len(), max)),
         None => {
             *scanned = bytes.len();
@@ -316,7 +316,7 @@ fn custom(decoder: &dyn Decode, bytes: &[u8], scanned: &mut usize, max: usize) -
                 Ok(Decoded::Frame { payload, consumed })
             }
         }
-        // A header's room on top of the payload: what a frame may need beyond `max` is the decoder's affair.
+        // Some room for a header: only the decoder knows how much a frame needs beyond its payload.
         Decoded::Partial { needed } if needed.max(bytes.len()) > max.saturating_add(64) => {
             Err(Refusal::TooLarge(needed.max(bytes.len()), max))
         }

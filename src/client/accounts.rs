@@ -1,4 +1,4 @@
-//! What clients hold of the reactor's memory and places, against its limits.
+//! Checks the clients' places and buffered bytes against the limits.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -9,10 +9,10 @@ use crate::{
     types::{cause::Limit, key::Key},
 };
 
-/// Stands for all peers of which the kernel knows no uid; no user has it.
+/// The uid of all peers for which the kernel has none. No user has it.
 const NO_UID: u32 = u32::MAX - 1;
 
-/// Accounts what a client holds of the reactor's memory now; names the limit that this exceeds.
+/// Updates the account of a client's buffered bytes. Returns the limit that they exceed.
 pub(super) fn account<S>(set: &mut PollSet<S>, key: Key) -> Option<Limit> {
     let limits = &set.limits;
     let io = io_of(&mut set.registry, key);
@@ -20,25 +20,25 @@ pub(super) fn account<S>(set: &mut PollSet<S>, key: Key) -> Option<Limit> {
     io.buffered = u32::try_from(after).unwrap_or(u32::MAX);
     let (uid, unix, grows) = (io.uid, io.config.unix, after > before);
     let of_user = set.accounts.hold(uid, before, after);
-    if set.accounts.buffered() > limits.held_max && grows {
-        return Some(Limit::Held);
+    if set.accounts.buffered() > limits.buffered_max && grows {
+        return Some(Limit::Buffered);
     }
     let of_user = match of_user {
         Some(of_user) => of_user,
-        // No user can hold more than all together.
-        None if unix && set.accounts.buffered() > limits.held_per_uid => {
+        // No user can have more than all users together.
+        None if unix && set.accounts.buffered() > limits.buffered_per_uid => {
             count_users(set);
             let uid = io_of(&mut set.registry, key).uid;
             set.accounts.buffered_of(uid)
         }
         None => return None,
     };
-    (unix && grows && of_user > set.limits.held_per_uid).then_some(Limit::HeldPerUid)
+    (unix && grows && of_user > set.limits.buffered_per_uid).then_some(Limit::BufferedPerUid)
 }
 
-/// Whether another client of the same user as this new one would be too many.
+/// Whether the user of this new connection has all the clients that it may have.
 pub(crate) fn too_many_of_user<S>(set: &mut PollSet<S>, socket: &OwnedFd) -> bool {
-    // While all clients together are fewer than one user may have, the kernel need not be asked.
+    // While all clients together are fewer than one user may have, the credentials are not needed.
     if set.stats.clients < set.limits.clients_per_uid {
         return false;
     }
@@ -49,8 +49,7 @@ pub(crate) fn too_many_of_user<S>(set: &mut PollSet<S>, socket: &OwnedFd) -> boo
     set.accounts.clients_of(uid) >= set.limits.clients_per_uid
 }
 
-/// Asks the kernel whose each client is. Done once, and only where one user could be over a limit at all; from then
-/// on the count is kept.
+/// Reads the credentials of each client, and starts to count by user. Done once, when one user could be over a limit.
 fn count_users<S>(set: &mut PollSet<S>) {
     let clients = set.registry.iter_mut().filter_map(|(_, source)| match source {
         Source::Client { io, .. } => {
@@ -62,7 +61,7 @@ fn count_users<S>(set: &mut PollSet<S>) {
     set.accounts.count_users(clients);
 }
 
-/// The uid that a new client is counted under.
+/// The uid under which a new client is counted.
 pub(super) fn uid_for<S>(set: &PollSet<S>, io: &ClientIo) -> u32 {
     if set.accounts.counts_users() { uid_of(io) } else { UID_UNKNOWN }
 }
@@ -72,7 +71,7 @@ fn uid_of(io: &ClientIo) -> u32 {
         return NO_UID;
     }
     match socket::peer_credentials(io.fd()) {
-        // A connection of our own that is in progress has no peer, and the uid -1.
+        // A connect in progress has no peer yet: its uid is -1.
         Ok(credentials) if credentials.uid != UID_UNKNOWN => credentials.uid,
         _ => NO_UID,
     }

@@ -1,4 +1,4 @@
-//! How a client comes in: accepted, adopted, or connected by ourselves.
+//! Admission: puts an accepted, adopted or connecting socket into the poll set as a client.
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
 use crate::{
     bytes::framing::Framing,
     client::{accounts::uid_for, deadlines::begin_idling},
-    net::transport::ListenerKind,
+    net::transport::Transport,
     set::{
         client::{ClientIo, Connecting, ConnectionConfig, Extra, Flags, Rights},
         driver::Driver,
@@ -18,7 +18,7 @@ use crate::{
         session::Session,
         source::Source,
     },
-    sys::{closer, file, socket, time::nanos},
+    sys::{file, socket, time::nanos},
     types::{cause::Cause, key::Key, limits::Limits, ready::Ready},
 };
 
@@ -27,11 +27,11 @@ pub(crate) enum Registration {
     AtOnce,
     /// The caller visits it, and then calls [`register`].
     AfterFirstVisit,
-    /// At once, for room to write, which tells that the connection is established.
+    /// At once, with the interest to write: the socket becomes writable when the connection is established.
     Connecting(Box<Connecting>),
 }
 
-/// Puts a new client into its slot, registers it, and has it visited in the next round.
+/// Puts a new client into a slot, registers it, and marks it ready for its first visit.
 pub(crate) fn admit<S>(
     set: &mut PollSet<S>,
     socket: OwnedFd,
@@ -42,7 +42,7 @@ pub(crate) fn admit<S>(
     let now_ns = set.now_ns();
     let mut io = ClientIo::new(socket, config, now_ns, 0);
     if io.config.rights == Rights::Discarded {
-        // What was passed before is in the socket, to be read; since Linux 6.16 no more is let in.
+        // Descriptors that were passed before are in the socket. Since Linux 6.16 the kernel refuses more.
         let refuses = socket::set_passes_rights(io.fd(), false).is_ok();
         io.flags.set(Flags::REFUSES_RIGHTS, refuses);
     }
@@ -64,9 +64,7 @@ pub(crate) fn admit<S>(
         }
     }
     if registers && let Err(error) = set.register(io.fd(), io.interest()) {
-        if io.may_hold_rights() {
-            closer::close(io.into_socket());
-        }
+        io.close();
         return Err(error);
     }
     set.accounts.admit(io.uid);
@@ -76,7 +74,7 @@ pub(crate) fn admit<S>(
         set.timers.set_slot_deadline(key.index, now_ns.saturating_add(nanos(time)));
     }
     if registers {
-        // The session is opened by its first visit, and in a drain it is asked to end.
+        // The first visit opens the session, and in a drain asks it to end.
         let ready = if set.lifecycle.phase() == Phase::Draining { Ready::READABLE } else { Ready::NONE };
         set.mark_ready(key, ready);
     } else if let Some(slot) = set.registry.slot_mut(key) {
@@ -85,7 +83,7 @@ pub(crate) fn admit<S>(
     Ok(key)
 }
 
-/// Registers a client that has been visited for the first time. What has come since the visit makes an edge of its own.
+/// Registers a client after its first visit. Bytes that have come since the visit make a new edge.
 pub(crate) fn register<S>(set: &mut PollSet<S>, key: Key) {
     let Some(Source::Client { io, .. }) = set.registry.get_mut(key) else { return };
     let (fd, interest) = (io.raw_fd(), io.interest());
@@ -102,19 +100,20 @@ pub(crate) fn register<S>(set: &mut PollSet<S>, key: Key) {
     }
 }
 
-/// A record is read whole or not at all.
+/// Makes the read buffer large enough for records, which are read in one piece.
 pub(crate) fn make_room_for_records<S>(set: &mut PollSet<S>, framing: &Framing) {
-    /// No sender's buffer is larger, as systems are set up; a larger record counts as a frame that is too large.
+    /// By default no sender's buffer is larger. A larger record counts as a frame that is too large.
     const RECORD_MAX: usize = 16 << 20;
     set.io.has_records = true;
     set.io.need_read_room(framing.frame_max(set.limits.frame_max).min(RECORD_MAX) + 1);
 }
 
 impl<S> PollSet<S> {
-    /// Takes a connected stream or seqpacket socket into the poll set, as though a listener had accepted it.
+    /// Puts a connected stream or seqpacket socket into the poll set, as a client.
     ///
     /// # Errors
-    /// It is no such socket, or the kernel refuses to watch it. The socket is closed.
+    /// `InvalidInput`: it is no such socket. Those of `fcntl(2)`, `setsockopt(2)` and `epoll_ctl(2)`. The socket is
+    /// closed.
     pub fn adopt(
         &mut self,
         socket: impl Into<OwnedFd>,
@@ -122,20 +121,20 @@ impl<S> PollSet<S> {
         session: impl Session<S> + 'static,
     ) -> io::Result<Key> {
         let socket = socket.into();
-        let kind = ListenerKind::of(socket.as_fd())?;
+        let transport = Transport::of(socket.as_fd())?;
         file::set_nonblocking(socket.as_fd(), true)?;
-        if kind.is_seqpacket() {
+        if transport.is_seqpacket() {
             socket::set_passes_credentials(socket.as_fd(), true)?;
             make_room_for_records(self, &framing);
         }
-        let config = Rc::new(ConnectionConfig::new(kind, framing, Rights::Discarded));
+        let config = Rc::new(ConnectionConfig::new(transport, framing, Rights::Discarded));
         let key = admit(self, socket, config, Box::new(session), Registration::AtOnce)?;
-        // An out-of-band byte may have come before: the first visit reads to EAGAIN.
+        // An out-of-band byte may have come before: the first visit reads until EAGAIN.
         self.mark_ready(key, Ready::READABLE | Ready::PRIORITY);
         Ok(key)
     }
 
-    /// Puts other limits in force, from now on: what exceeds them already stays.
+    /// Sets other limits. What exceeds them already stays.
     pub fn set_limits(&mut self, limits: Limits) {
         if let (None, Some(idle)) = (self.limits.idle, limits.idle) {
             begin_idling(self, idle);

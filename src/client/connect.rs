@@ -1,4 +1,4 @@
-//! Clients of our own: connections that this process makes, as sources like those that it accepts.
+//! Outgoing connections: clients that this process connects.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,7 @@ use crate::{
         admit::{Registration, admit},
         visit_state::{Flow, Visit, io_of},
     },
-    net::{address::Address, transport::ListenerKind},
+    net::{address::Address, transport::Transport},
     set::{
         client::{ClientIo, Connecting, ConnectionConfig, Flags, Rights, Target},
         driver::Driver,
@@ -25,7 +25,7 @@ use crate::{
     types::{cause::Cause, key::Key, ready::Ready},
 };
 
-/// How soon a full backlog is tried again: no event tells when there is room in it. Each time in vain doubles the pause.
+/// The pause before a full backlog is tried again: no event comes when there is room. It doubles with each failure.
 const BACKLOG_RETRY: Duration = Duration::from_millis(1);
 const BACKLOG_RETRY_MAX: Duration = Duration::from_millis(64);
 
@@ -33,12 +33,12 @@ impl<S> PollSet<S> {
     /// Connects to a Unix stream, Unix seqpacket or TCP address without waiting for it. The session's
     /// [`on_open`](Session::on_open) is called once the connection is established; what is sent to it before waits.
     ///
-    /// A connection that cannot be made is told once, to [`on_close`](Session::on_close): with
-    /// [`Cause::Connect`], or with [`Limit::Connect`](crate::Limit::Connect) after
-    /// [`Limits::connect`](crate::Limits::connect). A full backlog is waited for.
+    /// If the connection cannot be made, [`on_close`](Session::on_close) is called once, with [`Cause::Connect`], or
+    /// with [`Limit::Connect`](crate::Limit::Connect) after [`Limits::connect`](crate::Limits::connect). If the
+    /// listener's backlog is full, the reactor tries again until then.
     ///
-    /// Host names are looked up with the system's resolver, which blocks: give numbers where that matters. Of several
-    /// addresses each is tried in turn, all within that one time; the last one's failure is told.
+    /// Host names are resolved with `getaddrinfo(3)`, which blocks: use numeric addresses where that matters. The
+    /// addresses of a host are tried in order, all within the one limit; `on_close` gets the error of the last one.
     ///
     /// ```no_run
     /// # use ipc_reactor::{Context, Framing, Reactor, Session};
@@ -63,32 +63,32 @@ impl<S> PollSet<S> {
     /// ```
     ///
     /// # Errors
-    /// The address is of no such kind, or cannot be resolved; no descriptors. What the *peer* refuses is told to
-    /// `on_close`.
+    /// `InvalidInput`: the address is not that of a stream or seqpacket socket. Those of `getaddrinfo(3)`, `socket(2)`
+    /// and `epoll_ctl(2)`. Errors of `connect(2)` go to `on_close`.
     pub fn connect(
         &mut self,
         address: &Address,
         framing: Framing,
         session: impl Session<S> + 'static,
     ) -> io::Result<Key> {
-        let (kind, targets) = targets(address)?;
-        self.connect_to(kind, targets, framing, Box::new(session))
+        let (transport, targets) = targets(address)?;
+        self.connect_to(transport, targets, framing, Box::new(session))
     }
 
     pub(crate) fn connect_to(
         &mut self,
-        kind: ListenerKind,
+        transport: Transport,
         mut targets: VecDeque<Target>,
         framing: Framing,
         session: Box<dyn Driver<S>>,
     ) -> io::Result<Key> {
-        let (socket, failure) = begin(kind, &framing, &mut targets)?;
+        let (socket, failure) = begin(transport, &framing, &mut targets)?;
         let unwanted = match socket::passes_rights(socket.as_fd()) {
             Ok(false) => Rights::Refused,
             _ => Rights::EndClient,
         };
-        let config = Rc::new(ConnectionConfig::new(kind, framing, unwanted));
-        let connecting = Connecting { kind, targets, failure, retry_ns: 0, pause: BACKLOG_RETRY };
+        let config = Rc::new(ConnectionConfig::new(transport, framing, unwanted));
+        let connecting = Connecting { transport, targets, failure, retry_ns: 0, pause: BACKLOG_RETRY };
         let key = admit(self, socket, config, session, Registration::Connecting(Box::new(connecting)))?;
         // If it is established, or has failed, already, the first visit finds that.
         self.mark_ready(key, Ready::NONE);
@@ -96,14 +96,14 @@ impl<S> PollSet<S> {
     }
 }
 
-fn targets(address: &Address) -> io::Result<(ListenerKind, VecDeque<Target>)> {
-    let unix = |kind, address| Ok((kind, VecDeque::from([(libc::AF_UNIX, address)])));
+fn targets(address: &Address) -> io::Result<(Transport, VecDeque<Target>)> {
+    let unix = |transport, address| Ok((transport, VecDeque::from([(libc::AF_UNIX, address)])));
     match address {
-        Address::UnixStream(path) => unix(ListenerKind::UnixStream, SockAddr::unix_path(path)?),
-        Address::UnixSeqpacket(path) => unix(ListenerKind::UnixSeqpacket, SockAddr::unix_path(path)?),
-        Address::AbstractStream(name) => unix(ListenerKind::UnixStream, SockAddr::unix_abstract(name)?),
-        Address::AbstractSeqpacket(name) => unix(ListenerKind::UnixSeqpacket, SockAddr::unix_abstract(name)?),
-        Address::Tcp(_) => Ok((ListenerKind::Tcp, address.resolve()?.into_iter().map(target).collect())),
+        Address::UnixStream(path) => unix(Transport::UnixStream, SockAddr::unix_path(path)?),
+        Address::UnixSeqpacket(path) => unix(Transport::UnixSeqpacket, SockAddr::unix_path(path)?),
+        Address::AbstractStream(name) => unix(Transport::UnixStream, SockAddr::unix_abstract(name)?),
+        Address::AbstractSeqpacket(name) => unix(Transport::UnixSeqpacket, SockAddr::unix_abstract(name)?),
+        Address::Tcp(_) => Ok((Transport::Tcp, address.resolve()?.into_iter().map(target).collect())),
         _ => {
             let why = format!(
                 "{address} cannot be connected to; unix:, unix-seq:, abstract:, abstract-seq: and tcp: can"
@@ -117,16 +117,16 @@ pub(crate) fn target(ip: std::net::SocketAddr) -> Target {
     (if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }, SockAddr::inet(ip))
 }
 
-/// Starts on the first address that does not fail at once. If all do, says why the last one did.
+/// Begins to connect to the first address that does not fail at once. If all do, also returns the error of the last.
 fn begin(
-    kind: ListenerKind,
+    transport: Transport,
     framing: &Framing,
     targets: &mut VecDeque<Target>,
 ) -> io::Result<(OwnedFd, Option<io::Error>)> {
     loop {
         let (domain, target) = targets[0];
         let last = targets.len() == 1;
-        match prepare(kind, domain, framing) {
+        match prepare(transport, domain, framing) {
             Ok(socket) => match socket::connect_nonblocking(socket.as_fd(), &target) {
                 Err(error) if is_under_way(&error) => return Ok((socket, None)),
                 Err(error) if last => return Ok((socket, Some(error))),
@@ -134,23 +134,23 @@ fn begin(
                 Ok(()) => return Ok((socket, None)),
             },
             Err(error) if last => return Err(error),
-            // One protocol may be missing here where the other is not.
+            // IPv4 or IPv6 may be missing on this machine.
             Err(_) => {}
         }
         targets.pop_front();
     }
 }
 
-/// A socket with all that a client inherits from a master socket of ours.
-fn prepare(kind: ListenerKind, domain: libc::c_int, framing: &Framing) -> io::Result<OwnedFd> {
-    let socket = socket::socket(domain, kind.socket_type())?;
-    if kind.is_tcp() {
+/// A socket with all options that an accepted client inherits from its listener.
+fn prepare(transport: Transport, domain: libc::c_int, framing: &Framing) -> io::Result<OwnedFd> {
+    let socket = socket::socket(domain, transport.socket_type())?;
+    if transport.is_tcp() {
         socket::set_nodelay(socket.as_fd(), true)?;
     } else {
-        // A kernel before 6.16 has no such option.
+        // Linux before 6.16 has no such option.
         let _ = socket::set_passes_rights(socket.as_fd(), framing.descriptors_max() > 0);
     }
-    if kind.is_seqpacket() {
+    if transport.is_seqpacket() {
         socket::set_passes_credentials(socket.as_fd(), true)?;
     }
     Ok(socket)
@@ -160,7 +160,7 @@ fn is_under_way(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EAGAIN | libc::EINTR))
 }
 
-/// Whether the connection is established; if it is not, goes on with it.
+/// Whether the connection is established. If it is not, continues to connect.
 #[cold]
 pub(super) fn poll_connect<S>(visit: &mut Visit<'_, S>) -> Flow<bool> {
     let (key, now_ns) = (visit.key, visit.set.now_ns());
@@ -173,8 +173,8 @@ pub(super) fn poll_connect<S>(visit: &mut Visit<'_, S>) -> Flow<bool> {
         return Ok(false);
     }
     let target = connecting.targets[0].1;
-    // A second connect tells where the first has got to, on every kind of socket. Not once it is established: a Unix socket
-    // looks for the listener before it looks at itself, and that may be closed or full by now.
+    // A second connect reports the state of the first, on every transport. Not after it is established: on a Unix
+    // socket, connect looks for the listener first, which may be closed or full by now.
     let polled = match socket::getpeername(io.fd()) {
         Ok(_) => Ok(()),
         Err(_) => socket::connect_nonblocking(io.fd(), &target),
@@ -201,8 +201,8 @@ pub(super) fn poll_connect<S>(visit: &mut Visit<'_, S>) -> Flow<bool> {
     connecting_is_over(io);
     io.flags.set(Flags::WRITABLE, true);
     io.active_ns = now_ns;
-    // Edges from before (an unconnected socket shows a hang-up) mean nothing now; registering anew tells what is true. The
-    // connection's deadline is put off when it comes.
+    // Earlier edges are out of date (an unconnected socket reports a hang-up). The new registration reports the present
+    // state. The connect deadline is computed again when it comes.
     visit.left = Ready::READABLE;
     visit.set_write_interest(false)?;
     Ok(true)
@@ -216,14 +216,14 @@ fn connecting_is_over(io: &mut ClientIo) {
     }
 }
 
-/// The host has more addresses: on to the next, with a new socket in the old one's place.
+/// Begins to connect to the host's next address, with a new socket in place of the old one.
 fn try_next<S>(visit: &mut Visit<'_, S>) -> Flow<()> {
     let io = io_of(&mut visit.set.registry, visit.key);
     let framing = io.config.framing.clone();
     let Some(connecting) = io.extra().and_then(|extra| extra.connecting.as_mut()) else { return Ok(()) };
     connecting.targets.pop_front();
     let (socket, failure) =
-        begin(connecting.kind, &framing, &mut connecting.targets).map_err(Cause::Connect)?;
+        begin(connecting.transport, &framing, &mut connecting.targets).map_err(Cause::Connect)?;
     connecting.failure = failure;
     let old = io.replace_socket(socket);
     let (fd, interest) = (io.raw_fd(), io.interest());

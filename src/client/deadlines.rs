@@ -1,4 +1,4 @@
-//! When a client is closed for want of time: idle, in the middle of a frame, while connecting, or over its last bytes.
+//! Deadlines: a client is closed when it is idle, or a frame, a connect or a flush takes too long.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::{
     },
 };
 
-/// Clients that are evicted at once.
+/// The most clients that are evicted at once.
 const EVICTED_AT_ONCE: usize = 64;
 
-/// When this client's next deadline is, and which.
+/// The next deadline of a client, and its limit.
 fn deadline(limits: &Limits, io: &ClientIo) -> Option<(u64, Limit)> {
     let after = |since_ns: u64, duration: Duration| since_ns.saturating_add(nanos(duration));
     if !io.is_open() {
@@ -30,17 +30,16 @@ fn deadline(limits: &Limits, io: &ClientIo) -> Option<(u64, Limit)> {
         return Some((after(io.active_ns, limits.connect), Limit::Connect));
     }
     let idle = limits.idle.map(|idle| (after(io.active_ns, idle), Limit::Idle));
-    let partial_frame = match (limits.half_frame, io.partial_frame_since_ns()) {
+    let partial_frame = match (limits.frame_timeout, io.partial_frame_since_ns()) {
         (Some(limit), Some(since_ns)) if !io.flags.has(Flags::THROTTLED) => {
-            Some((after(since_ns, limit), Limit::HalfFrame))
+            Some((after(since_ns, limit), Limit::PartialFrame))
         }
         _ => None,
     };
     [idle, partial_frame].into_iter().flatten().min_by_key(|&(due_ns, _)| due_ns)
 }
 
-/// Sees to it that this client's deadline will be noticed. One that moves away needs nothing: it is looked at when
-/// the earlier one has come.
+/// Sets the deadline of a client's slot, unless it has an earlier one: the deadline is computed again when that comes.
 pub(super) fn arm_deadline<S>(set: &mut PollSet<S>, key: Key) {
     let io = io_of(&mut set.registry, key);
     if let Some((due_ns, _)) = deadline(&set.limits, io) {
@@ -48,8 +47,7 @@ pub(super) fn arm_deadline<S>(set: &mut PollSet<S>, key: Key) {
     }
 }
 
-/// There is an idle deadline from now on. Without one the clock was not read when a client was active: all of them
-/// begin to idle now.
+/// Begins the idle deadline of all clients. Without an idle limit the times of their activity were not stored.
 pub(super) fn begin_idling<S>(set: &mut PollSet<S>, idle: Duration) {
     let now_ns = set.now_ns();
     let due_ns = now_ns.saturating_add(nanos(idle));
@@ -63,7 +61,7 @@ pub(super) fn begin_idling<S>(set: &mut PollSet<S>, idle: Duration) {
     }
 }
 
-/// A slot's deadline has come: the client is closed, or its deadline has moved.
+/// A slot's deadline has come: closes the client, unless its deadline has moved.
 pub(crate) fn slot_due<S>(set: &mut PollSet<S>, index: u32, now_ns: u64) {
     let Some(key) = set.registry.key_at(index) else { return };
     let Some(Source::Client { io, .. }) = set.registry.get(key) else { return };
@@ -83,8 +81,8 @@ pub(crate) fn any_partial_frame<S>(set: &PollSet<S>) -> bool {
     )
 }
 
-/// Closes the clients that have held a partial frame for longest, to make room for new clients: of those that connect
-/// and never finish a request, none keeps a place that another could use. False: there is none.
+/// Closes the clients whose partial frames are the oldest, to make room for new clients: a client that never completes
+/// a request keeps no place that another could use. False: there is none.
 pub(crate) fn evict_partial_frames<S>(set: &mut PollSet<S>) -> bool {
     let mut found: Vec<(u64, Key)> = set
         .registry

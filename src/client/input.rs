@@ -1,4 +1,4 @@
-//! Input: what a client sends is read, cut into frames, and handed to its session.
+//! Input: reads from a client, finds the frames, and calls the session with each.
 
 use std::net::Shutdown;
 
@@ -8,7 +8,7 @@ use crate::{
         frames::{Frames, Pass},
     },
     client::visit_state::{Exit, Flow, Visit, io_of},
-    observe::event::{SourceKind, What, Who},
+    observe::event::{SourceInfo, SourceKind, What},
     set::{
         asked::Asked,
         call::call_outcome,
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// The smallest and the largest room that a partial frame is read on into.
+/// The smallest and the largest room for reading the rest of a partial frame.
 const ROOM_MIN: usize = 4 << 10;
 const ROOM_MAX: usize = 64 << 10;
 
@@ -51,7 +51,7 @@ impl<S> Visit<'_, S> {
             && self.io().config.unix
             && !self.has(Flags::READ_SHUTDOWN)
         {
-            // From here on the peer's sends fail; all that it sent before can be read, and is answered.
+            // From now on the peer's sends fail. What it sent before can still be read, and is answered.
             let shut = socket::shutdown(self.io().fd(), Shutdown::Read).is_ok();
             self.io().flags.set(Flags::READ_SHUTDOWN, shut);
         }
@@ -110,7 +110,7 @@ impl<S> Visit<'_, S> {
         Pass::Drained
     }
 
-    /// One read: into the loop's buffer, or to the end of a partial frame. Also returns how much room there was.
+    /// One read: into the loop's buffer, or after a partial frame. Also returns the room that there was.
     fn read(&mut self) -> Flow<(Read, usize)> {
         if let Some(read) = self.first.take() {
             return Ok((read, self.scratch.len()));
@@ -141,7 +141,7 @@ impl<S> Visit<'_, S> {
         let record = &self.scratch[..count];
         let state = &mut *self.state;
         let called = call_outcome(self.set, self.key, |session: &mut Box<dyn Driver<S>>, cx| {
-            cx.set.stats.srms += 1;
+            cx.set.stats.requests += 1;
             let replied = cx.set.io.unsent();
             session.on_request(record, cx, state).map_err(failed)?;
             let key = cx.key();
@@ -161,7 +161,7 @@ impl<S> Visit<'_, S> {
         })
     }
 
-    /// Handles the frames in bytes that were just read; a rest of them is kept.
+    /// Handles the frames in bytes that were just read, and buffers the rest.
     fn fresh_frames(&mut self, count: usize) -> Flow<Option<Pass>> {
         let config = self.io().config.clone();
         let mut frames = Frames::new(&config.framing, &self.scratch[..count], self.budget.messages);
@@ -183,7 +183,7 @@ impl<S> Visit<'_, S> {
         Ok(pass)
     }
 
-    /// Handles the frames in what the client holds already.
+    /// Handles the frames in the client's input buffer.
     fn buffered_frames(&mut self) -> Flow<Option<Pass>> {
         let Some(mut input) = self.io().take_input() else { return Ok(None) };
         let config = self.io().config.clone();
@@ -215,7 +215,7 @@ impl<S> Visit<'_, S> {
         Ok(pass)
     }
 
-    /// The peer sends no more: a last message that the framing lets an end of file close, then the end.
+    /// The end of file: handles a last message, if the framing lets an end of file end one.
     #[cold]
     fn end_of_file(&mut self) -> Flow<Pass> {
         self.left = Ready::NONE;
@@ -227,7 +227,7 @@ impl<S> Visit<'_, S> {
         let config = self.io().config.clone();
         let max = config.framing.frame_max(self.set.limits.frame_max);
         let ended = match config.framing.decode_last(input.bytes()) {
-            // Its last byte might have been half of a line's end; it was not.
+            // Its last byte could have been the first half of a line's end; it was not.
             Some(last) if last.len() > max => {
                 let (key, size) = (self.key, last.len());
                 self.set
@@ -238,7 +238,7 @@ impl<S> Visit<'_, S> {
                 let request = &input.bytes()[last];
                 self.budget.messages = self.budget.messages.saturating_sub(1);
                 self.call_asking(|session, cx, state| {
-                    cx.set.stats.srms += 1;
+                    cx.set.stats.requests += 1;
                     let replied = cx.set.io.unsent();
                     session.on_request(request, cx, state).map_err(failed)?;
                     let key = cx.key();
@@ -249,7 +249,7 @@ impl<S> Visit<'_, S> {
             }
             None => {
                 let now_ns = self.set.now_ns();
-                self.io().end(Ending::HalfFrame, now_ns);
+                self.io().end(Ending::PartialFrame, now_ns);
                 Ok(())
             }
         };
@@ -257,7 +257,7 @@ impl<S> Visit<'_, S> {
         ended.map(|()| Pass::EndOfFile)
     }
 
-    /// Calls the session, does what it asks, and says what that was.
+    /// Calls the session, does what it asks, and returns what that was.
     fn call_asking(
         &mut self,
         f: impl FnOnce(&mut dyn Driver<S>, &mut Context<'_, S>, &mut S) -> Outcome<()>,
@@ -273,16 +273,16 @@ impl<S> Visit<'_, S> {
 
     fn emit_read(&mut self, bytes: usize) {
         if self.set.observes_messages() {
-            let who = Who { key: self.key, fd: Some(self.io().raw_fd()), kind: SourceKind::Client };
-            self.set.emit_timed(|_, _| What::Read { who, bytes });
+            let source = SourceInfo { key: self.key, fd: Some(self.io().raw_fd()), kind: SourceKind::Client };
+            self.set.emit_timed(|_, _| What::Read { source, bytes });
         }
     }
 }
 
-/// Keeps a partial frame, or frames that a budget has left.
+/// Buffers a partial frame, or frames that a budget has left.
 #[cold]
 pub(super) fn keep_rest(io: &mut ClientIo, frames: &Frames<'_>, pool: &mut Pool, now_ns: u64) -> Outcome<()> {
-    let mut input = pool.lend();
+    let mut input = pool.take();
     input.extend(frames.rest).map_err(|error| Box::new(Cause::Io(error)))?;
     input.since_ns = now_ns;
     input.scanned = frames.scanned;

@@ -2,7 +2,7 @@
 
 use crate::{
     client::visit_state::{Flow, Visit, io_of},
-    observe::event::{SourceKind, What, Who},
+    observe::event::{SourceInfo, SourceKind, What},
     set::{
         client::{Flags, Sent},
         poll_set::PollSet,
@@ -15,20 +15,20 @@ use crate::{
     },
 };
 
-/// Sends the replies of a straight visit, where some were copied; `borrowed` are those that were not, and go first. True: all have
-/// left; false: what has not is in the reactor's buffer.
+/// Sends the replies of the straight line if some were copied. `borrowed` are those that were not; they are sent first.
+/// True: all are sent. False: the rest is in the reactor's buffer.
 pub(super) fn send_copied<S>(set: &mut PollSet<S>, key: Key, borrowed: &[u8]) -> Outcome<bool> {
     keep_borrowed(set, borrowed)?;
     let Some(bytes) = set.io.out.plain_bytes() else { return Ok(false) };
     let io = io_of(&mut set.registry, key);
-    // Why it may have failed is seen by the visit, which tries again.
+    // An error is handled by the rest of the visit, which sends again.
     let sent = socket::send(io.fd(), bytes).unwrap_or(0);
     set.stats.bytes_out += sent as u64;
     set.io.out.consume(sent);
     Ok(set.io.out.is_empty())
 }
 
-/// Puts replies that are a piece of what was read into the reactor's buffer, before all others.
+/// Copies borrowed replies into the reactor's buffer, before all others.
 pub(super) fn keep_borrowed<S>(set: &mut PollSet<S>, borrowed: &[u8]) -> Outcome<()> {
     if borrowed.is_empty() {
         return Ok(());
@@ -37,7 +37,7 @@ pub(super) fn keep_borrowed<S>(set: &mut PollSet<S>, borrowed: &[u8]) -> Outcome
 }
 
 impl<S> Visit<'_, S> {
-    /// Sends what waits for the client, as far as its socket takes it.
+    /// Sends the client's output, as much as its socket accepts.
     #[inline]
     pub(super) fn flush(&mut self) -> Flow<()> {
         if self.set.io.out.is_empty() { Ok(()) } else { self.send_waiting() }
@@ -70,7 +70,7 @@ impl<S> Visit<'_, S> {
                 }
             }
         }
-        // A standing EPOLLOUT would fire each time the peer reads.
+        // Otherwise EPOLLOUT would fire each time the peer reads.
         self.set_write_interest(false)
     }
 
@@ -87,7 +87,7 @@ impl<S> Visit<'_, S> {
         self.set.registry.reregister(self.key, fd, interest).map_err(|error| Cause::Io(error).into())
     }
 
-    /// More waits for this client than should. True while it must wait; false when it has caught up.
+    /// Checks a slow consumer. True: its requests are not read. False: it has read enough of its output.
     #[cold]
     pub(super) fn stays_throttled(&mut self) -> Flow<bool> {
         let (key, waits) = (self.key, self.set.io.out.len());
@@ -97,7 +97,10 @@ impl<S> Visit<'_, S> {
             return Ok(throttled);
         }
         self.io().flags.set(Flags::THROTTLED, true);
-        self.set.report_limit(Limit::SlowConsumer, format_args!("client {key} does not take {waits} bytes"));
+        self.set.report_limit(
+            Limit::SlowConsumer,
+            format_args!("client {key} does not read {waits} bytes of output"),
+        );
         match self.set.limits.slow_consumer {
             SlowConsumer::Pause => Ok(true),
             SlowConsumer::Disconnect => Err(Cause::Limit(Limit::SlowConsumer).into()),
@@ -106,9 +109,9 @@ impl<S> Visit<'_, S> {
 
     fn emit_sent(&mut self, bytes: usize) {
         if self.set.observes_messages() {
-            let who = Who { key: self.key, fd: Some(self.io().raw_fd()), kind: SourceKind::Client };
+            let source = SourceInfo { key: self.key, fd: Some(self.io().raw_fd()), kind: SourceKind::Client };
             let left = self.set.io.out.len();
-            self.set.emit_timed(|_, _| What::Sent { who, bytes, left });
+            self.set.emit_timed(|_, _| What::Sent { source, bytes, left });
         }
     }
 }

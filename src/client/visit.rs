@@ -1,11 +1,11 @@
-//! A visit to a client: read, cut into frames, handled and answered.
+//! A visit to a client: reads, calls the session with each frame, and sends the replies.
 //!
-//! It begins with the straight line that nearly all visits are ([`visit_at_once`]): there is something to read and nothing else,
-//! nothing about the client is unusual, the read is short, every byte of it belongs to a whole frame, and one send takes all
-//! replies. Such a visit leaves nothing to be remembered, and skips the ready list.
+//! It begins with the straight line ([`visit_at_once`]), which is all of most visits: the event is readable and nothing
+//! else, nothing about the client is unusual, the read is short, every byte of it belongs to a whole frame, and one
+//! send takes all replies. Such a visit leaves no state behind, and skips the ready list.
 //!
-//! Everything else is [`Visit::run`]: it sends what waits, reads until there is proof that nothing is left or until the
-//! budget is spent, hands every whole frame to the session (`input.rs`), and sends all replies at once (`output.rs`).
+//! Everything else is [`Visit::run`]: it sends buffered output, reads until nothing is left or the budget is spent,
+//! calls the session with each whole frame (`input.rs`), and sends all replies at once (`output.rs`).
 
 use std::{mem, ops::Range};
 
@@ -17,10 +17,10 @@ use crate::{
         deadlines::arm_deadline,
         input::keep_rest,
         output::{keep_borrowed, send_copied},
-        visit_state::{Exit, Flow, Lent, Visit, halves, io_of},
+        visit_state::{Exit, Flow, Visit, VisitArgs, halves, io_of},
     },
     observe::{
-        event::{SourceKind, VisitEnd, What, Who},
+        event::{SourceInfo, SourceKind, VisitEnd, What},
         probe::{Off, On, Probe},
     },
     poll::registry::Slot,
@@ -45,15 +45,16 @@ use crate::{
 
 // ---- The straight line ----
 
-/// What a visit has left for the loop to do.
+/// How a visit that began with the straight line went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AtOnce {
-    /// The straight line was all: no handler has asked for anything, so nothing has changed that concerns the loop.
+    /// The straight line was all: the handler has asked for nothing, so the loop has nothing to check.
     Straight,
+    /// The visit went further: the loop checks its state.
     Other,
 }
 
-/// Whether nothing is unusual about a client, and it is in no ready list: a readable event can be served at once.
+/// Whether nothing is unusual about a client, and it is not in the ready list: a readable event can be handled at once.
 /// `RIGHTS`: whether its reads must take descriptors.
 #[inline(always)]
 pub(crate) fn is_plain<S, const RIGHTS: bool>(set: &PollSet<S>, key: Key) -> bool {
@@ -63,82 +64,82 @@ pub(crate) fn is_plain<S, const RIGHTS: bool>(set: &PollSet<S>, key: Key) -> boo
     if RIGHTS { io.is_plain_with_rights() } else { io.is_plain() }
 }
 
-/// Visits a client that [is plain](is_plain), as its event comes: there is something to read, and nothing else.
+/// Visits a [plain](is_plain) client as soon as its event is read. The event is readable, and nothing else.
 #[inline(always)]
 pub(crate) fn visit_at_once<S, P: Probe, const RIGHTS: bool>(
     set: &mut PollSet<S>,
     key: Key,
-    lent: &mut Lent<'_, S>,
+    args: &mut VisitArgs<'_, S>,
 ) -> AtOnce {
     if P::ON {
         let io = io_of(&mut set.registry, key);
-        let who = Who { key, fd: Some(io.raw_fd()), kind: SourceKind::Client };
-        set.begin_visit_at_once(who);
+        let source = SourceInfo { key, fd: Some(io.raw_fd()), kind: SourceKind::Client };
+        set.begin_visit_at_once(source);
     }
     let (io, session) = halves(&mut set.registry, key);
     let read = if RIGHTS {
-        // A plain client keeps no descriptors, so the inbox is empty.
-        io.recv(lent.scratch, &mut set.io.descriptors, usize::MAX)
+        // A plain client has no descriptors, so the inbox is empty.
+        io.recv(args.scratch, &mut set.io.descriptors, usize::MAX)
     } else {
-        socket::recv(io.fd(), lent.scratch).into()
+        socket::recv(io.fd(), args.scratch).into()
     };
     let count = match read {
-        Read::Bytes(count) if count < lent.scratch.len() => count,
-        unusual => return go_on(set, key, lent, Progress::Read(unusual)),
+        Read::Bytes(count) if count < args.scratch.len() => count,
+        unusual => return go_on(set, key, args, Progress::Read(unusual)),
     };
     set.stats.bytes_in += count as u64;
     if P::ON || io.config.framing.known_size(count) != Some(count) {
-        return visit_frames::<S, P>(set, key, lent, count);
+        return visit_frames::<S, P>(set, key, args, count);
     }
     let Some(mut taken) = session.take() else { unreachable!("it is there unless it runs") };
-    set.stats.srms += 1;
-    let (read, state) = (&lent.scratch[..count], &mut *lent.state);
+    set.stats.requests += 1;
+    let (read, state) = (&args.scratch[..count], &mut *args.state);
     set.io.begin_replies(read);
     if let Err(called) = call_session(set, key, |cx| taken.on_request(read, cx, state).map_err(failed)) {
-        return finish_unusual(set, key, lent, taken, called, count);
+        return finish_unusual(set, key, args, taken, called, count);
     }
     let borrowed = set.io.end_replies(read);
     match answer(set, key, taken, borrowed) {
         Ok(()) => AtOnce::Straight,
-        Err(sent) => finish_request(set, key, lent, sent..borrowed.len()),
+        Err(sent) => finish_request(set, key, args, sent..borrowed.len()),
     }
 }
 
-/// The first visit to a client that was just accepted and is not registered yet: its session is opened, and what came with the
-/// connect is handled. What comes later makes an edge of its own when the client is registered.
-pub(crate) fn first_visit<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) {
+/// The first visit to a client that was just accepted and is not registered yet: opens the session, and handles a
+/// request that came with the connection. Bytes that come later make an edge when the client is registered.
+pub(crate) fn first_visit<S>(set: &mut PollSet<S>, key: Key, args: &mut VisitArgs<'_, S>) {
     let Some(ready) = set.registry.begin_visit(key) else { return };
     let io = io_of(&mut set.registry, key);
     let (config, received) = (io.config.clone(), set.stats.bytes_in);
     if !io.becomes_plain() {
-        visit(set, key, ready, lent);
+        visit(set, key, ready, args);
         return;
     }
     io.flags.set(Flags::OPENED, true);
     set.io.begin_replies(&[]);
-    let state = &mut *lent.state;
+    let state = &mut *args.state;
     let called = call(set, key, |session: &mut Box<dyn Driver<S>>, cx| session.on_open(cx, state));
     set.io.end_replies(&[]);
     if !called.is_plain() || !set.io.out.is_empty() {
-        go_on(set, key, lent, Progress::handled(called, Ok(()), 0));
+        go_on(set, key, args, Progress::handled(called, Ok(()), 0));
     } else if set.observes() {
-        visit_first::<S, On>(set, key, lent);
+        visit_first::<S, On>(set, key, args);
     } else {
-        visit_first::<S, Off>(set, key, lent);
+        visit_first::<S, Off>(set, key, args);
     }
     config.note_first_visit(set.stats.bytes_in > received);
 }
 
-fn visit_first<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) {
+fn visit_first<S, P: Probe>(set: &mut PollSet<S>, key: Key, args: &mut VisitArgs<'_, S>) {
     if io_of(&mut set.registry, key).takes_rights() {
-        visit_at_once::<S, P, true>(set, key, lent);
+        visit_at_once::<S, P, true>(set, key, args);
     } else {
-        visit_at_once::<S, P, false>(set, key, lent);
+        visit_at_once::<S, P, false>(set, key, args);
     }
 }
 
-/// Puts the session back, where it has asked for nothing, and sends the replies, if all of them are a piece of what was read.
-/// Otherwise, or if the socket does not take all: how many bytes have left.
+/// Puts the session back, which has asked for nothing, and sends the replies if all of them are borrowed. `Err`: not
+/// all are sent, but this many bytes.
 #[inline(always)]
 fn answer<S>(
     set: &mut PollSet<S>,
@@ -147,7 +148,7 @@ fn answer<S>(
     borrowed: &[u8],
 ) -> Result<(), usize> {
     let (io, slot) = halves(&mut set.registry, key);
-    // What is replaced is `None`, which needs no drop.
+    // The replaced value is `None`, which needs no drop.
     mem::forget(slot.replace(session));
     if set.limits.idle.is_some() {
         io.active_ns = set.timers.clock.now_ns();
@@ -158,33 +159,38 @@ fn answer<S>(
     if borrowed.is_empty() {
         return Ok(());
     }
-    // Why it may have failed is seen by the visit, which tries again.
+    // An error is handled by the rest of the visit, which sends again.
     let sent = socket::send(io.fd(), borrowed).unwrap_or(0);
     set.stats.bytes_out += sent as u64;
     if sent == borrowed.len() { Ok(()) } else { Err(sent) }
 }
 
-/// The rest of the straight line, where not all replies have left. `unsent`: where those that were borrowed are in what was read.
+/// The straight line, if not all replies are sent. `unsent`: the range of the borrowed ones in the read buffer.
 #[inline(never)]
-fn finish_request<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, unsent: Range<usize>) -> AtOnce {
-    match send_copied(set, key, &lent.scratch[unsent]) {
+fn finish_request<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    args: &mut VisitArgs<'_, S>,
+    unsent: Range<usize>,
+) -> AtOnce {
+    match send_copied(set, key, &args.scratch[unsent]) {
         Ok(true) => AtOnce::Straight,
-        sent => go_on(set, key, lent, Progress::handled(Called::plain(), sent.map(drop), 0)),
+        sent => go_on(set, key, args, Progress::handled(Called::plain(), sent.map(drop), 0)),
     }
 }
 
-/// The rest of the straight line, where the session has failed or asks for something.
+/// The straight line, if the session has failed or asked for something.
 #[cold]
 fn finish_unusual<S>(
     set: &mut PollSet<S>,
     key: Key,
-    lent: &mut Lent<'_, S>,
+    args: &mut VisitArgs<'_, S>,
     session: Box<dyn Driver<S>>,
     called: Called<()>,
     count: usize,
 ) -> AtOnce {
-    let kept = put_back_unusual(set, key, session, &lent.scratch[..count]);
-    go_on(set, key, lent, Progress::handled(called, kept, 0))
+    let kept = put_back_unusual(set, key, session, &args.scratch[..count]);
+    go_on(set, key, args, Progress::handled(called, kept, 0))
 }
 
 #[cold]
@@ -199,16 +205,21 @@ fn put_back_unusual<S>(
     keep_borrowed(set, borrowed)
 }
 
-/// The rest of the straight line, where what was read is any number of frames, or a part of one.
+/// The straight line, if the read is not exactly one frame.
 #[inline(never)]
-fn visit_frames<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, count: usize) -> AtOnce {
+fn visit_frames<S, P: Probe>(
+    set: &mut PollSet<S>,
+    key: Key,
+    args: &mut VisitArgs<'_, S>,
+    count: usize,
+) -> AtOnce {
     if P::ON && set.observes_messages() {
-        set.emit_timed(|_, who| What::Read { who, bytes: count });
+        set.emit_timed(|_, source| What::Read { source, bytes: count });
     }
     let (io, session) = halves(&mut set.registry, key);
     let Some(mut taken) = session.take() else { unreachable!("it is there unless it runs") };
     let config = io.config.clone();
-    let (read, state) = (&lent.scratch[..count], &mut *lent.state);
+    let (read, state) = (&args.scratch[..count], &mut *args.state);
     let mut frames = Frames::new(&config.framing, read, set.limits.messages_per_visit);
     set.io.begin_replies(read);
     let called = call_session(set, key, |cx| {
@@ -234,9 +245,10 @@ fn visit_frames<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_,
         }
     };
     if P::ON && set.observes_messages() {
-        let (bytes, left) = ((set.stats.bytes_out - bytes_out) as usize, set.io.out.len());
+        let bytes = usize::try_from(set.stats.bytes_out - bytes_out).unwrap_or(usize::MAX);
+        let left = set.io.out.len();
         if bytes > 0 {
-            set.emit_timed(|_, who| What::Sent { who, bytes, left });
+            set.emit_timed(|_, source| What::Sent { source, bytes, left });
         }
     }
     if frames.is_done() && called.is_plain() && matches!(sent, Ok(true)) {
@@ -253,15 +265,15 @@ fn visit_frames<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_,
         }
     }
     let progress = Progress::handled(called, sent.map(drop), frames.messages);
-    go_on(set, key, lent, progress)
+    go_on(set, key, args, progress)
 }
 
-/// How far the straight line has come, where it turned out not to be all.
+/// How far the straight line has come when something unusual ends it.
 enum Progress {
     /// This was read, and is not handled yet.
     Read(Read),
-    /// All that was read has been handled or kept, and its replies are sent or in the reactor's buffer. So many messages are
-    /// left of the budget.
+    /// All that was read is handled or buffered, and its replies are sent or in the reactor's buffer. `messages`: what
+    /// is left of the budget.
     Handled { outcome: Outcome<()>, asked: Asked, messages: usize },
 }
 
@@ -272,10 +284,10 @@ impl Progress {
     }
 }
 
-/// Goes on where the straight line ends.
+/// Continues where the straight line ends.
 #[cold]
-fn go_on<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, progress: Progress) -> AtOnce {
-    let mut visit = Visit::new(set, key, Ready::READABLE, lent);
+fn go_on<S>(set: &mut PollSet<S>, key: Key, args: &mut VisitArgs<'_, S>, progress: Progress) -> AtOnce {
+    let mut visit = Visit::new(set, key, Ready::READABLE, args);
     visit.begin();
     let flow = match progress {
         Progress::Read(read) => {
@@ -294,10 +306,15 @@ fn go_on<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, progress: Pr
 
 // ---- Everything else ----
 
-/// One visit to a client whose turn has come.
-pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, lent: &mut Lent<'_, S>) -> VisitEnd {
+/// One visit to a client from the ready list.
+pub(crate) fn visit<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    ready: Ready,
+    args: &mut VisitArgs<'_, S>,
+) -> VisitEnd {
     let received = set.stats.bytes_in;
-    let mut visit = Visit::new(set, key, ready, lent);
+    let mut visit = Visit::new(set, key, ready, args);
     visit.begin();
     let io = visit.io();
     let first = (!io.flags.has(Flags::OPENED)).then(|| io.config.clone());
@@ -313,26 +330,26 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, lent: &mut 
 }
 
 /// A session's timer is due.
-pub(crate) fn wake<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, lent: &mut Lent<'_, S>) {
+pub(crate) fn wake<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, args: &mut VisitArgs<'_, S>) {
     if !matches!(set.registry.get(key), Some(Source::Client { io, .. }) if io.is_open()) {
         return;
     }
-    let mut visit = Visit::new(set, key, Ready::NONE, lent);
+    let mut visit = Visit::new(set, key, Ready::NONE, args);
     visit.begin();
     let flow = visit.call(|session, cx, state| session.on_timer(timer, cx, state)).and_then(|()| {
         visit.flush()?;
-        // What else there is to do, a visit does.
+        // The next visit does the rest.
         Ok(Visited::Again(Ready::NONE))
     });
     visit.finish(flow);
 }
 
 impl<S> Visit<'_, S> {
-    /// Lends the client the reactor's buffers.
+    /// Gives the reactor's buffers to the client.
     fn begin(&mut self) {
         let io = io_of(&mut self.set.registry, self.key);
         if let Some(mut waiting) = io.take_output() {
-            // After the replies of the straight line there can be nothing else: a plain client has no output.
+            // The reactor's buffer is empty here: the straight line is for clients without output.
             mem::swap(&mut self.set.io.out, &mut waiting);
             self.set.io.pool.give_back(waiting);
         }
@@ -342,7 +359,7 @@ impl<S> Visit<'_, S> {
         self.set.io.mode = if io.config.records { ReplyMode::Records } else { ReplyMode::Stream };
     }
 
-    /// Takes the buffers back. What was not sent stays with the client, and what it holds is accounted.
+    /// Takes the buffers back. Unsent output stays with the client, and its buffered bytes are accounted.
     fn finish(mut self, flow: Flow<Visited>) -> VisitEnd {
         let visited = match flow {
             Ok(visited) => visited,
@@ -376,21 +393,21 @@ impl<S> Visit<'_, S> {
             return set.finish_visit(key, visited);
         }
         if !set.io.out.is_empty() {
-            let mut waiting = set.io.pool.lend();
+            let mut waiting = set.io.pool.take();
             mem::swap(&mut set.io.out, &mut waiting);
             io.put_output(waiting);
         }
         if let Some(limit) = account(set, key) {
-            set.report_limit(limit, format_args!("client {key} held more"));
+            set.report_limit(limit, format_args!("client {key}"));
             return set.finish_visit(key, Visited::closed(Cause::Limit(limit)));
         }
         arm_deadline(set, key);
         set.finish_visit(key, visited)
     }
 
-    // ---- The whole of a visit ----
+    // ---- The phases of a visit ----
 
-    /// After the straight line has handled what was read.
+    /// Continues after the straight line has handled what was read.
     fn run_handled(&mut self) -> Flow<Visited> {
         if self.budget.messages == 0 && self.has(Flags::FRAMES_PENDING) && self.io().is_open() {
             self.flush()?;
@@ -399,7 +416,7 @@ impl<S> Visit<'_, S> {
         self.run()
     }
 
-    /// Sends, reads, handles, sends, until there is nothing to do or no budget to do it.
+    /// Sends, reads, handles, sends, until nothing is left to do or the budget is spent.
     fn run(&mut self) -> Flow<Visited> {
         if self.io().extra().is_some() && !poll_connect(self)? {
             return Ok(Visited::Blocked(Ready::NONE));
@@ -432,7 +449,7 @@ impl<S> Visit<'_, S> {
                 Pass::Budget => {}
                 Pass::EndOfFile => {
                     self.io().flags.set(Flags::READ_CLOSED, true);
-                    // The session may have closed the client at its last message, which the end of file made whole.
+                    // The session may have closed the client when it handled the last message.
                     if self.io().ending() != Some(Ending::Closed)
                         && self.call(|session, cx, state| session.on_half_close(cx, state))?
                             == HalfClose::Close
@@ -459,7 +476,7 @@ impl<S> Visit<'_, S> {
                 }
                 continue;
             }
-            // A client that is kept only for writing ends when the peer does not read any more.
+            // A client that is kept only for writing is closed when the peer does not read any more.
             let write_closed = self.has(Flags::WRITE_CLOSED);
             if self.has(Flags::READ_CLOSED.or(Flags::READ_SHUTDOWN)) && (gone || write_closed) {
                 return Err(if write_closed { Cause::Reset } else { Cause::Peer }.into());
@@ -468,8 +485,8 @@ impl<S> Visit<'_, S> {
         }
     }
 
-    /// The loop drains, and this client has nothing left to do. A client that has begun the drain itself is in the ready list:
-    /// what has come before is still to be read.
+    /// Whether the loop drains and this client has nothing left to do. A client that has begun the drain itself is in
+    /// the ready list: its next visit reads what came before.
     fn drain_is_due(&mut self) -> bool {
         self.set.lifecycle.phase() == Phase::Draining
             && !self.has(Flags::DRAIN_NOTIFIED)

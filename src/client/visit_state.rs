@@ -1,4 +1,4 @@
-//! A visit under way: what it works on, what is left of its budget, and what the session asks.
+//! The state of a visit: its client, its budget, and what the session asks for.
 
 use std::io;
 
@@ -20,14 +20,14 @@ use crate::{
     },
 };
 
-/// What the loop lends to a visit.
-pub(crate) struct Lent<'a, S> {
-    /// What arrives is read in here first.
+/// What the loop passes to a visit.
+pub(crate) struct VisitArgs<'a, S> {
+    /// The read buffer.
     pub(crate) scratch: &'a mut [u8],
     pub(crate) state: &'a mut S,
 }
 
-/// A client's session, where its source keeps it.
+/// A client's session, as its slot has it.
 pub(super) type Stored<S> = Option<Box<dyn Driver<S>>>;
 
 /// The two halves of a client that is visited.
@@ -48,7 +48,7 @@ pub(super) fn io_of<S>(registry: &mut Registry<Source<S>>, key: Key) -> &mut Cli
 /// Why a visit ends early.
 pub(super) enum Exit {
     Close(Box<Cause>),
-    /// All that waited has been sent.
+    /// A client that was being closed has no output left.
     Ended(Ending),
     /// The loop has stopped.
     Stop,
@@ -75,7 +75,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// The limit that it has come to.
+    /// The limit that is reached; `None` if budget is left.
     pub(super) fn spent(&self) -> Option<Limit> {
         match self {
             Budget { bytes: 0, .. } => Some(Limit::Bytes),
@@ -90,9 +90,9 @@ pub(super) struct Visit<'a, S> {
     pub(super) key: Key,
     pub(super) scratch: &'a mut [u8],
     pub(super) state: &'a mut S,
-    /// The edges that are not used up.
+    /// The edges that remain.
     pub(super) left: Ready,
-    /// What has been read already.
+    /// The result of a read that is not handled yet.
     pub(super) first: Option<Read>,
     pub(super) budget: Budget,
 }
@@ -102,11 +102,11 @@ impl<'a, S> Visit<'a, S> {
         set: &'a mut PollSet<S>,
         key: Key,
         ready: Ready,
-        lent: &'a mut Lent<'_, S>,
+        args: &'a mut VisitArgs<'_, S>,
     ) -> Visit<'a, S> {
         let budget = Budget { bytes: set.limits.bytes_per_visit, messages: set.limits.messages_per_visit };
         let left = ready.without(Ready::WRITABLE);
-        Visit { set, key, scratch: lent.scratch, state: lent.state, left, first: None, budget }
+        Visit { set, key, scratch: args.scratch, state: args.state, left, first: None, budget }
     }
 
     pub(super) fn io(&mut self) -> &mut ClientIo {
@@ -128,7 +128,7 @@ impl<'a, S> Visit<'a, S> {
         self.apply(called)
     }
 
-    /// Does what a session has asked. An error goes first: it closes the client.
+    /// Does what a session has asked for. An error comes first: it closes the client.
     pub(super) fn apply<T>(&mut self, called: Called<T>) -> Flow<T> {
         let value = match called.result {
             Ok(value) => value,

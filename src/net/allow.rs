@@ -75,7 +75,7 @@ impl Allow {
     /// `PermissionDenied`: it may not. So for every TCP peer, whose user the kernel does not know.
     pub fn check(&self, peer: &Peer<'_>) -> io::Result<()> {
         let denied = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-        if peer.kind().is_tcp() {
+        if peer.transport().is_tcp() {
             let why = "the user of a TCP peer is unknown; listen on a Unix socket to check users and groups";
             return denied(why.to_owned());
         }

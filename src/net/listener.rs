@@ -15,7 +15,7 @@ use crate::{
         address::Address,
         path::PathGuard,
         peer::PeerAddress,
-        transport::{ListenerKind, invalid},
+        transport::{Transport, invalid},
     },
     sys::{closer::ClosedElsewhere, file, socket},
 };
@@ -59,7 +59,7 @@ pub struct Listener {
     // Dropped before the descriptor: while that is open, the inode number that the guard compares is not used again.
     guard: Option<PathGuard>,
     fd: ClosedElsewhere,
-    kind: ListenerKind,
+    transport: Transport,
     path: Option<PathBuf>,
     refuses_descriptors: bool,
     marks_records: bool,
@@ -134,8 +134,8 @@ impl Listener {
     }
 
     /// The transport of its connections.
-    pub fn kind(&self) -> ListenerKind {
-        self.kind
+    pub fn transport(&self) -> Transport {
+        self.transport
     }
 
     /// The address that it listens on: for TCP with the real port, for a path as it was given.
@@ -144,7 +144,7 @@ impl Listener {
     ///
     /// Those of `getsockname(2)`.
     pub fn local_address(&self) -> io::Result<Address> {
-        let seqpacket = self.kind == ListenerKind::UnixSeqpacket;
+        let seqpacket = self.transport == Transport::UnixSeqpacket;
         let at_path = if seqpacket { Address::UnixSeqpacket } else { Address::UnixStream };
         if let Some(path) = &self.path {
             return Ok(at_path(path.clone()));
@@ -175,11 +175,9 @@ impl Listener {
     /// Accepts a connection with one system call, `accept4(2)`: the client handle, and the client's address if it is
     /// TCP.
     pub(crate) fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
-        match self.kind {
-            ListenerKind::Tcp => socket::accept_inet(self.as_fd()),
-            ListenerKind::UnixStream | ListenerKind::UnixSeqpacket => {
-                Ok((socket::accept(self.as_fd())?, None))
-            }
+        match self.transport {
+            Transport::Tcp => socket::accept_inet(self.as_fd()),
+            Transport::UnixStream | Transport::UnixSeqpacket => Ok((socket::accept(self.as_fd())?, None)),
         }
     }
 
@@ -203,30 +201,30 @@ impl Listener {
         self.marks_records
     }
 
-    fn new(kind: ListenerKind, domain: libc::c_int) -> io::Result<Self> {
-        let fd = socket::socket(domain, kind.socket_type())?;
-        let mut listener = Self::around(fd, kind);
-        if kind == ListenerKind::Tcp {
+    fn new(transport: Transport, domain: libc::c_int) -> io::Result<Self> {
+        let fd = socket::socket(domain, transport.socket_type())?;
+        let mut listener = Self::around(fd, transport);
+        if transport == Transport::Tcp {
             socket::set_option(listener.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
         } else {
             // Before Linux 6.16 there is no such option: each read takes the descriptors that come.
             listener.refuses_descriptors = socket::set_passes_rights(listener.as_fd(), false).is_ok();
             listener.fd.set_elsewhere(!listener.refuses_descriptors);
         }
-        if kind == ListenerKind::UnixSeqpacket {
+        if transport == Transport::UnixSeqpacket {
             socket::set_passes_credentials(listener.as_fd(), true)?;
             listener.marks_records = true;
         }
         Ok(listener)
     }
 
-    fn around(fd: OwnedFd, kind: ListenerKind) -> Self {
+    fn around(fd: OwnedFd, transport: Transport) -> Self {
         // Connections that wait in it when it is closed can hold messages with descriptors.
-        let fd = ClosedElsewhere::when(kind != ListenerKind::Tcp, fd);
+        let fd = ClosedElsewhere::when(transport != Transport::Tcp, fd);
         Self {
             guard: None,
             fd,
-            kind,
+            transport,
             path: None,
             refuses_descriptors: false,
             marks_records: false,
@@ -235,16 +233,16 @@ impl Listener {
     }
 
     /// `TryFrom` returns the error. `From` cannot, and there is none: the socket is open.
-    fn adopt(fd: OwnedFd, kind: ListenerKind) -> (Self, io::Result<()>) {
-        let mut listener = Self::around(fd, kind);
+    fn adopt(fd: OwnedFd, transport: Transport) -> (Self, io::Result<()>) {
+        let mut listener = Self::around(fd, transport);
         listener.adopted = true;
         let fd = listener.fd.as_fd();
         let usable = file::set_nonblocking(fd, true).and_then(|()| file::set_cloexec(fd));
-        if kind != ListenerKind::Tcp {
+        if transport != Transport::Tcp {
             let refused = matches!(socket::passes_rights(fd), Ok(false));
             listener.refuses_descriptors = socket::set_passes_rights(fd, false).is_ok() && refused;
         }
-        if kind == ListenerKind::UnixSeqpacket {
+        if transport == Transport::UnixSeqpacket {
             let marked = matches!(socket::passes_credentials(fd), Ok(true));
             listener.marks_records = socket::set_passes_credentials(fd, true).is_ok() && marked;
         }
@@ -264,21 +262,21 @@ impl fmt::Debug for Listener {
         if let Ok(address) = self.local_address() {
             out.field("address", &format_args!("{address}"));
         }
-        out.field("fd", &self.fd).field("kind", &self.kind).finish_non_exhaustive()
+        out.field("fd", &self.fd).field("transport", &self.transport).finish_non_exhaustive()
     }
 }
 
 /// Makes the socket non-blocking. Drop keeps its path, if it has one.
 impl From<UnixListener> for Listener {
     fn from(listener: UnixListener) -> Self {
-        Self::adopt(listener.into(), ListenerKind::UnixStream).0
+        Self::adopt(listener.into(), Transport::UnixStream).0
     }
 }
 
 /// Makes the socket non-blocking.
 impl From<TcpListener> for Listener {
     fn from(listener: TcpListener) -> Self {
-        Self::adopt(listener.into(), ListenerKind::Tcp).0
+        Self::adopt(listener.into(), Transport::Tcp).0
     }
 }
 
@@ -286,7 +284,7 @@ impl From<TcpListener> for Listener {
 /// close-on-exec, and drop keeps its path.
 ///
 /// Fails with `InvalidInput` if the descriptor is no socket, does not listen, or has none of the transports of
-/// [`ListenerKind`]. The descriptor is then closed.
+/// [`Transport`]. The descriptor is then closed.
 impl TryFrom<OwnedFd> for Listener {
     type Error = io::Error;
 
@@ -299,8 +297,8 @@ impl TryFrom<OwnedFd> for Listener {
         if listening == 0 {
             return Err(invalid("the socket does not listen; call listen(2) before handing it over".into()));
         }
-        let kind = ListenerKind::of(fd.as_fd())?;
-        let (listener, usable) = Self::adopt(fd, kind);
+        let transport = Transport::of(fd.as_fd())?;
+        let (listener, usable) = Self::adopt(fd, transport);
         usable.map(|()| listener)
     }
 }

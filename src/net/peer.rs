@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    net::{address::Escaped, transport::ListenerKind},
+    net::{address::Escaped, transport::Transport},
     sys::{sockaddr::SockAddr, socket},
 };
 
@@ -85,18 +85,18 @@ impl fmt::Display for PeerAddress {
 /// Each method makes its system call when it is called. A factory that calls none costs no system call.
 pub struct Peer<'a> {
     fd: BorrowedFd<'a>,
-    kind: ListenerKind,
+    transport: Transport,
     inet: Option<SocketAddr>,
 }
 
 impl<'a> Peer<'a> {
-    pub(crate) fn new(fd: BorrowedFd<'a>, kind: ListenerKind, inet: Option<SocketAddr>) -> Self {
-        Self { fd, kind, inet }
+    pub(crate) fn new(fd: BorrowedFd<'a>, transport: Transport, inet: Option<SocketAddr>) -> Self {
+        Self { fd, transport, inet }
     }
 
     /// The transport of the connection.
-    pub fn kind(&self) -> ListenerKind {
-        self.kind
+    pub fn transport(&self) -> Transport {
+        self.transport
     }
 
     /// The peer's address: for TCP from `accept(2)`, for Unix from `getpeername(2)`.
@@ -162,7 +162,7 @@ impl<'a> Peer<'a> {
     }
 
     fn require_unix(&self, what: &str) -> io::Result<()> {
-        if self.kind != ListenerKind::Tcp {
+        if self.transport != Transport::Tcp {
             return Ok(());
         }
         let text = format!("a TCP peer has no {what}; only the peer of a Unix socket has");
@@ -180,8 +180,8 @@ impl AsFd for Peer<'_> {
 /// For logs: the address of a TCP peer, the uid and the pid of a Unix peer.
 impl fmt::Display for Peer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.kind, self.credentials()) {
-            (ListenerKind::Tcp, _) | (_, Err(_)) => match self.address() {
+        match (self.transport, self.credentials()) {
+            (Transport::Tcp, _) | (_, Err(_)) => match self.address() {
                 Ok(address) => address.fmt(f),
                 Err(_) => f.write_str("unknown"),
             },
@@ -194,7 +194,7 @@ impl fmt::Debug for Peer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Peer")
             .field("fd", &self.fd)
-            .field("kind", &self.kind)
+            .field("transport", &self.transport)
             .field("inet", &self.inet)
             .finish()
     }

@@ -8,7 +8,7 @@ use crate::sys::socket;
 /// the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum ListenerKind {
+pub enum Transport {
     /// A Unix stream: bytes without boundaries.
     UnixStream,
     /// A Unix seqpacket connection: whole records, in order.
@@ -17,17 +17,17 @@ pub enum ListenerKind {
     Tcp,
 }
 
-impl ListenerKind {
+impl Transport {
     /// The transport of a socket.
     ///
     /// # Errors
     /// `InvalidInput`: it is a socket of another kind. Those of `getsockopt(2)`.
-    pub(crate) fn of(fd: BorrowedFd<'_>) -> io::Result<ListenerKind> {
+    pub(crate) fn of(fd: BorrowedFd<'_>) -> io::Result<Transport> {
         let option = |name| socket::option(fd, libc::SOL_SOCKET, name);
         match (option(libc::SO_DOMAIN)?, option(libc::SO_TYPE)?) {
-            (libc::AF_UNIX, libc::SOCK_STREAM) => Ok(ListenerKind::UnixStream),
-            (libc::AF_UNIX, libc::SOCK_SEQPACKET) => Ok(ListenerKind::UnixSeqpacket),
-            (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM) => Ok(ListenerKind::Tcp),
+            (libc::AF_UNIX, libc::SOCK_STREAM) => Ok(Transport::UnixStream),
+            (libc::AF_UNIX, libc::SOCK_SEQPACKET) => Ok(Transport::UnixSeqpacket),
+            (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM) => Ok(Transport::Tcp),
             (domain, kind) => Err(invalid(format!(
                 "a Unix stream, a Unix seqpacket or a TCP socket is wanted; this one has domain {domain}, type {kind}"
             ))),
@@ -36,12 +36,12 @@ impl ListenerKind {
 
     /// It is TCP. The others are Unix sockets, where the kernel knows the user and the process of the peer.
     pub fn is_tcp(self) -> bool {
-        self == ListenerKind::Tcp
+        self == Transport::Tcp
     }
 
     /// It keeps message boundaries.
     pub fn is_seqpacket(self) -> bool {
-        self == ListenerKind::UnixSeqpacket
+        self == Transport::UnixSeqpacket
     }
 
     /// The type argument of `socket(2)`.
@@ -70,14 +70,14 @@ mod tests {
     #[test]
     fn a_transport_is_read_from_the_socket() {
         let (unix, _peer) = UnixStream::pair().unwrap();
-        assert_eq!(ListenerKind::of(unix.as_fd()).unwrap(), ListenerKind::UnixStream);
+        assert_eq!(Transport::of(unix.as_fd()).unwrap(), Transport::UnixStream);
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert_eq!(ListenerKind::of(tcp.as_fd()).unwrap(), ListenerKind::Tcp);
-        for kind in [ListenerKind::UnixStream, ListenerKind::UnixSeqpacket] {
+        assert_eq!(Transport::of(tcp.as_fd()).unwrap(), Transport::Tcp);
+        for kind in [Transport::UnixStream, Transport::UnixSeqpacket] {
             let socket = socket::socket(libc::AF_UNIX, kind.socket_type()).unwrap();
-            assert_eq!(ListenerKind::of(socket.as_fd()).unwrap(), kind);
+            assert_eq!(Transport::of(socket.as_fd()).unwrap(), kind);
         }
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        assert_eq!(ListenerKind::of(udp.as_fd()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(Transport::of(udp.as_fd()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }

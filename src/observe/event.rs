@@ -1,4 +1,4 @@
-//! A reactor that explains itself: what observers are told.
+//! The events that observers see.
 
 use std::{any::Any, os::fd::RawFd};
 
@@ -12,17 +12,16 @@ use crate::{
     },
 };
 
-/// Sees what the reactor does, in the order in which it does it; put in with
-/// [`PollSet::observe`](crate::PollSet::observe).
+/// Sees what the reactor does, in order. [`PollSet::observe`](crate::PollSet::observe) adds one.
 ///
-/// It is shown things, and can change none: it gets neither the poll set nor a session. It runs within the loop, so what it
-/// takes, everybody waits for. One that panics is dropped, counted and logged, and the loop goes on. Without an
-/// observer none of this costs anything.
+/// An observer cannot change anything: it gets neither the poll set nor a session. It runs in the loop, so every source
+/// waits while it runs. An observer that panics is dropped, counted and logged, and the loop goes on. Without observers
+/// the loop pays nothing for them.
 ///
 /// ```
 /// use ipc_reactor::{Observer, Reactor, Seen, What};
 ///
-/// /// Whose handler held everybody up?
+/// /// The longest visit, in nanoseconds.
 /// struct Longest(u64);
 ///
 /// impl Observer for Longest {
@@ -42,53 +41,55 @@ use crate::{
 /// # std::io::Result::Ok(())
 /// ```
 pub trait Observer: Any {
-    /// Something has happened. Must not block.
+    /// Called for each event. Must not block.
     fn observe(&mut self, seen: &Seen<'_>);
 
-    /// How much it wants to see; asked once, when it is put in. Everything, unless said otherwise.
+    /// How much it wants to see. Called once, when the observer is added. By default everything.
     fn detail(&self) -> Detail {
         Detail::Messages
     }
 }
 
-/// How much an [`Observer`] is told.
+/// How much an [`Observer`] sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Detail {
-    /// Turns, visits, timers, CIRs, closes, limits and faults. One clock reading a visit, and two a turn or a timer.
+    /// Turns, visits, timers, connections, closes, limits and faults. The reactor reads the clock once for each visit,
+    /// twice for each turn and each timer.
     Visits,
-    /// Each event, read, message and send too, with the time that its handler took. One clock reading each.
+    /// Also each event, read, message and send, with the time that its handler took. The reactor reads the clock once
+    /// more for each of them.
     Messages,
 }
 
-/// Something that has happened, and when.
+/// What has happened, and when.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
-    /// When, in nanoseconds of `CLOCK_MONOTONIC`. Things that happen between two clock readings have the same time.
+    /// When, in nanoseconds of `CLOCK_MONOTONIC`. Events between two clock readings have the same time.
     pub at_ns: u64,
     /// The turn's number: [`Stats::turns`](crate::Stats::turns).
     pub turn: u64,
-    /// What.
+    /// What has happened.
     pub what: What<'a>,
 }
 
 /// A source in the poll set, as an observer sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Who {
+pub struct SourceInfo {
     /// Its key.
     pub key: Key,
-    /// Its descriptor's number, to be shown; none where the source has none of its own.
+    /// The number of its descriptor, for display only. `None` if the source has no descriptor of its own.
     pub fd: Option<RawFd>,
-    /// What it is.
+    /// Its kind.
     pub kind: SourceKind,
 }
 
-/// What a source is.
+/// The kind of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SourceKind {
-    /// A master socket: its events are CIRs.
-    Master,
-    /// A client handle: its events are SRMs.
+    /// A listener (master socket): its events are connections (CIRs).
+    Listener,
+    /// A client (client handle): its events are requests (SRMs).
     Client,
     /// A datagram socket.
     Datagram,
@@ -102,174 +103,176 @@ pub enum SourceKind {
     Timers,
     /// The eventfd behind all [`Remote`](crate::Remote)s.
     Remote,
+    /// A child process and its pipes.
+    Child,
     /// Any other descriptor.
-    Open,
+    Fd,
 }
 
 /// How a visit ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VisitEnd {
-    /// All that was ready is used up: nothing to do until the kernel's next edge.
+    /// The descriptor is drained: nothing to do until the kernel reports the next edge.
     Drained,
-    /// Its budget is spent: it is visited again in the next round.
+    /// The budget is spent: the source is visited again in the next round.
     Again,
-    /// Its edges stand, but something else must happen first: room, a deadline, a resumption.
-    Parked,
+    /// Blocked: its readiness is kept until a timer or an event resumes it.
+    Blocked,
     /// It was closed.
     Closed,
 }
 
-/// What an observer is told.
+/// An event that an observer sees.
 ///
-/// A turn is told as [`Woke`](What::Woke); an [`Edge`](What::Edge) (or [`Stale`](What::Stale)) for each event; for each
-/// source that is ready a [`Visit`](What::Visit), what happened in it, and [`Visited`](What::Visited); then
-/// [`Turned`](What::Turned). Clients about which nothing is unusual are visited as their edges come, all others after the last
-/// edge. [`Closed`](What::Closed) comes in a visit or between two.
+/// The events of a turn come in this order: [`Woke`](What::Woke); an [`Edge`](What::Edge) (or
+/// [`Stale`](What::Stale)) for each event of the kernel; for each ready source a [`Visit`](What::Visit), what happens
+/// in it, and [`Visited`](What::Visited); [`Turned`](What::Turned). Most clients are visited as soon as their event is
+/// read, all other sources after the last event. [`Closed`](What::Closed) comes in a visit or between two.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum What<'a> {
     /// `epoll_wait` has returned.
     Woke {
-        /// How many events it brought.
+        /// How many events it returned.
         events: usize,
-        /// How long it took: how long the loop slept.
+        /// How long the loop slept, in nanoseconds.
         waited_ns: u64,
     },
-    /// An event. ([`Detail::Messages`]; a visit follows, with the same edges.)
+    /// The kernel reported an event. A visit with the same edges follows. ([`Detail::Messages`])
     Edge {
-        /// Whose.
-        who: Who,
-        /// What for.
+        /// The source.
+        source: SourceInfo,
+        /// What it is ready for.
         ready: Ready,
     },
-    /// An event for a source that is gone; it was skipped.
+    /// The kernel reported an event for a source that has been closed; it was skipped.
     Stale {
         /// The key that the event carried.
         key: Key,
     },
-    /// A source's turn has come. With [`Detail::Visits`] it is told only where something else is before the visit's end, and
-    /// when somebody asks for the observer: [`Visited`](What::Visited) tells all of it anyway.
+    /// The visit to a source begins. With [`Detail::Visits`] the reactor leaves it out, unless another event comes
+    /// before the visit's end or a handler asks for the observer: [`Visited`](What::Visited) has the same fields.
     Visit {
-        /// Whose.
-        who: Who,
-        /// The edges that it has not used up.
+        /// The source.
+        source: SourceInfo,
+        /// What it is ready for.
         ready: Ready,
-        /// How long it waited in the ready list.
+        /// How long it waited in the ready list, in nanoseconds.
         queued_ns: u64,
     },
-    /// A connection initiation request was accepted, and has become a client handle.
-    Cir {
-        /// The master socket.
-        master: Who,
-        /// The new client handle.
-        client: Who,
-        /// Who has connected.
+    /// A connection (CIR) was accepted, and has become a client.
+    Accepted {
+        /// The listener.
+        listener: SourceInfo,
+        /// The new client.
+        client: SourceInfo,
+        /// The other end of the connection.
         peer: &'a Peer<'a>,
-        /// How long the factory took; 0 if no observer wants [`Detail::Messages`].
+        /// How long the factory took, in nanoseconds; 0 if no observer wants [`Detail::Messages`].
         handler_ns: u64,
         /// How many clients are connected now.
         clients: usize,
     },
-    /// A connection initiation request was refused, by the factory, by a limit, or by the kernel.
-    CirRefused {
-        /// The master socket.
-        master: Who,
+    /// A connection (CIR) was refused: by the factory, by a limit, or by the kernel.
+    Refused {
+        /// The listener.
+        listener: SourceInfo,
     },
     /// Bytes were read from a client. ([`Detail::Messages`])
     Read {
         /// The client.
-        who: Who,
-        /// How many; 0 at its end of file.
+        source: SourceInfo,
+        /// How many; 0 at the end of file.
         bytes: usize,
     },
-    /// A service request message was handled. ([`Detail::Messages`])
-    Srm {
+    /// A request (SRM) was handled. ([`Detail::Messages`])
+    Request {
         /// The client.
-        who: Who,
-        /// The message, without what frames it.
+        source: SourceInfo,
+        /// The payload of its frame.
         request: &'a [u8],
-        /// Bytes that the handler has replied; they leave with all other replies of this visit.
+        /// How many bytes the handler replied. They are sent with all other replies of this visit.
         reply_bytes: usize,
-        /// How long the handler took.
+        /// How long the handler took, in nanoseconds.
         handler_ns: u64,
     },
     /// Bytes were sent to a client. ([`Detail::Messages`])
     Sent {
         /// The client.
-        who: Who,
-        /// How many its socket took.
+        source: SourceInfo,
+        /// How many the socket accepted.
         bytes: usize,
-        /// How many wait until it takes more.
+        /// How many are buffered until the socket accepts more.
         left: usize,
     },
     /// A message of a queue, a datagram, or a value from shared memory was handled. ([`Detail::Messages`])
     Message {
-        /// Where it came from.
-        who: Who,
+        /// The source.
+        source: SourceInfo,
         /// The message.
         bytes: &'a [u8],
-        /// A queue's message has one.
+        /// The priority of a queue's message; `None` for the others.
         priority: Option<u32>,
-        /// How long the handler took.
+        /// How long the handler took, in nanoseconds.
         handler_ns: u64,
     },
     /// A signal was handled. ([`Detail::Messages`])
     Signal {
         /// The signalfd.
-        who: Who,
-        /// Which, and who sent it.
+        source: SourceInfo,
+        /// The signal and its sender.
         info: &'a SignalInfo,
-        /// How long the handler took.
+        /// How long the handler took, in nanoseconds.
         handler_ns: u64,
     },
-    /// A timer has fired, in the timers' visit.
+    /// A timer has fired, in the visit to the timers.
     Timer {
-        /// Whose handler has run: the client whose session has set it, or else the timers.
-        who: Who,
-        /// Which.
+        /// The client, if its session set the timer; otherwise the timers.
+        source: SourceInfo,
+        /// The timer.
         timer: TimerKey,
-        /// How much later than it was due.
+        /// How long after it was due, in nanoseconds.
         late_ns: u64,
-        /// How long the handler took.
+        /// How long the handler took, in nanoseconds.
         handler_ns: u64,
     },
-    /// A handler has failed or panicked.
+    /// A handler returned an error or panicked.
     Fault {
-        /// Whose.
+        /// Its source.
         key: Key,
-        /// How: [`Cause::Handler`] or [`Cause::Panic`].
+        /// [`Cause::Handler`] or [`Cause::Panic`].
         cause: &'a Cause,
     },
     /// A limit was reached.
     Limit {
-        /// Which.
+        /// The limit.
         limit: Limit,
     },
-    /// A source has left the poll set. Its `on_close` comes next.
+    /// A source was removed from the poll set. Its `on_close` is called next.
     Closed {
-        /// Which. Its descriptor is closed, or about to be.
-        who: Who,
+        /// The source. Its descriptor is closed, or will be after `on_close`.
+        source: SourceInfo,
         /// Why.
         cause: &'a Cause,
     },
-    /// A visit is over.
+    /// A visit has ended.
     Visited {
-        /// Whose.
-        who: Who,
-        /// The edges that it had not used up when the visit began.
+        /// The source.
+        source: SourceInfo,
+        /// What it was ready for when the visit began.
         ready: Ready,
-        /// How long it had waited.
+        /// How long it waited in the ready list, in nanoseconds.
         queued_ns: u64,
-        /// How long it took, system calls and handlers together.
+        /// How long the visit took, system calls and handlers together, in nanoseconds.
         took_ns: u64,
-        /// How it ended.
+        /// How the visit ended.
         end: VisitEnd,
     },
-    /// A turn is over.
+    /// A turn has ended.
     Turned {
-        /// How long it took, without the waiting.
+        /// How long it took, without the sleep, in nanoseconds.
         took_ns: u64,
-        /// How many sources are in the ready list for the next.
+        /// How many sources are in the ready list for the next turn.
         ready: usize,
     },
 }
@@ -279,7 +282,7 @@ impl What<'_> {
         match self {
             What::Edge { .. }
             | What::Read { .. }
-            | What::Srm { .. }
+            | What::Request { .. }
             | What::Sent { .. }
             | What::Message { .. }
             | What::Signal { .. } => Detail::Messages,

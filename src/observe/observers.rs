@@ -1,7 +1,7 @@
-//! The list of observers: who is told what, in order, with the time, and at little cost.
+//! The list of observers: passes each event, with its time, to those that want it.
 //!
-//! The beginning of a visit is remembered, and told only if something else is told before the visit's end: what most
-//! visits amount to is then told at once, by [`What::Visited`].
+//! The list keeps the beginning of a visit, and emits it only if another event comes before the visit's end. For most
+//! visits one event is enough: [`What::Visited`].
 
 use std::{
     any::Any,
@@ -10,43 +10,43 @@ use std::{
 };
 
 use crate::{
-    observe::event::{Detail, Observer, Seen, SourceKind, VisitEnd, What, Who},
+    observe::event::{Detail, Observer, Seen, SourceInfo, SourceKind, VisitEnd, What},
     sys,
     types::{key::Key, ready::Ready},
 };
 
 struct Registered {
     observer: Box<dyn Observer>,
-    /// What it wants; nothing more once it has panicked.
+    /// What it wants to see; `None` once it has panicked.
     wants: Option<Detail>,
 }
 
 /// A visit under way.
 #[derive(Clone, Copy)]
 struct Visit {
-    who: Who,
+    source: SourceInfo,
     ready: Ready,
-    /// Since when it has waited.
+    /// When the source became ready.
     since_ns: u64,
     begun_ns: u64,
-    /// Its beginning has been told.
-    told: bool,
+    /// Its beginning has been emitted.
+    emitted: bool,
 }
 
-/// What happens outside of any visit has no source.
-const NO_SOURCE: Who = Who { key: Key::NONE, fd: None, kind: SourceKind::Open };
+/// Events outside of any visit have no source.
+const NO_SOURCE: SourceInfo = SourceInfo { key: Key::NONE, fd: None, kind: SourceKind::Fd };
 
-/// The observers, and what must be remembered for them. Methods that tell return false if an observer has panicked:
-/// [`drop_panicked`](Observers::drop_panicked) comes next.
+/// The observers, and the state that is kept for them. Methods that emit events return false if an observer has
+/// panicked; then the caller calls [`drop_panicked`](Observers::drop_panicked).
 pub(crate) struct Observers {
     registered: Vec<Registered>,
-    /// The most that one of them wants.
+    /// The most detail that one of them wants.
     detail: Detail,
     /// The last clock reading.
     now_ns: u64,
     turn_ns: u64,
     visit: Option<Visit>,
-    /// When each slot's source came into the ready list.
+    /// When the source in each slot was put into the ready list.
     queued_ns: Vec<u64>,
     /// A source was closed since the clock was read last: its `on_close` runs before the next visit.
     closed: bool,
@@ -65,7 +65,7 @@ impl Observers {
         }
     }
 
-    // ---- Who observes ----
+    // ---- The list ----
 
     pub(crate) fn add(&mut self, observer: Box<dyn Observer>) {
         let wants = Some(observer.detail());
@@ -95,7 +95,7 @@ impl Observers {
         self.registered.is_empty()
     }
 
-    /// Drops those that have panicked; how many there were.
+    /// Drops the observers that have panicked; returns how many.
     pub(crate) fn drop_panicked(&mut self) -> usize {
         let before = self.registered.len();
         self.registered.retain(|registered| registered.wants.is_some());
@@ -108,7 +108,7 @@ impl Observers {
             self.registered.iter().filter_map(|registered| registered.wants).max().unwrap_or(Detail::Visits);
     }
 
-    /// Whether one of them wants to be told of each message.
+    /// Whether one of them wants [`Detail::Messages`].
     #[inline]
     pub(crate) fn want_messages(&self) -> bool {
         self.detail == Detail::Messages
@@ -116,14 +116,14 @@ impl Observers {
 
     // ---- Time ----
 
-    /// Reads the clock: the time since it was read last.
+    /// Reads the clock; returns the time since the last reading.
     #[inline]
     pub(crate) fn lap(&mut self) -> u64 {
         let before_ns = mem::replace(&mut self.now_ns, sys::time::monotonic_ns());
         self.now_ns - before_ns
     }
 
-    /// A source comes into the ready list.
+    /// A source is put into the ready list.
     #[cold]
     pub(crate) fn queued(&mut self, key: Key) {
         let index = key.index as usize;
@@ -137,43 +137,43 @@ impl Observers {
 
     /// The source of the visit under way.
     #[inline]
-    pub(crate) fn visiting(&self) -> Option<Who> {
-        self.visit.map(|visit| visit.who)
+    pub(crate) fn visiting(&self) -> Option<SourceInfo> {
+        self.visit.map(|visit| visit.source)
     }
 
-    /// The same, or none of the sources.
-    pub(crate) fn visiting_or_none(&self) -> Who {
+    /// The source of the visit under way, or [`NO_SOURCE`].
+    pub(crate) fn visiting_or_none(&self) -> SourceInfo {
         self.visiting().unwrap_or(NO_SOURCE)
     }
 
-    /// A client is visited as its event comes: it has waited since the turn's events came.
+    /// A client is visited as soon as its event is read: it has waited since `epoll_wait` returned.
     #[inline]
-    pub(crate) fn begin_visit_at_once(&mut self, who: Who) {
-        self.begin(who, Ready::READABLE, self.turn_ns);
+    pub(crate) fn begin_visit_at_once(&mut self, source: SourceInfo) {
+        self.begin(source, Ready::READABLE, self.turn_ns);
     }
 
-    /// A source is visited that was in the ready list.
-    pub(crate) fn begin_visit(&mut self, who: Who, ready: Ready) {
-        let since_ns = self.queued_ns.get(who.key.index as usize).copied().unwrap_or(self.now_ns);
-        self.begin(who, ready, since_ns);
+    /// A source from the ready list is visited.
+    pub(crate) fn begin_visit(&mut self, source: SourceInfo, ready: Ready) {
+        let since_ns = self.queued_ns.get(source.key.index as usize).copied().unwrap_or(self.now_ns);
+        self.begin(source, ready, since_ns);
     }
 
     #[inline]
-    fn begin(&mut self, who: Who, ready: Ready, since_ns: u64) {
-        // The time that an on_close has taken is not this source's.
+    fn begin(&mut self, source: SourceInfo, ready: Ready, since_ns: u64) {
+        // The time that an on_close took before this visit does not belong to it.
         if mem::take(&mut self.closed) {
             self.lap();
         }
-        self.visit = Some(Visit { who, ready, since_ns, begun_ns: self.now_ns, told: false });
+        self.visit = Some(Visit { source, ready, since_ns, begun_ns: self.now_ns, emitted: false });
     }
 
-    /// The visit under way, if there is one, is over.
+    /// Ends the visit under way, if there is one.
     #[inline]
     pub(crate) fn end_visit(&mut self, turn: u64, end: VisitEnd) -> bool {
-        let Some(Visit { who, ready, since_ns, begun_ns, .. }) = self.visit.take() else { return true };
+        let Some(Visit { source, ready, since_ns, begun_ns, .. }) = self.visit.take() else { return true };
         self.lap();
         let (queued_ns, took_ns) = (begun_ns.saturating_sub(since_ns), self.now_ns - begun_ns);
-        self.show(self.now_ns, turn, What::Visited { who, ready, queued_ns, took_ns, end })
+        self.show(self.now_ns, turn, What::Visited { source, ready, queued_ns, took_ns, end })
     }
 
     // ---- Turns ----
@@ -185,7 +185,7 @@ impl Observers {
     }
 
     pub(crate) fn turned(&mut self, turn: u64, ready: usize) -> bool {
-        // Its last visit has just read the clock, unless an on_close has run since.
+        // The last visit has just read the clock, unless an on_close has run since.
         if mem::take(&mut self.closed) {
             self.lap();
         }
@@ -193,24 +193,24 @@ impl Observers {
         self.show(self.now_ns, turn, What::Turned { took_ns, ready })
     }
 
-    // ---- Telling ----
+    // ---- Events ----
 
-    /// Tells what has just happened, and before it the visit under way.
+    /// Emits an event, and before it the beginning of the visit under way.
     #[inline]
     pub(crate) fn emit(&mut self, turn: u64, what: What<'_>) -> bool {
         self.closed |= matches!(what, What::Closed { .. });
         self.emit_visit(turn) & self.show(self.now_ns, turn, what)
     }
 
-    /// Tells the beginning of the visit under way, if that was not done.
+    /// Emits the beginning of the visit under way, if that was not done.
     #[inline]
     pub(crate) fn emit_visit(&mut self, turn: u64) -> bool {
         match &mut self.visit {
-            Some(visit) if !visit.told => {
-                visit.told = true;
-                let Visit { who, ready, since_ns, begun_ns, .. } = *visit;
+            Some(visit) if !visit.emitted => {
+                visit.emitted = true;
+                let Visit { source, ready, since_ns, begun_ns, .. } = *visit;
                 let queued_ns = begun_ns.saturating_sub(since_ns);
-                self.show(begun_ns, turn, What::Visit { who, ready, queued_ns })
+                self.show(begun_ns, turn, What::Visit { source, ready, queued_ns })
             }
             _ => true,
         }
@@ -234,29 +234,29 @@ impl Observers {
 mod tests {
     use super::*;
 
-    /// Counts what it is told, and panics at the `panics_at`th.
+    /// Notes the events that it sees, and panics at the `panics_at`th.
     struct Counts {
         wants: Detail,
-        told: Vec<&'static str>,
+        events: Vec<&'static str>,
         panics_at: usize,
     }
 
     impl Counts {
         fn new(wants: Detail) -> Box<Counts> {
-            Box::new(Counts { wants, told: Vec::new(), panics_at: usize::MAX })
+            Box::new(Counts { wants, events: Vec::new(), panics_at: usize::MAX })
         }
     }
 
     impl Observer for Counts {
         fn observe(&mut self, seen: &Seen<'_>) {
-            self.told.push(match seen.what {
+            self.events.push(match seen.what {
                 What::Visit { .. } => "visit",
                 What::Visited { .. } => "visited",
                 What::Read { .. } => "read",
                 What::Woke { .. } => "woke",
                 _ => "other",
             });
-            assert_ne!(self.told.len(), self.panics_at, "as asked for");
+            assert_ne!(self.events.len(), self.panics_at, "as asked for");
         }
 
         fn detail(&self) -> Detail {
@@ -264,22 +264,23 @@ mod tests {
         }
     }
 
-    const WHO: Who = Who { key: Key { index: 3, serial: 4 }, fd: Some(5), kind: SourceKind::Client };
+    const SOURCE: SourceInfo =
+        SourceInfo { key: Key { index: 3, serial: 4 }, fd: Some(5), kind: SourceKind::Client };
 
     #[test]
     fn a_visits_beginning_is_told_only_before_something_else() {
         let mut observers = Observers::new();
         observers.add(Counts::new(Detail::Messages));
         observers.woke(1, 1);
-        observers.begin_visit_at_once(WHO);
+        observers.begin_visit_at_once(SOURCE);
         observers.end_visit(1, VisitEnd::Drained);
-        observers.begin_visit_at_once(WHO);
-        assert_eq!(observers.visiting(), Some(WHO));
-        observers.emit(1, What::Read { who: WHO, bytes: 1 });
+        observers.begin_visit_at_once(SOURCE);
+        assert_eq!(observers.visiting(), Some(SOURCE));
+        observers.emit(1, What::Read { source: SOURCE, bytes: 1 });
         observers.end_visit(1, VisitEnd::Drained);
         observers.end_visit(1, VisitEnd::Drained);
-        let told = &observers.get_mut::<Counts>().unwrap().told;
-        assert_eq!(told, &["woke", "visited", "visit", "read", "visited"]);
+        let events = &observers.get_mut::<Counts>().unwrap().events;
+        assert_eq!(events, &["woke", "visited", "visit", "read", "visited"]);
     }
 
     #[test]
@@ -288,8 +289,8 @@ mod tests {
         assert!(!observers.want_messages());
         observers.add(Counts::new(Detail::Visits));
         assert!(!observers.want_messages());
-        observers.emit(1, What::Read { who: WHO, bytes: 1 });
-        assert!(observers.take::<Counts>().unwrap().told.is_empty());
+        observers.emit(1, What::Read { source: SOURCE, bytes: 1 });
+        assert!(observers.take::<Counts>().unwrap().events.is_empty());
         assert!(observers.is_empty());
     }
 
@@ -303,6 +304,6 @@ mod tests {
         assert!(!observers.woke(1, 0));
         assert_eq!(observers.drop_panicked(), 1);
         assert!(!observers.want_messages());
-        assert_eq!(observers.take::<Counts>().unwrap().told, ["woke"]);
+        assert_eq!(observers.take::<Counts>().unwrap().events, ["woke"]);
     }
 }

@@ -1,10 +1,10 @@
-//! Whether observers are told, as a type: the loop is one text, compiled once with them and once without.
+//! Whether there are observers, as a type: the loop is compiled twice, with and without them.
 
 pub(crate) trait Probe {
     const ON: bool;
 }
 
-/// There are no observers, and requests are not logged: nothing is asked on their behalf.
+/// There are no observers, and requests are not logged: the loop checks for neither.
 pub(crate) struct Off;
 
 /// There are observers, or each request is logged.

@@ -1,4 +1,4 @@
-//! A flight recorder: the latest events in a ring, to be read when something has gone wrong.
+//! The flight recorder: an observer that keeps the latest events in a ring.
 
 use std::{
     fmt,
@@ -11,7 +11,7 @@ use event::{Event, Record, Why};
 use text::Shown;
 
 use crate::{
-    observe::event::{Detail, Observer, Seen, What, Who},
+    observe::event::{Detail, Observer, Seen, SourceInfo, What},
     sys::time::nanos,
     types::{cause::Cause, key::Key},
 };
@@ -19,21 +19,22 @@ use crate::{
 mod event;
 mod text;
 
-/// An [`Observer`] that keeps the latest few thousand events in a ring, and says what they were when somebody asks, when a
-/// handler panics, or when one holds up the loop.
+/// An [`Observer`] that keeps the latest few thousand events in a ring, and writes them (a dump) on demand, when a
+/// handler panics, and when a handler holds up the loop.
 ///
-/// The ring is allocated once. Recording formats nothing, allocates nothing and makes no system call, so it can be left
-/// on in service; `docs/explain.md` says what it costs. A visit and its end are one record, and so are a turn and its
-/// end; an event has none of its own, because the visit that it leads to tells the same. A timer has one, which names the
-/// client whose session it belongs to.
+/// The ring is allocated once. Recording formats nothing, allocates nothing and makes no system call, so it can stay on
+/// in service; `docs/explain.md` has its costs. A visit and its end are one record, and so are a turn and its end. An
+/// event has no record: the visit that follows has the same data. A timer has one, which names the client whose session
+/// set it.
 ///
-/// # When it writes by itself
-/// Only if it was told where to ([`dump_to`](FlightRecorder::dump_to)): when a handler has panicked, and when a visit took
-/// as long as [`slow`](FlightRecorder::slow) says. The loop waits while it writes, so a storm of slow handlers must not
-/// make it write for ever: after one dump there is no other for ten seconds, or as long as
-/// [`apart`](FlightRecorder::apart) says. The next one says how many there would have been.
+/// # When it dumps by itself
+/// Only if [`dump_to`](FlightRecorder::dump_to) was called: when a handler has panicked, and when a visit took at least
+/// the time of [`slow`](FlightRecorder::slow). The loop waits while it writes. So that many slow handlers do not keep
+/// it writing, no other dump follows for ten seconds, or for the time of [`apart`](FlightRecorder::apart). The next
+/// dump says how many were left out.
 ///
-/// A handler that never returns is never told, and no signal is read meanwhile: against that only a watchdog outside helps.
+/// A handler that never returns causes no dump, and no signal is read while it runs: only a watchdog outside of the
+/// process detects it.
 ///
 /// ```
 /// use std::{io, time::Duration};
@@ -53,14 +54,14 @@ mod text;
 /// ```
 pub struct FlightRecorder {
     ring: Box<[Record]>,
-    /// How many were ever written. The ring's length is a power of two, so the place of the next is this, masked.
+    /// How many records were ever written. The ring's length is a power of two, so this, masked, is the next position.
     written: usize,
-    /// Where the last turn was written, and the visit under way if it was: to be completed at their ends.
+    /// The positions of the last turn and of the visit under way, which are completed when they end.
     turn: usize,
     visit: Option<usize>,
-    /// A timer's handler has been blamed for all the time that its visit will have taken.
+    /// A dump has named a timer's handler, so the slow visit that contains it causes no other.
     blamed: bool,
-    /// When the last thing ended that has an account of its own.
+    /// When the last visit or sleep ended: time after it belongs to no visit.
     accounted_ns: u64,
     detail: Detail,
     slow_ns: u64,
@@ -72,7 +73,7 @@ pub struct FlightRecorder {
 }
 
 impl FlightRecorder {
-    /// One of 4,096 events (some 200 KiB) of [`Detail::Visits`], which dumps only when asked to.
+    /// A recorder of 4,096 events (some 200 KiB) of [`Detail::Visits`], which dumps only on demand.
     pub fn new() -> FlightRecorder {
         FlightRecorder {
             ring: blank(4096),
@@ -90,44 +91,44 @@ impl FlightRecorder {
         }
     }
 
-    /// How many events it keeps, rounded up to a power of two. What it has recorded so far is dropped.
+    /// Sets how many events it keeps, rounded up to a power of two. Earlier records are dropped.
     #[must_use]
     pub fn capacity(self, events: usize) -> FlightRecorder {
         let ring = blank(events.clamp(2, 1 << 30).next_power_of_two());
         FlightRecorder { ring, written: 0, turn: 0, visit: None, ..self }
     }
 
-    /// Records each message too: which request it was that took so long. It costs several times as much.
+    /// Records each message too, so that a dump shows which request took long. It costs several times as much.
     #[must_use]
     pub fn messages(self) -> FlightRecorder {
         FlightRecorder { detail: Detail::Messages, ..self }
     }
 
-    /// Dumps when a visit, or a timer's handler, took as long as this or longer, and when that long went by between two visits, where
-    /// `on_close` is called.
+    /// Dumps when a visit, or the handler of a timer, took at least this time, and when this time passed between two
+    /// visits, where `on_close` is called.
     #[must_use]
     pub fn slow(self, threshold: Duration) -> FlightRecorder {
         FlightRecorder { slow_ns: nanos(threshold).max(1), ..self }
     }
 
-    /// How long there is no other dump by itself after one. Default ten seconds.
+    /// Sets the time after a dump in which there is no other, except on demand. Default ten seconds.
     #[must_use]
     pub fn apart(self, time: Duration) -> FlightRecorder {
         FlightRecorder { apart_ns: nanos(time), ..self }
     }
 
-    /// Where dumps by itself go: standard error, a file, a pipe. It should not block.
+    /// Lets it dump by itself, to `sink`: standard error, a file, a pipe. Writing should not block.
     #[must_use]
     pub fn dump_to(self, sink: impl Write + 'static) -> FlightRecorder {
         FlightRecorder { sink: Some(Box::new(sink)), ..self }
     }
 
-    /// Writes what is in the ring, the oldest first: the text of its [`Display`](fmt::Display).
+    /// Writes the records, the oldest first: the text of its [`Display`](fmt::Display).
     ///
     /// # Errors
     /// Those of `out`.
     pub fn dump(&self, out: &mut impl Write) -> io::Result<()> {
-        // In one piece: standard error has no buffer, and the loop waits.
+        // In one write: standard error is unbuffered, and the loop waits.
         out.write_all(self.to_string().as_bytes())?;
         out.flush()
     }
@@ -140,38 +141,38 @@ impl FlightRecorder {
         at
     }
 
-    /// Replaces a visit that was written while it lasted.
+    /// Completes the record of a visit that has ended.
     #[cold]
     fn complete(&mut self, begun: usize, visit: Event) {
-        // If the ring has gone round since, something else is there, and no other visit.
+        // If the ring has wrapped since, another record is there; no other visit was recorded meanwhile.
         if let event @ Event::Visit { .. } = &mut self.ring[begun].event {
             *event = visit;
         }
         self.visit = None;
     }
 
-    /// The records that there are, the oldest first.
+    /// The records, the oldest first.
     fn records(&self) -> impl DoubleEndedIterator<Item = &Record> + Clone {
         let (newer, older) = self.ring.split_at(self.written & (self.ring.len() - 1));
         let older = if self.written < self.ring.len() { &[] } else { older };
         older.iter().chain(newer)
     }
 
-    /// Time that has an account of its own is over. Answers how much went by before it that had none.
+    /// A visit or a sleep has ended. Returns the time before it that belongs to no visit.
     #[inline]
     fn account(&mut self, from_ns: u64, to_ns: u64) -> u64 {
         from_ns.saturating_sub(mem::replace(&mut self.accounted_ns, to_ns))
     }
 
     #[cold]
-    fn slow_visit(&mut self, at_ns: u64, who: Who, took_ns: u64) {
-        // Whose timer it was in the timers' visit has been said.
+    fn slow_visit(&mut self, at_ns: u64, source: SourceInfo, took_ns: u64) {
+        // A dump has named the slow timer of this visit already.
         if took_ns >= self.slow_ns && !mem::take(&mut self.blamed) {
             let (took, limit) = (Duration::from_nanos(took_ns), Duration::from_nanos(self.slow_ns));
-            let who = Shown(who);
+            let source = Shown(source);
             self.dump_by_itself(
                 at_ns,
-                format_args!("{who} held up the loop for {took:.1?}; slow is {limit:.1?}"),
+                format_args!("{source} held up the loop for {took:.1?}; slow is {limit:.1?}"),
             );
         }
     }
@@ -213,14 +214,14 @@ impl FlightRecorder {
         let panic = matches!(cause, Cause::Panic(_));
         self.write(at_ns, Event::Fault { key, panic });
         if panic {
-            let who = self.records().rev().find_map(|record| match record.event {
-                Event::Visit { who, .. } | Event::Closed { who, .. } if who.key == key => {
-                    Some(Shown(who).to_string())
+            let source = self.records().rev().find_map(|record| match record.event {
+                Event::Visit { source, .. } | Event::Closed { source, .. } if source.key == key => {
+                    Some(Shown(source).to_string())
                 }
                 _ => None,
             });
-            let who = who.unwrap_or_else(|| format!("source {key}"));
-            self.dump_by_itself(at_ns, format_args!("{who}: {cause}"));
+            let source = source.unwrap_or_else(|| format!("source {key}"));
+            self.dump_by_itself(at_ns, format_args!("{source}: {cause}"));
         }
     }
 }
@@ -234,9 +235,11 @@ impl Default for FlightRecorder {
 impl Observer for FlightRecorder {
     #[inline]
     fn observe(&mut self, seen: &Seen<'_>) {
-        // Most of what is told, by far.
-        let What::Visited { who, ready, queued_ns, took_ns, end } = seen.what else { return self.note(seen) };
-        let visit = Event::Visit { who, ready, end: Some(end), queued_ns, took_ns };
+        // By far the most frequent event.
+        let What::Visited { source, ready, queued_ns, took_ns, end } = seen.what else {
+            return self.note(seen);
+        };
+        let visit = Event::Visit { source, ready, end: Some(end), queued_ns, took_ns };
         let begun_ns = seen.at_ns - took_ns;
         match self.visit {
             None => _ = self.write(begun_ns, visit),
@@ -245,7 +248,7 @@ impl Observer for FlightRecorder {
         let before_ns = self.account(begun_ns, seen.at_ns);
         if took_ns.max(before_ns) >= self.slow_ns {
             self.between_visits(begun_ns, before_ns);
-            self.slow_visit(seen.at_ns, who, took_ns);
+            self.slow_visit(seen.at_ns, source, took_ns);
         }
     }
 
@@ -254,24 +257,29 @@ impl Observer for FlightRecorder {
     }
 }
 
+/// A count as an event keeps it.
+fn saturated(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
 impl FlightRecorder {
     /// Anything but the end of a visit.
     fn note(&mut self, seen: &Seen<'_>) {
         let at_ns = seen.at_ns;
         let event = match seen.what {
-            // Its visit tells the same.
+            // The visit that follows has the same data.
             What::Edge { .. } | What::Visited { .. } => return,
             What::Woke { events, waited_ns } => {
                 self.accounted_ns = at_ns;
-                let events = events as u32;
+                let events = saturated(events);
                 self.turn = self.write(
                     at_ns,
                     Event::Turn { turn: seen.turn, events, ready: None, waited_ns, took_ns: 0 },
                 );
                 return;
             }
-            What::Visit { who, ready, queued_ns } => {
-                let visit = Event::Visit { who, ready, end: None, queued_ns, took_ns: 0 };
+            What::Visit { source, ready, queued_ns } => {
+                let visit = Event::Visit { source, ready, end: None, queued_ns, took_ns: 0 };
                 self.visit = Some(self.write(at_ns, visit));
                 let before_ns = self.account(at_ns, at_ns);
                 self.between_visits(at_ns, before_ns);
@@ -281,35 +289,36 @@ impl FlightRecorder {
                 let before_ns = self.account(at_ns, at_ns);
                 self.between_visits(at_ns, before_ns);
                 if let Event::Turn { took_ns, ready, .. } = &mut self.ring[self.turn].event {
-                    (*took_ns, *ready) = (time_ns, Some(left as u32));
+                    (*took_ns, *ready) = (time_ns, Some(saturated(left)));
                 }
                 return;
             }
             What::Fault { key, cause } => return self.fault(at_ns, key, cause),
             What::Stale { key } => Event::Stale { key },
-            What::Cir { client, clients, handler_ns, .. } => {
-                Event::Cir { client, clients: clients as u32, handler_ns }
+            What::Accepted { client, clients, handler_ns, .. } => {
+                Event::Accepted { client, clients: saturated(clients), handler_ns }
             }
-            What::CirRefused { .. } => Event::CirRefused,
+            What::Refused { .. } => Event::Refused,
             What::Read { bytes, .. } => Event::Read { bytes },
-            What::Srm { request, reply_bytes, handler_ns, .. } => {
-                Event::Srm { bytes: request.len() as u32, reply_bytes: reply_bytes as u32, handler_ns }
+            What::Request { request, reply_bytes, handler_ns, .. } => {
+                let (bytes, reply_bytes) = (saturated(request.len()), saturated(reply_bytes));
+                Event::Request { bytes, reply_bytes, handler_ns }
             }
             What::Sent { bytes, left, .. } => Event::Sent { bytes, left },
             What::Message { bytes, handler_ns, .. } => Event::Message { bytes: bytes.len(), handler_ns },
             What::Signal { info, handler_ns, .. } => {
                 Event::Signal { signal: info.signal(), pid: info.pid(), handler_ns }
             }
-            What::Timer { who, timer, late_ns, handler_ns } => {
-                self.write(at_ns, Event::Timer { timer, of: who.key, late_ns, handler_ns });
+            What::Timer { source, timer, late_ns, handler_ns } => {
+                self.write(at_ns, Event::Timer { timer, of: source.key, late_ns, handler_ns });
                 if handler_ns >= self.slow_ns {
-                    self.slow_visit(at_ns, who, handler_ns);
+                    self.slow_visit(at_ns, source, handler_ns);
                     self.blamed = true;
                 }
                 return;
             }
             What::Limit { limit } => Event::Limit { limit },
-            What::Closed { who, cause } => Event::Closed { who, cause: Why::of(cause) },
+            What::Closed { source, cause } => Event::Closed { source, cause: Why::of(cause) },
         };
         self.write(at_ns, event);
     }

@@ -1,4 +1,4 @@
-//! A token bucket in front of the log: a peer's faults must not become a flood of lines.
+//! A token bucket in front of the log: a peer cannot flood the log with its faults.
 
 use log::Level;
 use std::fmt;
@@ -8,7 +8,7 @@ const BURST: u32 = 10;
 /// Nanoseconds after which a kind may write another line.
 const REFILL_NS: u64 = 1_000_000_000;
 
-/// What a line is about; each kind has a bucket of its own, so that one flood hides no other fault.
+/// What a line is about. Each kind has its own bucket, so that a flood of one kind hides no other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Limit,
@@ -20,7 +20,22 @@ pub(crate) enum Kind {
     Source,
 }
 
-const KINDS: usize = Kind::Source as usize + 1;
+const KINDS: [Kind; 7] =
+    [Kind::Limit, Kind::Accept, Kind::Client, Kind::Handler, Kind::Panic, Kind::Queue, Kind::Source];
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Limit => "limit",
+            Kind::Accept => "accept",
+            Kind::Client => "client",
+            Kind::Handler => "handler",
+            Kind::Panic => "panic",
+            Kind::Queue => "queue",
+            Kind::Source => "source",
+        })
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
@@ -31,12 +46,12 @@ struct Bucket {
 
 #[derive(Debug)]
 pub(crate) struct Throttle {
-    buckets: [Bucket; KINDS],
+    buckets: [Bucket; KINDS.len()],
 }
 
 impl Throttle {
     pub(crate) fn new() -> Throttle {
-        Throttle { buckets: [Bucket { tokens: BURST, refilled_ns: 0, suppressed: 0 }; KINDS] }
+        Throttle { buckets: [Bucket { tokens: BURST, refilled_ns: 0, suppressed: 0 }; KINDS.len()] }
     }
 
     /// Whether a line of this kind may be written now, and how many were suppressed since the last one.
@@ -63,7 +78,7 @@ impl Throttle {
             None => {}
             Some(0) => log::log!(target: "ipc_reactor", level, "{message}"),
             Some(n) => {
-                log::log!(target: "ipc_reactor", level, "{message} ({n} more of this kind were not logged)")
+                log::log!(target: "ipc_reactor", level, "{message} ({n} more {kind} warnings suppressed)")
             }
         }
     }
@@ -71,8 +86,11 @@ impl Throttle {
 
 impl Drop for Throttle {
     fn drop(&mut self) {
-        for (index, bucket) in self.buckets.iter().enumerate().filter(|(_, bucket)| bucket.suppressed > 0) {
-            log::warn!(target: "ipc_reactor", "{} more lines of kind {index} were not logged", bucket.suppressed);
+        for kind in KINDS {
+            let suppressed = self.buckets[kind as usize].suppressed;
+            if suppressed > 0 {
+                log::warn!(target: "ipc_reactor", "{suppressed} more {kind} warnings suppressed");
+            }
         }
     }
 }
@@ -84,18 +102,18 @@ mod tests {
     #[test]
     fn a_million_faults_are_few_lines_and_an_exact_count() {
         let mut throttle = Throttle::new();
-        let (mut lines, mut told) = (0, 0);
+        let (mut lines, mut reported) = (0, 0);
         for fault in 0..1_000_000_u64 {
             // 20 seconds of faults, evenly.
             if let Some(suppressed) = throttle.take(Kind::Limit, fault * 20_000) {
                 lines += 1;
-                told += suppressed;
+                reported += suppressed;
             }
         }
         let left = throttle.buckets[Kind::Limit as usize].suppressed;
         throttle.buckets[Kind::Limit as usize].suppressed = 0;
         assert!(lines <= 100, "{lines} lines");
-        assert_eq!(lines + told + left, 1_000_000);
+        assert_eq!(lines + reported + left, 1_000_000);
     }
 
     #[test]

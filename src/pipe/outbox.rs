@@ -23,7 +23,7 @@ use crate::{bytes::buffer::Buffer, types::posted::Posted};
 ///
 /// let outbox = reactor.fd_source_mut::<pipe::Outbox>(key).expect("its reader is open");
 /// assert_eq!(outbox.send(b"small")?, Posted::Sent);
-/// assert_eq!(outbox.send(&[0; 100_000])?, Posted::Waits);
+/// assert_eq!(outbox.send(&[0; 100_000])?, Posted::Buffered);
 /// # drop(reader);
 /// # std::io::Result::Ok(())
 /// ```
@@ -66,7 +66,7 @@ impl Outbox {
             }
         }
         self.unsent.extend(rest)?;
-        Ok(if self.unsent.is_empty() { Posted::Sent } else { Posted::Waits })
+        Ok(if self.unsent.is_empty() { Posted::Sent } else { Posted::Buffered })
     }
 
     /// Writes the buffered bytes, as far as the pipe has room.

@@ -1,4 +1,4 @@
-//! The time that a reactor goes by: read once a turn, and settable in tests.
+//! The reactor's clock: read at most once a turn, and set by hand in tests.
 
 use std::{
     cell::Cell,
@@ -9,10 +9,10 @@ use std::{
 
 use crate::sys::time::{monotonic_ns, nanos};
 
-/// The time that a reactor goes by: `CLOCK_MONOTONIC`, or a time that a test sets.
+/// The clock of a reactor: `CLOCK_MONOTONIC`, or a time that a test sets.
 ///
-/// With [`Clock::manual`] every deadline and every timer of a reactor waits for [`advance`](Clock::advance), so a
-/// test of a deadline needs neither a sleep nor a fast machine:
+/// With [`Clock::manual`] all deadlines and timers of a reactor wait for [`advance`](Clock::advance), so a test of a
+/// deadline needs neither a sleep nor a fast machine:
 ///
 /// ```
 /// use ipc_reactor::{Clock, Reactor, Turn};
@@ -34,25 +34,26 @@ use crate::sys::time::{monotonic_ns, nanos};
 #[derive(Clone, Default)]
 pub struct Clock(Option<Rc<Cell<u64>>>);
 
-/// Where a manual clock ends: before `u64::MAX`, which is "never" as a deadline.
+/// The last time of a manual clock: before `u64::MAX`, which as a deadline means never.
 const END_NS: u64 = u64::MAX - 1;
 
 impl Clock {
-    /// The kernel's `CLOCK_MONOTONIC` (`clock_gettime(2)`), which stands still while the machine is suspended.
+    /// The kernel's `CLOCK_MONOTONIC` (`clock_gettime(2)`). It does not count the time in which the machine is
+    /// suspended.
     pub fn monotonic() -> Clock {
         Clock(None)
     }
 
-    /// A clock that moves only by [`advance`](Clock::advance). Its clones are the same clock.
+    /// A clock that only [`advance`](Clock::advance) moves. Its clones are the same clock.
     pub fn manual() -> Clock {
         Clock(Some(Rc::new(Cell::new(monotonic_ns()))))
     }
 
-    /// Moves a manual clock forward, by 584 years in all at most: a deadline that is later stays for ever in its future. What is
-    /// due then is handled in the next turn.
+    /// Moves a manual clock forward. The next turn fires the timers that are due. The clock stops at 584 years: later
+    /// deadlines are never due.
     ///
     /// # Panics
-    /// The clock is the monotonic one, which nobody can move.
+    /// If the clock is [`monotonic`](Clock::monotonic).
     pub fn advance(&self, by: Duration) {
         let now_ns = self.0.as_ref().expect("only a clock made by Clock::manual can be advanced");
         now_ns.set(now_ns.get().saturating_add(nanos(by)).min(END_NS));
@@ -77,14 +78,14 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// A clock that is read at most once a turn.
+/// A [`Clock`] that is read at most once a turn.
 pub(crate) struct TurnClock {
     clock: Clock,
     epoch: Instant,
     epoch_ns: u64,
     /// 0: not read in this turn.
     now_ns: u64,
-    /// Between turns any amount of time may pass, so nothing is kept.
+    /// Between turns any time may pass, so each call reads the clock.
     in_turn: bool,
 }
 
@@ -108,7 +109,7 @@ impl TurnClock {
 
     pub(crate) fn instant(&mut self) -> Instant {
         let since = Duration::from_nanos(self.now_ns().saturating_sub(self.epoch_ns));
-        // Past what an Instant can hold, time stands still.
+        // An Instant cannot hold a time so late: the epoch instead of a panic.
         self.epoch.checked_add(since).unwrap_or(self.epoch)
     }
 

@@ -1,20 +1,20 @@
-//! A heap of deadlines in which every entry knows its position, so that any of them can be cancelled or
-//! moved without a scan.
+//! A heap of deadlines. The position of each entry is stored, so that any entry can be cancelled or moved without a
+//! scan.
 
 /// What a deadline belongs to, by its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
     /// A timer.
     Timer(u32),
-    /// A slot's own deadline: there is at most one a slot.
+    /// A slot of the registry: it has at most one deadline.
     Slot(u32),
 }
 
-/// 16 bytes: of the owner, the lowest bit tells the kind.
+/// 16 bytes. The lowest bit of `owner` is its kind.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     due_ns: u64,
-    /// When it was set, as a count: of equal deadlines, the one that was set first comes first.
+    /// A count of the deadlines that were set: of equal deadlines, the one set first comes first.
     set: u32,
     owner: u32,
 }
@@ -41,13 +41,13 @@ impl Entry {
 /// The owner has no entry in the heap.
 pub(crate) const NO_POSITION: u32 = u32::MAX;
 
-/// Where the positions of the owners' entries are kept.
+/// Stores the position of each owner's entry.
 pub(crate) trait PositionStore {
     fn position(&self, owner: Owner) -> u32;
     fn set_position(&mut self, owner: Owner, position: u32);
 }
 
-/// A binary heap, earliest deadline first: 16 bytes an entry, and the position in the owner's slot.
+/// A binary heap, the earliest deadline first.
 #[derive(Debug, Default)]
 pub(crate) struct Heap {
     entries: Vec<Entry>,
@@ -65,7 +65,7 @@ impl Heap {
         self.entries.len()
     }
 
-    /// Gives `owner` the deadline `due_ns`, in place of the one that it had, if any.
+    /// Sets the deadline of `owner` to `due_ns`. It replaces an earlier one.
     pub(crate) fn set(&mut self, owner: Owner, due_ns: u64, positions: &mut impl PositionStore) {
         let position = positions.position(owner);
         self.set = self.set.wrapping_add(1);
@@ -78,7 +78,7 @@ impl Heap {
         }
     }
 
-    /// When `owner`'s deadline is.
+    /// The deadline of `owner`.
     pub(crate) fn due_ns(&self, owner: Owner, positions: &impl PositionStore) -> Option<u64> {
         self.entries.get(positions.position(owner) as usize).map(|entry| entry.due_ns)
     }
@@ -98,7 +98,7 @@ impl Heap {
         }
     }
 
-    /// Takes the earliest out if it is due; tells whose it is, and for when it was set.
+    /// Takes the earliest entry out, if it is due. Returns its owner and its deadline.
     pub(crate) fn pop_due(
         &mut self,
         now_ns: u64,
@@ -109,7 +109,7 @@ impl Heap {
         Some((first.owner(), first.due_ns))
     }
 
-    /// Puts `entry` where it belongs, from the hole at `position`.
+    /// Moves `entry` up or down to its place, from the free position `position`.
     fn settle(&mut self, position: usize, entry: Entry, positions: &mut impl PositionStore) {
         if position > 0 && entry.is_before(&self.entries[(position - 1) / 2]) {
             self.up(position, entry, positions);
@@ -148,6 +148,7 @@ impl Heap {
 
     fn put(&mut self, position: usize, entry: Entry, positions: &mut impl PositionStore) {
         self.entries[position] = entry;
+        #[allow(clippy::cast_possible_truncation, reason = "2³² entries are 64 GiB, and each has an owner")]
         positions.set_position(entry.owner(), position as u32);
     }
 }

@@ -1,6 +1,6 @@
-//! What is registered with epoll: a slab of values, a serial number for each, and the list of those that are ready.
+//! The registry: a slab of values with serial numbers, their registration with epoll, and the ready list.
 //!
-//! `T` is what a slot holds; this file does not look into it.
+//! `T` is the value in a slot. The registry does not depend on it.
 
 use std::{
     io, mem,
@@ -18,33 +18,33 @@ use crate::{
 pub(crate) struct Slot<T> {
     pub(crate) value: T,
     serial: u32,
-    /// The kernel's edges, until they are used up.
+    /// The edges that the kernel reported, until a visit takes them.
     pub(crate) ready: Ready,
     /// It is in the ready list.
     pub(crate) queued: bool,
 }
 
-/// What became of edges that were noted.
+/// The result of noting edges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Noted {
-    /// The slot was not in the ready list: the caller puts the key into one.
+    /// The slot was not in the ready list: the caller puts the key into it.
     New,
-    /// It is in a list already.
+    /// It is in the list already.
     Queued,
-    /// The key names nothing any more.
+    /// The key names nothing.
     Gone,
 }
 
 pub(crate) struct Registry<T> {
     pub(crate) poll: Poll,
     slots: Slab<Slot<T>>,
-    /// Given to the next value.
+    /// The serial number of the next value.
     serial: u32,
-    /// Those that are visited in the next round.
+    /// The ready list: the sources that are visited in the next round.
     pub(crate) ready: Vec<Key>,
-    /// Memory is given back when fewer slots than this are in use: each attempt looks at all slots.
+    /// The slab shrinks only when fewer slots than this are in use, because each attempt scans all slots.
     shrink_below: usize,
-    /// How many forks away from the first process it was made.
+    /// The fork generation in which the registry was made (`sys/fork.rs`).
     made_in: u32,
 }
 
@@ -62,8 +62,8 @@ impl<T> Registry<T> {
 
     // ---- epoll ----
 
-    /// Registers a descriptor under the key that the next value [`insert`](Registry::insert)ed will have. Two steps, so
-    /// that a caller whose descriptor is refused still has it.
+    /// Registers a descriptor under the key that the next [`insert`](Registry::insert) returns. These are two steps, so
+    /// that the caller still has a descriptor that is refused.
     pub(crate) fn register(&self, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<Key> {
         let key = self.next_key();
         self.register_as(key, fd.as_raw_fd(), interest)?;
@@ -76,13 +76,13 @@ impl<T> Registry<T> {
         self.poll.registry().register(&mut SourceFd(&fd), key.token(), interest).map_err(explain)
     }
 
-    /// Changes what a registered descriptor is watched for. What is ready already makes a new event.
+    /// Changes the interest of a registered descriptor. If it is ready, the kernel reports a new event.
     pub(crate) fn reregister(&self, key: Key, fd: RawFd, interest: Interest) -> io::Result<()> {
         self.check_not_forked()?;
         self.poll.registry().reregister(&mut SourceFd(&fd), key.token(), interest).map_err(explain)
     }
 
-    /// Takes a descriptor out of the kernel's poll set. In a forked child it does nothing: the set is the parent's.
+    /// Deregisters a descriptor. In a forked child it does nothing: the epoll set is the parent's.
     pub(crate) fn deregister(&self, fd: RawFd) -> io::Result<()> {
         if self.check_not_forked().is_err() {
             return Ok(());
@@ -90,7 +90,7 @@ impl<T> Registry<T> {
         self.poll.registry().deregister(&mut SourceFd(&fd))
     }
 
-    /// In a forked child the kernel's poll set is still the parent's, and what is changed there is changed for the parent.
+    /// Fails in a forked child: it shares the parent's epoll set, so a change there would be a change for the parent.
     #[inline]
     pub(crate) fn check_not_forked(&self) -> io::Result<()> {
         if self.made_in == sys::fork::generation() { Ok(()) } else { Err(forked()) }
@@ -98,7 +98,7 @@ impl<T> Registry<T> {
 
     // ---- Slots ----
 
-    /// The key that the next value will have.
+    /// The key of the next value.
     pub(crate) fn next_key(&self) -> Key {
         let index = u32::try_from(self.slots.vacant_key()).expect("fewer slots than bytes of memory");
         Key { index, serial: self.serial }
@@ -118,7 +118,7 @@ impl<T> Registry<T> {
         let (len, capacity) = (self.slots.len(), self.slots.capacity());
         if capacity > 1024 && len < capacity / 8 && len < self.shrink_below {
             self.slots.shrink_to_fit();
-            // A slot in use near the end keeps the memory: the next attempt is worth it when half of them have left.
+            // A used slot near the end keeps the memory. The next attempt is made when half of the slots are free.
             self.shrink_below = if self.slots.capacity() < capacity { usize::MAX } else { len / 2 };
         }
         Some(slot)
@@ -144,7 +144,7 @@ impl<T> Registry<T> {
         self.slot_mut(key).map(|slot| &mut slot.value)
     }
 
-    /// The value of a key that is known to be good: its slot has not been freed since it was looked up.
+    /// The value of a key whose slot has not been freed since it was looked up.
     #[inline]
     pub(crate) fn get_known_mut(&mut self, key: Key) -> Option<&mut T> {
         let slot = self.slots.get_mut(key.index as usize)?;
@@ -169,14 +169,14 @@ impl<T> Registry<T> {
         self.slots.len()
     }
 
-    /// No slot has this index, or a higher one.
+    /// Every slot's index is lower.
     pub(crate) fn capacity(&self) -> usize {
         self.slots.capacity()
     }
 
     // ---- Readiness ----
 
-    /// Adds edges to those that a slot has not used up.
+    /// Adds edges to those that a slot has.
     #[inline]
     pub(crate) fn note(&mut self, key: Key, ready: Ready) -> Noted {
         let Some(slot) = self.slot_mut(key) else { return Noted::Gone };
@@ -184,7 +184,7 @@ impl<T> Registry<T> {
         if mem::replace(&mut slot.queued, true) { Noted::Queued } else { Noted::New }
     }
 
-    /// A visit begins: takes a slot's edges, and the slot out of the ready list.
+    /// Begins a visit: takes the slot's edges, and marks it as not in the ready list.
     pub(crate) fn begin_visit(&mut self, key: Key) -> Option<Ready> {
         let slot = self.slot_mut(key)?;
         slot.queued = false;
@@ -213,10 +213,12 @@ fn forked() -> io::Error {
 fn explain(error: io::Error) -> io::Error {
     let why = match error.raw_os_error() {
         Some(libc::EPERM) => {
-            "epoll does not watch files of this kind: a regular file or a directory is always ready"
+            "epoll does not take files of this type: a regular file or a directory is always ready"
         }
         Some(libc::EEXIST) => "this descriptor is in the poll set already",
-        Some(libc::ENOSPC) => "too many watches; raise /proc/sys/fs/epoll/max_user_watches",
+        Some(libc::ENOSPC) => {
+            "too many registrations of this user; raise /proc/sys/fs/epoll/max_user_watches"
+        }
         _ => return error,
     };
     io::Error::new(error.kind(), format!("{why} ({error})"))
@@ -270,7 +272,7 @@ mod tests {
         assert_eq!(refused.raw_os_error(), Some(libc::ENOENT));
     }
 
-    /// The class: work for each removal that grows with the number of slots.
+    /// A removal must not cost time that grows with the number of slots.
     #[test]
     fn a_slot_in_use_at_the_end_is_not_looked_for_at_each_removal() {
         let mut registry = Registry::new().unwrap();

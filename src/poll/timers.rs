@@ -1,7 +1,7 @@
-//! Timers: a heap of deadlines behind one timerfd.
+//! Timers: a heap of deadlines, and one timerfd for the earliest.
 //!
-//! `T` is what a timer does. This file does not know what that is: it says which timers are due, and the caller
-//! does it. Besides timers, each slot of the poll set can have one deadline of its own.
+//! `T` is what a timer does. This file returns the timers that are due, and the caller runs them. Each slot of the
+//! registry can also have one deadline.
 
 use std::{
     io,
@@ -27,10 +27,10 @@ struct Timer<T> {
     position: u32,
 }
 
-/// Where the heap's entries are, for timers and for slots.
+/// The positions of the heap's entries, for timers and for slots.
 struct Positions<T> {
     timers: Slab<Timer<T>>,
-    /// By a slot's index; slots that never had a deadline may be missing.
+    /// Indexed by slot. Slots that never had a deadline may be missing.
     slots: Vec<u32>,
 }
 
@@ -57,13 +57,13 @@ pub(crate) struct Timers<T> {
     heap: Heap,
     positions: Positions<T>,
     serial: u32,
-    /// When the timerfd will fire; 0 when it is not armed.
+    /// When the timerfd fires; 0 when it is not armed.
     armed_ns: u64,
-    /// Never read: edge-triggered, it fires anew each time that it is armed anew.
+    /// Never read: it is edge-triggered, and makes a new edge each time after it was armed.
     fd: OwnedFd,
 }
 
-/// What is due.
+/// A deadline that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
     Timer(TimerKey),
@@ -83,8 +83,8 @@ impl<T> Timers<T> {
         })
     }
 
-    /// When something is due that is to happen `after` from now. Never the turn's own time, however small `after` is:
-    /// what is set in a turn is not due in that turn.
+    /// The time `after` from now. It is always later than the turn's time, so that a timer set in a turn is not due in
+    /// that turn.
     pub(crate) fn due_ns(&mut self, after: Duration) -> u64 {
         self.clock.now_ns().saturating_add(nanos(after).max(1))
     }
@@ -101,7 +101,7 @@ impl<T> Timers<T> {
         TimerKey { index, serial }
     }
 
-    /// Removes a timer. False if there is none of this key any more. One that runs can be removed: it is not put back.
+    /// Removes a timer. False if the key names none. A timer can be removed while it runs; then it is not put back.
     pub(crate) fn remove(&mut self, key: TimerKey) -> bool {
         if self.timer(key).is_none() {
             return false;
@@ -111,13 +111,13 @@ impl<T> Timers<T> {
         true
     }
 
-    /// Takes out what a timer does. Until it is [`put back`](Timers::put_back) or [`removed`](Timers::remove), the timer
-    /// is set and never due.
+    /// Takes out what a timer does. Until [`put_back`](Timers::put_back) or [`remove`](Timers::remove), the timer
+    /// exists and is not due.
     pub(crate) fn take(&mut self, key: TimerKey) -> Option<T> {
         self.timer(key)?.task.take()
     }
 
-    /// Sets a timer that was [taken](Timers::take) anew, unless it has been removed since.
+    /// Sets a timer again that was [taken](Timers::take), unless it has been removed since.
     pub(crate) fn put_back(&mut self, key: TimerKey, task: T, due_ns: u64) {
         if let Some(timer) = self.timer(key) {
             timer.task = Some(task);
@@ -125,7 +125,7 @@ impl<T> Timers<T> {
         }
     }
 
-    /// Makes a timer due at `due_ns` if that is earlier than before. False if there is none of this key.
+    /// Makes a timer due at `due_ns` if that is earlier than before. False if the key names none.
     pub(crate) fn bring_forward(&mut self, key: TimerKey, due_ns: u64) -> bool {
         let exists = self.timer(key).is_some();
         if exists {
@@ -134,7 +134,7 @@ impl<T> Timers<T> {
         exists
     }
 
-    /// Makes a slot's deadline due at `due_ns`, or earlier.
+    /// Sets a slot's deadline to `due_ns`, unless it has an earlier one.
     pub(crate) fn set_slot_deadline(&mut self, index: u32, due_ns: u64) {
         if self.positions.slots.len() <= index as usize {
             self.positions.slots.resize(index as usize + 1, NO_POSITION);
@@ -146,7 +146,7 @@ impl<T> Timers<T> {
         self.heap.remove(Owner::Slot(index), &mut self.positions);
     }
 
-    /// Gives memory back, where much less is needed than there was: no slot has an index of `len` or above.
+    /// Frees memory, if much less is needed than there is: every slot's index is lower than `len`.
     #[inline]
     pub(crate) fn shrink_slots_to(&mut self, len: usize) {
         if self.positions.slots.len() / 8 > len {
@@ -155,7 +155,7 @@ impl<T> Timers<T> {
         }
     }
 
-    /// Takes the earliest deadline out, if it is due; and when it was due.
+    /// Takes the earliest deadline out, if it is due. Also returns its time.
     pub(crate) fn pop_due(&mut self, now_ns: u64) -> Option<(Due, u64)> {
         let (owner, due_ns) = self.heap.pop_due(now_ns, &mut self.positions)?;
         let due = match owner {
@@ -172,9 +172,10 @@ impl<T> Timers<T> {
         self.armed_ns = 0;
     }
 
-    /// Arms the timerfd for the earliest deadline; true if that is due already, and no event will tell. A deadline that
-    /// has moved further away is let come: that costs a wake-up now and then, and saves a system call for each
-    /// deadline that is put off.
+    /// Arms the timerfd for the earliest deadline. True: it is due already, and no event will come for it.
+    ///
+    /// If the earliest deadline has moved to a later time, the timerfd keeps its earlier time. That costs a wake-up now
+    /// and then, and saves a system call for each deadline that moves.
     #[inline]
     pub(crate) fn arm(&mut self) -> io::Result<bool> {
         match self.heap.first_ns() {
@@ -193,12 +194,12 @@ impl<T> Timers<T> {
         Ok(false)
     }
 
-    /// To be registered.
+    /// The timerfd, for registration.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
-    /// How many timers are set of which `counts` is true; a timer that runs is one.
+    /// How many timers there are for which `counts` returns true. A timer that runs is counted.
     pub(crate) fn count(&self, counts: impl Fn(&T) -> bool) -> usize {
         self.positions.timers.iter().filter(|(_, timer)| timer.task.as_ref().is_none_or(&counts)).count()
     }
@@ -299,7 +300,7 @@ mod tests {
         assert_eq!(timers.pop_due(u64::MAX), None);
     }
 
-    /// Durations that no clock reaches are far away, not now: reports.md's class "the cast wraps".
+    /// Durations that no clock reaches must not wrap to now.
     #[test]
     fn the_longest_duration_is_never_due() {
         let (clock, mut timers) = timers();

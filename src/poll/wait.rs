@@ -1,5 +1,4 @@
-//! The one place where the reactor waits; and polling before it sleeps, for services that would rather spend a processor
-//! than wake up late.
+//! The wait for events, and polling before it (spinning), which trades processor time for latency.
 
 use std::{
     io,
@@ -16,7 +15,7 @@ use crate::{
     types::stats::Stats,
 };
 
-/// The longest wait: what epoll_wait(2) takes in milliseconds, 24 days.
+/// The longest wait that `epoll_wait(2)` accepts in milliseconds: 24 days.
 const TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// Sleeps until an event comes, or the timeout is over.
@@ -33,7 +32,7 @@ pub(crate) fn block(poll: &mut Poll, events: &mut Events, timeout: Option<Durati
 
 #[inline(never)]
 fn block_for(poll: &mut Poll, events: &mut Events, time: Duration) -> io::Result<()> {
-    // Some versions of mio wrap a longer one; to return early is allowed.
+    // Some versions of mio wrap a longer one. Returning early is allowed.
     let time = time.min(TIMEOUT_MAX);
     let deadline = Instant::now().checked_add(time);
     match poll.poll(events, Some(time)) {
@@ -44,7 +43,7 @@ fn block_for(poll: &mut Poll, events: &mut Events, time: Duration) -> io::Result
     }
 }
 
-/// EINTR is not an event: the wait goes on, for what is left of the time.
+/// `EINTR` is not an event: waits again, for the rest of the time.
 #[cold]
 fn go_on(
     mut error: io::Error,
@@ -61,23 +60,23 @@ fn go_on(
     Err(error)
 }
 
-/// Whether to poll before sleeping, as the latest waits tell.
+/// Decides from the latest waits whether to poll before sleeping.
 #[derive(Debug)]
 pub(crate) struct Spin {
     limit_ns: u64,
-    /// A bit for each of them: 1 if something came within the limit. At the start none did.
+    /// One bit for each of the latest waits: 1 if an event came within the limit. At first all are 0.
     recent: u8,
 }
 
 impl Spin {
-    /// `None` where nothing is to be won: on a single processor a loop that spins keeps off whoever it waits for. (A process
-    /// that is bound to one of several processors may well spin there.)
+    /// `None` where spinning cannot help: on a single processor, a loop that spins keeps the processor from the process
+    /// that it waits for. (A process that is bound to one of several processors may spin.)
     pub(crate) fn new(limit: Duration) -> Option<Spin> {
         let limit_ns = nanos(limit);
         (limit_ns > 0 && sys::processors() > 1).then_some(Spin { limit_ns, recent: 0 })
     }
 
-    /// Half of the latest waits were short, so this one may be.
+    /// At least half of the latest waits were short, so the next may be.
     fn pays(&self) -> bool {
         self.recent.count_ones() >= u8::BITS / 2
     }

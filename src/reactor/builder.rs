@@ -1,4 +1,4 @@
-//! How a reactor is made.
+//! The builder of a reactor.
 
 use std::{io, marker::PhantomData, time::Duration};
 
@@ -8,7 +8,7 @@ use crate::{
     types::limits::Limits,
 };
 
-/// How a [`Reactor`] is made: [`Reactor::builder`].
+/// Builds a [`Reactor`] with other than the default settings: [`Reactor::builder`].
 #[derive(Debug, Clone)]
 pub struct Builder<S> {
     limits: Limits,
@@ -20,53 +20,53 @@ pub struct Builder<S> {
 }
 
 impl<S> Reactor<S> {
-    /// A reactor with the default [`Limits`].
+    /// A reactor with the default settings.
     ///
     /// # Errors
-    /// No descriptors for an epoll set, a timerfd and an eventfd.
+    /// As for [`Builder::build`].
     pub fn new() -> io::Result<Reactor<S>> {
         Reactor::<S>::builder().build()
     }
 
-    /// A reactor with other limits or buffers.
+    /// A builder with the default settings.
     pub fn builder() -> Builder<S> {
         Builder::default()
     }
 }
 
 impl<S> Builder<S> {
-    /// The bounds of everything.
+    /// Sets the limits. Default: [`Limits::default`].
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Builder<S> {
         self.limits = limits;
         self
     }
 
-    /// Events fetched from the kernel at once. Default 1,024.
+    /// Sets how many events one `epoll_wait(2)` returns at most. Default 1,024.
     #[must_use]
     pub fn events(mut self, events: usize) -> Builder<S> {
         self.events = events.max(1);
         self
     }
 
-    /// Bytes read from a socket at once. Default 128 KiB; there is one such buffer for all clients. Reading is
-    /// cheapest when it is larger than a client's messages.
+    /// Sets the size of the read buffer in bytes. Default 128 KiB; there is one for all clients. Reading is cheapest if
+    /// it is larger than what a client sends at once.
     #[must_use]
     pub fn read_buffer(mut self, bytes: usize) -> Builder<S> {
         self.read_buffer = bytes.max(64);
         self
     }
 
-    /// Polls for up to `limit` before sleeping, where the latest waits say that something may come within that time.
-    /// Default zero: never; then it costs nothing.
+    /// Lets the loop poll for up to `limit` before it sleeps (spin), if the latest waits suggest that an event may come
+    /// within that time. Default zero: it never spins.
     ///
-    /// Waking a processor from sleep takes longer than most requests do: some 25 µs on a virtual machine. A loop that is awake when the
-    /// request comes saves that, and spends the processor that it runs on. A good limit is a little more than the usual
-    /// time between an answer and the next request, the waking of the other side included: 50 to 200 µs. Spinning begins when
-    /// half of the last eight waits were no longer than the limit, and ends when they are not: an idle service
-    /// sleeps. [`Stats::spins`], [`Stats::spin_hits`] and [`Stats::spin_time`] tell what it costs and whether it pays.
+    /// Waking up from sleep takes longer than handling most requests: some 25 µs on a virtual machine. Spinning saves
+    /// that time, and uses the processor for it. A good limit is a little more than the usual time between an answer
+    /// and the next request, including the wake-up of the peer: 50 to 200 µs. The loop spins while at least half of the
+    /// last eight waits were no longer than the limit, so an idle service sleeps. [`Stats::spins`],
+    /// [`Stats::spin_hits`] and [`Stats::spin_time`] show what it costs and how often it helps.
     ///
-    /// On a single processor it never polls: that would keep the processor from the process it waits for.
+    /// On a single processor it never spins: that would keep the processor from the process that it waits for.
     ///
     /// [`Stats::spins`]: crate::Stats::spins
     /// [`Stats::spin_hits`]: crate::Stats::spin_hits
@@ -77,7 +77,7 @@ impl<S> Builder<S> {
         self
     }
 
-    /// The time that deadlines and timers go by. Default: [`Clock::monotonic`]; a test sets [`Clock::manual`].
+    /// Sets the clock of deadlines and timers. Default: [`Clock::monotonic`]. A test uses [`Clock::manual`].
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> Builder<S> {
         self.clock = clock;
@@ -87,7 +87,8 @@ impl<S> Builder<S> {
     /// Makes the reactor.
     ///
     /// # Errors
-    /// No descriptors for an epoll set, a timerfd and an eventfd.
+    /// Those of `epoll_create1(2)`, `timerfd_create(2)`, `eventfd(2)`, `epoll_ctl(2)` and `pthread_atfork(3)`: no
+    /// descriptors, or no memory.
     pub fn build(self) -> io::Result<Reactor<S>> {
         let Builder { limits, events, read_buffer, spin, clock, state: PhantomData } = self;
         Reactor::make(limits, events, read_buffer, Spin::new(spin), clock)

@@ -1,4 +1,4 @@
-//! What is done for a source that has left the poll set: its `on_close` is called.
+//! Calls the `on_close` of removed sources.
 
 use crate::{
     set::{
@@ -9,7 +9,7 @@ use crate::{
     sources::{child, shm},
 };
 
-/// Calls the `on_close` of every source that has left, in the order in which they left.
+/// Calls the `on_close` of every removed source, in the order of removal.
 #[cold]
 pub(crate) fn deliver_closed<S>(set: &mut PollSet<S>, state: &mut S) {
     while let Some(PendingClose { key, cause, handler }) = set.lifecycle.pending.pop_front() {

@@ -1,4 +1,4 @@
-//! The loop: wait, note the edges, visit what is ready. It can be read in one sitting, and should be.
+//! The loop: waits for events, notes the edges, and visits the ready sources.
 
 use std::{
     cell::Cell,
@@ -14,7 +14,7 @@ use crate::{
     client::{
         admit::register,
         visit::{AtOnce, first_visit, is_plain, visit as visit_client, visit_at_once},
-        visit_state::Lent,
+        visit_state::VisitArgs,
     },
     observe::{
         event::VisitEnd,
@@ -37,35 +37,35 @@ use crate::{
     types::{cause::Cause, key::Key, limits::Limits, ready::Ready},
 };
 
-/// A process's communication in one poll set, and the loop over it. `S` is the service's shared state: handlers get it
-/// as an argument, so the reactor neither owns it nor borrows it between turns.
+/// A poll set and the loop over it. `S` is the service's shared state: handlers get it as an argument, so the reactor
+/// neither owns it nor borrows it between turns.
 ///
-/// It dereferences to the [`PollSet`], with which sources are put in. It belongs to the thread that made it; other
-/// threads reach it through a [`Remote`].
+/// A reactor dereferences to its [`PollSet`], which has the operations on sources. It belongs to the thread that made
+/// it; other threads use a [`Remote`].
 pub struct Reactor<S> {
     set: PollSet<S>,
     events: Events,
-    /// What this round is made of: empty between turns.
+    /// The sources of this round: empty between turns.
     round: Vec<Key>,
-    /// What arrives is read in here first.
+    /// The read buffer.
     scratch: Vec<u8>,
-    /// Off unless asked for.
+    /// `None` unless [`Builder::spin`](crate::Builder::spin) was called.
     spin: Option<Spin>,
     timers: Key,
     inbox: Key,
-    /// Its descriptor was given out, to be watched by a loop around this one.
+    /// The embedder has asked for the epoll descriptor: there may be an outer loop that waits for it.
     nested: Cell<bool>,
 }
 
-/// What a turn left behind.
+/// The state after a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a stopped reactor does nothing more"]
 pub enum Turn {
-    /// All that was ready has been handled.
+    /// No source is ready.
     Idle,
-    /// Budgets were spent: take another turn soon. It will not wait.
+    /// Some sources are still ready, because a budget was spent. The next turn does not wait.
     Pending,
-    /// The reactor was stopped, or has drained: every source is closed.
+    /// The reactor was stopped, or has drained. Every source is closed.
     Stopped,
 }
 
@@ -97,7 +97,7 @@ impl<S> Reactor<S> {
         })
     }
 
-    /// A handle with which other threads can reach this reactor.
+    /// A handle to this reactor for other threads.
     pub fn remote(&self) -> Remote<S> {
         match self.set.registry.get(self.inbox) {
             Some(Source::Remote(inbox)) => inbox.remote(),
@@ -105,25 +105,26 @@ impl<S> Reactor<S> {
         }
     }
 
-    /// Turns until a handler or a [`Remote`] stops the reactor, or a drain has ended; then every source is closed, and
-    /// its `on_close` called.
+    /// Runs turns until a handler or a [`Remote`] stops the reactor, or a drain has ended. Then every source is closed,
+    /// and its `on_close` called.
     ///
     /// # Errors
-    /// The poller itself fails, or this is a forked child of the process that made the reactor. No client's and no
-    /// handler's fault ends the loop.
+    /// Those of `epoll_wait(2)` and `timerfd_settime(2)`. `Unsupported`: this is a forked child of the process that
+    /// made the reactor. Errors of clients and of handlers do not end the loop.
     pub fn run(&mut self, state: &mut S) -> io::Result<()> {
         while self.turn(None, state)? != Turn::Stopped {}
         Ok(())
     }
 
-    /// One turn: waits for at most `timeout` (for ever if `None`, not at all while something is ready), then visits every
-    /// source that is ready once. The timeout is rounded up to a millisecond; [`after`](PollSet::after) is finer.
+    /// Runs one turn: waits for at most `timeout` (without limit if `None`, not at all while a source is ready), then
+    /// visits every ready source once. The timeout is rounded up to a millisecond; [`after`](PollSet::after) is more
+    /// precise.
     ///
     /// # Errors
     /// As for [`run`](Reactor::run).
     pub fn turn(&mut self, timeout: Option<Duration>, state: &mut S) -> io::Result<Turn> {
         self.set.registry.check_not_forked()?;
-        // What was closed between turns is told before this one may sleep.
+        // on_close of sources that were closed between turns, before the loop may sleep.
         if !self.set.lifecycle.pending.is_empty() {
             deliver_closed(&mut self.set, state);
         }
@@ -159,22 +160,22 @@ impl<S> Reactor<S> {
         Ok(turn)
     }
 
-    /// Waits for events, and begins a round with them.
+    /// Waits for events, and begins the round.
     #[inline(always)]
     fn wait_and_take<P: Probe>(&mut self, timeout: Option<Duration>, state: &mut S) -> io::Result<()> {
         self.wait::<P>(timeout)?;
         self.make_room();
         let Reactor { set, events, round, scratch, .. } = self;
-        // What is in the ready list is part of the round, and so are the kernel's edges.
+        // The round: the sources of the ready list, and those of the kernel's events.
         if !set.registry.ready.is_empty() {
             mem::swap(round, &mut set.registry.ready);
         }
         set.lifecycle.begin_turn();
-        take_events::<S, P>(set, events, round, &mut Lent { scratch, state });
+        take_events::<S, P>(set, events, round, &mut VisitArgs { scratch, state });
         Ok(())
     }
 
-    /// Waits for the kernel's events: the one place where the reactor sleeps.
+    /// Waits for the kernel's events. The reactor sleeps nowhere else.
     #[inline(always)]
     fn wait<P: Probe>(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         if self.set.timers.arm()? {
@@ -198,31 +199,31 @@ impl<S> Reactor<S> {
         Ok(())
     }
 
-    /// Visits what the round is made of; what is not done with then comes after what has become ready since.
+    /// Visits the sources of the round. Sources that are still ready are put after those that have become ready since.
     fn round(&mut self, state: &mut S) {
         for at in 0..self.round.len() {
-            // Also a client that was visited before the round may have stopped the loop.
+            // A handler may have stopped the loop, in this round or in a visit before it.
             if self.set.lifecycle.phase() == Phase::Stopped {
                 break;
             }
-            // The last visit may have put in a source that needs more room.
+            // The last visit may have inserted a source that needs a larger read buffer.
             self.make_room();
             let Reactor { set, scratch, .. } = self;
-            let mut lent = Lent { scratch, state };
+            let mut args = VisitArgs { scratch, state };
             let key = self.round[at];
             let observed = set.observers.is_some();
             if observed {
                 set.begin_visit(key);
             }
-            let end = visit(set, key, &mut lent);
+            let end = visit(set, key, &mut args);
             if observed {
                 set.end_visit(end);
             }
             if !set.acceptors.unregistered.is_empty() {
-                visit_unregistered(set, &mut lent);
+                visit_unregistered(set, &mut args);
             }
             if !set.lifecycle.pending.is_empty() {
-                deliver_closed(set, lent.state);
+                deliver_closed(set, args.state);
             }
         }
         self.round.clear();
@@ -252,7 +253,7 @@ impl<S> Reactor<S> {
             Phase::Stopped => {}
         }
         set.lifecycle.enter(Phase::Stopped);
-        // An on_close may insert anew; it is closed in its turn.
+        // An on_close may insert sources; they are closed, too.
         while set.registry.iter().any(|(_, source)| !source.is_own()) || !set.lifecycle.pending.is_empty() {
             set.remove_all(|| Cause::Stop, |source| !source.is_own());
             deliver_closed(set, state);
@@ -260,7 +261,8 @@ impl<S> Reactor<S> {
         true
     }
 
-    /// The loop around this one sleeps on our epoll descriptor, which does not show what is in the ready list.
+    /// Makes the epoll descriptor readable if the next turn has something to do: an outer loop that waits for the
+    /// descriptor does not see the ready list.
     #[cold]
     fn wake_outer_loop(&mut self, turn: Turn) -> io::Result<()> {
         let due = self.set.timers.arm()?;
@@ -271,32 +273,32 @@ impl<S> Reactor<S> {
     }
 }
 
-/// Visits clients as their events come, where they would leave the ready list at once, and notes all other edges. With [`On`],
-/// observers are told.
+/// Visits plain clients as soon as their event is read, and notes the edges of all other sources. With [`On`], emits
+/// the events for observers.
 #[inline(always)]
 fn take_events<S, P: Probe>(
     set: &mut PollSet<S>,
     events: &Events,
     round: &mut Vec<Key>,
-    lent: &mut Lent<'_, S>,
+    args: &mut VisitArgs<'_, S>,
 ) {
     let mut events = events.iter();
-    // A drain, a stop or a new observer ends this; none of them can come of a straight line.
+    // A drain, a stop or a new observer ends this. After a straight line none of them need be checked.
     while set.lifecycle.visits_at_once {
         loop {
             let Some(event) = events.next() else { return };
             set.stats.events += 1;
             let key = Key::from_token(event.token());
             if !(Ready::is_just_readable(event) && is_plain::<S, false>(set, key)) {
-                if !take_unusual::<S, P>(set, round, event, lent) {
+                if !take_unusual::<S, P>(set, round, event, args) {
                     break;
                 }
-            } else if visit_at_once::<S, P, false>(set, key, lent) == AtOnce::Other {
+            } else if visit_at_once::<S, P, false>(set, key, args) == AtOnce::Other {
                 break;
             }
         }
         if !set.lifecycle.pending.is_empty() {
-            deliver_closed(set, lent.state);
+            deliver_closed(set, args.state);
         }
     }
     for event in events {
@@ -305,18 +307,18 @@ fn take_events<S, P: Probe>(
     }
 }
 
-/// The rest of what comes: clients whose reads must take descriptors are visited at once as well, all other edges are noted.
-/// True: nothing has changed that concerns the loop.
+/// The other events: visits clients whose reads must take descriptors at once as well, and notes all other edges. True:
+/// the loop has nothing to check.
 #[inline(never)]
 fn take_unusual<S, P: Probe>(
     set: &mut PollSet<S>,
     round: &mut Vec<Key>,
     event: &Event,
-    lent: &mut Lent<'_, S>,
+    args: &mut VisitArgs<'_, S>,
 ) -> bool {
     let key = Key::from_token(event.token());
     if Ready::is_just_readable(event) && is_plain::<S, true>(set, key) {
-        return visit_at_once::<S, P, true>(set, key, lent) == AtOnce::Straight;
+        return visit_at_once::<S, P, true>(set, key, args) == AtOnce::Straight;
     }
     note_edge(set, round, event);
     false
@@ -335,29 +337,29 @@ fn note_edge<S>(set: &mut PollSet<S>, round: &mut Vec<Key>, event: &Event) {
     }
 }
 
-/// Visits clients that were just accepted, before they are registered. They belong to the visit of their listener, whose
-/// budget bounds them.
+/// Visits clients that were just accepted, before they are registered. The budget of the listener's visit limits their
+/// number.
 #[cold]
-fn visit_unregistered<S>(set: &mut PollSet<S>, lent: &mut Lent<'_, S>) {
+fn visit_unregistered<S>(set: &mut PollSet<S>, args: &mut VisitArgs<'_, S>) {
     let mut unregistered = mem::take(&mut set.acceptors.unregistered);
     for key in unregistered.drain(..) {
-        // One that another client has put into the ready list has its share of a round when its turn comes.
+        // If another client has put it into the ready list, it is visited from there.
         if set.lifecycle.phase() != Phase::Stopped && !set.registry.is_queued(key) {
-            first_visit(set, key, lent);
+            first_visit(set, key, args);
         }
         register(set, key);
     }
     set.acceptors.unregistered = unregistered;
 }
 
-/// **Everything that can happen.** What came of a visit decides whether the source is visited again, or removed.
-fn visit<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) -> VisitEnd {
-    // It may have been closed since it became ready, whether or not its slot is used again.
+/// **Everything that can happen.** The result of a visit decides whether the source is visited again, or removed.
+fn visit<S>(set: &mut PollSet<S>, key: Key, args: &mut VisitArgs<'_, S>) -> VisitEnd {
+    // The source may have been closed since it became ready.
     let Some(ready) = set.registry.begin_visit(key) else { return VisitEnd::Closed };
     let Some(source) = set.registry.get(key) else { return VisitEnd::Closed };
-    let Lent { scratch, state } = lent;
+    let VisitArgs { scratch, state } = args;
     let visited = match source {
-        Source::Client { .. } => return visit_client(set, key, ready, lent),
+        Source::Client { .. } => return visit_client(set, key, ready, args),
         Source::Listener { .. } => accept::visit(set, key, state),
         Source::Datagram { .. } => datagram::visit(set, key, ready, state),
         Source::Queue { .. } => queue::visit(set, key, ready, scratch, state),
@@ -366,7 +368,7 @@ fn visit<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) -> VisitEnd 
         Source::Child { .. } => child::visit(set, key, ready, scratch, state),
         Source::Fd { .. } => fd::visit(set, key, ready, state),
         Source::Remote(_) => remote::visit(set, key, state),
-        Source::Timers => due::visit(set, key, lent),
+        Source::Timers => due::visit(set, key, args),
     };
     set.finish_visit(key, visited)
 }
@@ -385,9 +387,8 @@ impl<S> DerefMut for Reactor<S> {
     }
 }
 
-/// The poll set's own descriptor: it is readable when a [`turn`](Reactor::turn) would find something to do, so a reactor can be
-/// a source in another loop. After changing a reactor from outside a turn (a new timer, say), take a turn with a zero
-/// timeout.
+/// The epoll descriptor. It is readable when a [`turn`](Reactor::turn) has something to do, so a reactor can be a
+/// source in another loop. After a change between turns, such as a new timer, run a turn with a zero timeout.
 impl<S> AsFd for Reactor<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.nested.set(true);
@@ -397,8 +398,8 @@ impl<S> AsFd for Reactor<S> {
 
 impl<S> Drop for Reactor<S> {
     fn drop(&mut self) {
-        // In a forked child the poll set is the parent's: nothing may be taken out of it there, and merely closing
-        // takes nothing out while the parent has its descriptors.
+        // In a forked child the epoll set is the parent's: deregistering would change it there. Closing the descriptors
+        // does not, while the parent has them open.
         if self.set.registry.check_not_forked().is_ok() {
             self.set.lifecycle.enter(Phase::Stopped);
             self.set.remove_all(|| Cause::Stop, |_| true);

@@ -1,4 +1,4 @@
-//! Tests of lower floors that need a whole reactor and what only the crate can see.
+//! Tests of private parts that need a whole reactor.
 
 use std::{
     collections::VecDeque,
@@ -11,7 +11,7 @@ use std::{
 use crate::{
     bytes::framing::Framing,
     client::connect::target,
-    net::{listener::Listener, peer::PeerAddress, transport::ListenerKind},
+    net::{listener::Listener, peer::PeerAddress, transport::Transport},
     reactor::event_loop::{Reactor, Turn},
     set::{context::Context, session::Session},
     sys::socket,
@@ -29,7 +29,7 @@ impl Session<()> for Silent {
     }
 }
 
-/// The class: each pause sets a timer of its own, which a client that leaves does not cancel.
+/// A listener that is paused again must not add a second retry timer to one that a closed client left behind.
 #[test]
 fn a_paused_listener_has_one_retry_timer() {
     let folder = tempfile::tempdir().unwrap();
@@ -41,23 +41,23 @@ fn a_paused_listener_has_one_retry_timer() {
     for accepted in 1..=20 {
         // At the end of the loop's body it leaves, and makes room for the next.
         let _one = UnixStream::connect(&path).unwrap();
-        while reactor.stats().cirs < accepted {
+        while reactor.stats().accepted < accepted {
             assert_ne!(reactor.turn(None, &mut ()).unwrap(), Turn::Stopped);
         }
         // A second look at the listener finds no place.
         let _next = UnixStream::connect(&path).unwrap();
-        while reactor.stats().trips(Limit::Clients) < accepted {
+        while reactor.stats().limit_count(Limit::Clients) < accepted {
             assert_ne!(reactor.turn(None, &mut ()).unwrap(), Turn::Stopped);
         }
         assert_eq!(reactor.timers.deadlines(), 1, "at connection {accepted}");
     }
 }
 
-struct Told;
+struct Calls;
 
-impl Session<Vec<String>> for Told {
-    fn on_open(&mut self, cx: &mut Context<'_, Vec<String>>, told: &mut Vec<String>) -> io::Result<()> {
-        told.push("open".into());
+impl Session<Vec<String>> for Calls {
+    fn on_open(&mut self, cx: &mut Context<'_, Vec<String>>, calls: &mut Vec<String>) -> io::Result<()> {
+        calls.push("open".into());
         cx.finish();
         Ok(())
     }
@@ -71,20 +71,20 @@ impl Session<Vec<String>> for Told {
         Ok(())
     }
 
-    fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, Vec<String>>, told: &mut Vec<String>) {
-        told.push(cause.to_string());
+    fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, Vec<String>>, calls: &mut Vec<String>) {
+        calls.push(cause.to_string());
         cx.stop();
     }
 }
 
 /// Connects to a host with these addresses.
-fn told(addresses: &[SocketAddr]) -> Vec<String> {
+fn calls(addresses: &[SocketAddr]) -> Vec<String> {
     let targets: VecDeque<_> = addresses.iter().map(|ip| target(*ip)).collect();
     let mut reactor = Reactor::<Vec<String>>::new().unwrap();
-    reactor.connect_to(ListenerKind::Tcp, targets, Framing::raw(), Box::new(Told)).unwrap();
-    let mut told = Vec::new();
-    reactor.run(&mut told).unwrap();
-    told
+    reactor.connect_to(Transport::Tcp, targets, Framing::raw(), Box::new(Calls)).unwrap();
+    let mut calls = Vec::new();
+    reactor.run(&mut calls).unwrap();
+    calls
 }
 
 #[test]
@@ -105,8 +105,8 @@ fn a_host_is_reached_at_whichever_address_serves() {
     let (_v6, v6) = deaf("[::1]:0").or_else(|_| deaf("127.0.0.1:0")).unwrap();
     for addresses in [&[serves][..], &[refuses, serves], &[v6, refuses, refuses, serves], &[serves, refuses]]
     {
-        assert_eq!(told(addresses), ["open", "closed by a handler"], "{addresses:?}");
+        assert_eq!(calls(addresses), ["open", "closed by a handler"], "{addresses:?}");
     }
-    let refused = told(&[v6, refuses]);
+    let refused = calls(&[v6, refuses]);
     assert!(refused.len() == 1 && refused[0].contains("Connection refused"), "{refused:?}");
 }

@@ -1,8 +1,9 @@
-//! What clients hold of the reactor's memory and places, in all and by user.
+//! Counts of the clients' places and buffered bytes, in all and by user.
 
 use std::collections::HashMap;
 
-/// The uid of a client about which the kernel has not been asked yet; no user has it (`chown(2)` takes -1 for "leave it").
+/// The uid of a client whose credentials have not been read yet. No user has this uid: for `chown(2)` it means "no
+/// change".
 pub(crate) const UID_UNKNOWN: u32 = u32::MAX;
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -14,12 +15,12 @@ struct Usage {
 #[derive(Debug, Default)]
 pub(crate) struct Accounts {
     buffered: usize,
-    /// None until one user could be over a limit: until then the kernel need not be asked whose a client is.
+    /// `None` until one user could be over a limit: until then no credentials are read.
     users: Option<HashMap<u32, Usage>>,
 }
 
 impl Accounts {
-    /// Bytes that all clients hold together.
+    /// Bytes buffered for all clients.
     pub(crate) fn buffered(&self) -> usize {
         self.buffered
     }
@@ -28,7 +29,7 @@ impl Accounts {
         self.users.is_some()
     }
 
-    /// Starts to count by user, with the uid of each client and the bytes that it holds.
+    /// Starts to count by user, from the uid and the buffered bytes of each client.
     pub(crate) fn count_users(&mut self, clients: impl Iterator<Item = (u32, usize)>) {
         let mut users: HashMap<u32, Usage> = HashMap::new();
         for (uid, buffered) in clients {
@@ -43,7 +44,7 @@ impl Accounts {
         self.users.as_ref().and_then(|users| users.get(&uid)).map_or(0, |usage| usage.clients)
     }
 
-    /// Bytes that the clients of one user hold together.
+    /// Bytes buffered for the clients of one user.
     pub(crate) fn buffered_of(&self, uid: u32) -> usize {
         self.users.as_ref().and_then(|users| users.get(&uid)).map_or(0, |usage| usage.buffered)
     }
@@ -54,7 +55,8 @@ impl Accounts {
         }
     }
 
-    /// A client holds `after` bytes where it held `before`. Returns what its user holds, where that is counted.
+    /// The buffered bytes of a client have changed from `before` to `after`. Returns those of its user, if they are
+    /// counted.
     pub(crate) fn hold(&mut self, uid: u32, before: usize, after: usize) -> Option<usize> {
         self.buffered = self.buffered - before + after;
         let usage = self.users.as_mut()?.get_mut(&uid)?;
@@ -62,7 +64,7 @@ impl Accounts {
         Some(usage.buffered)
     }
 
-    /// A client is gone, and the bytes that it held.
+    /// A client with this many buffered bytes is closed.
     pub(crate) fn release(&mut self, uid: u32, buffered: usize) {
         self.hold(uid, buffered, 0);
         if let Some(users) = &mut self.users

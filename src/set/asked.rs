@@ -1,4 +1,4 @@
-//! What a handler asks of its own source while it runs.
+//! What a handler asks for while it runs, and the call under way.
 
 use crate::types::key::Key;
 
@@ -6,19 +6,19 @@ use crate::types::key::Key;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Asked {
     Nothing,
-    /// Something is to be done before more of its requests are handled: so many replies wait that they should be sent, or
-    /// the loop has a source to remove, a drain to begin, an observer to tell.
+    /// The caller has something to do before it calls the handler again: send replies that have become too many, call
+    /// `on_close` of a removed source, begin a drain, show events to a new observer.
     Pause,
-    /// Its own source is to be closed, once flushed.
+    /// Close the handler's own source after its output is sent.
     Close,
-    /// Its own source is to be closed at once.
+    /// Close the handler's own source at once.
     Abort,
-    /// The loop is to end.
+    /// End the loop.
     Stop,
 }
 
 impl Asked {
-    /// No more of what is ready is handed to the handler.
+    /// Whether the handler is not to be called again in this visit.
     #[inline]
     pub(crate) fn ends(self) -> bool {
         self > Asked::Pause
@@ -47,7 +47,7 @@ impl CurrentCall {
         self.key = key;
     }
 
-    /// It has returned: what it has asked for.
+    /// The handler has returned. Returns what it asked for.
     #[inline]
     pub(crate) fn end(&mut self) -> Asked {
         self.key = Key::NONE;
@@ -59,7 +59,7 @@ impl CurrentCall {
         std::mem::replace(&mut self.asked, Asked::Nothing)
     }
 
-    /// The source whose handler runs; none between two calls.
+    /// The source whose handler runs; [`Key::NONE`] between two calls.
     #[inline]
     pub(crate) fn key(&self) -> Key {
         self.key
@@ -76,7 +76,7 @@ impl CurrentCall {
         self.asked != Asked::Nothing
     }
 
-    /// The handler that runs asks for something; between two calls nothing is asked.
+    /// The running handler asks for something. Between two calls this does nothing.
     pub(crate) fn ask(&mut self, asked: Asked) {
         if self.key != Key::NONE {
             self.asked = self.asked.max(asked);

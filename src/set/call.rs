@@ -1,8 +1,8 @@
 //! The one place where the embedder's code runs.
 //!
-//! [`run`] catches the panic, and returns the error and what the handler asked of its own source as a value. The
-//! functions around it differ in where the handler comes from: [`call`] takes it out of its slot and puts it back,
-//! [`call_once`] is given it, and [`call_closed`] is for `on_close`, the only method that runs after a stop.
+//! [`run`] catches a panic, and returns the error and what the handler asked for as a value. The functions around it
+//! differ in where the handler comes from: [`call`] takes it out of its slot and puts it back, [`call_once`] gets it as
+//! an argument, and [`call_closed`] is for `on_close`, the only method that is called after a stop.
 
 use std::{
     any::Any,
@@ -32,7 +32,7 @@ use crate::{
 };
 
 impl Asked {
-    /// How the visit of a source that has nothing to flush ends, if this ends it. `left`: the edges not used up.
+    /// How this ends the visit to a source without output; `None` if it does not. `left`: the edges that remain.
     pub(crate) fn ends_visit(self, left: Ready) -> Option<Visited> {
         match self {
             Asked::Nothing | Asked::Pause => None,
@@ -42,34 +42,34 @@ impl Asked {
     }
 }
 
-/// What a call came to.
-#[must_use = "what the handler asked for is done by the caller"]
+/// The result of a call.
+#[must_use = "the caller does what the handler asked for"]
 pub(crate) struct Called<T> {
     pub(crate) result: Outcome<T>,
     pub(crate) asked: Asked,
 }
 
 impl Called<()> {
-    /// A call that succeeded, and asked for nothing.
+    /// A call that succeeded and asked for nothing.
     pub(crate) fn plain() -> Called<()> {
         Called { result: Ok(()), asked: Asked::Nothing }
     }
 }
 
 impl<T> Called<T> {
-    /// The handler has succeeded and asks for nothing.
+    /// Whether the handler succeeded and asked for nothing.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         self.result.is_ok() && self.asked == Asked::Nothing
     }
 
-    /// The handler was not called, because the loop has stopped or the handler is gone.
+    /// The handler was not called, because the loop has stopped or there is no handler any more.
     #[cold]
     fn not_made() -> Called<T> {
         Called { result: Err(Box::new(Cause::Stop)), asked: Asked::Stop }
     }
 
-    /// For a shared source, which survives its handler's faults: counts and logs a fault, and returns what is asked.
+    /// For a source that stays open after its handler's faults: counts and logs a fault, and returns what was asked.
     pub(crate) fn or_report<S>(self, set: &mut PollSet<S>, key: Key, what: &str) -> Asked {
         if let Err(cause) = self.result {
             report(set, key, what, &cause);
@@ -118,7 +118,7 @@ pub(crate) fn call<S, H: Handler<S>, T>(
     call_outcome(set, key, |handler, cx| f(handler, cx).map_err(failed))
 }
 
-/// [`call`], for what tells its own cause.
+/// [`call`], for a function that returns the cause itself.
 #[inline]
 pub(crate) fn call_outcome<S, H: Handler<S>, T>(
     set: &mut PollSet<S>,
@@ -139,8 +139,8 @@ pub(crate) fn call_outcome<S, H: Handler<S>, T>(
     called
 }
 
-/// [`call_outcome`], for the straight line of a visit: the loop has not stopped, and the caller has taken the session out of its
-/// slot and puts it back, where it looks at the slot anyway. `Err`: the session has failed, or asks for something.
+/// [`call_outcome`], for the straight line of a visit: the loop has not stopped, and the caller takes the session out
+/// of its slot and puts it back. `Err`: the session has failed, or asked for something.
 #[inline(always)]
 pub(crate) fn call_session<S>(
     set: &mut PollSet<S>,
@@ -155,7 +155,7 @@ pub(crate) fn call_session<S>(
     }
 }
 
-/// Calls code that is in no slot: a one-shot timer, a job from another thread.
+/// Calls a handler that is in no slot: a one-shot timer, a job from another thread.
 pub(crate) fn call_once<S, T>(
     set: &mut PollSet<S>,
     key: Key,
@@ -167,7 +167,7 @@ pub(crate) fn call_once<S, T>(
     run(set, key, |cx| f(cx).map_err(failed))
 }
 
-/// Calls an `on_close`. The source is out of the poll set, so that it can ask for nothing but a stop.
+/// Calls an `on_close`. Its source is out of the poll set, so it can ask for nothing but a stop.
 pub(crate) fn call_closed<S>(set: &mut PollSet<S>, key: Key, f: impl FnOnce(&mut Context<'_, S>)) {
     let called = run(set, key, |cx| {
         f(cx);
@@ -176,8 +176,8 @@ pub(crate) fn call_closed<S>(set: &mut PollSet<S>, key: Key, f: impl FnOnce(&mut
     called.or_report(set, key, "on_close of");
 }
 
-/// **The one function that runs the embedder's code.** What a handler works on may be half done after a panic: the
-/// caller closes its source, or goes on without it. The reactor's own state is whole at every point where a handler runs.
+/// **The one function that runs the embedder's code.** After a panic the handler's own state may be inconsistent: the
+/// caller closes its source, or counts the fault. The reactor's state is consistent whenever a handler runs.
 #[inline(always)]
 fn run<S, T>(set: &mut PollSet<S>, key: Key, f: impl FnOnce(&mut Context<'_, S>) -> Outcome<T>) -> Called<T> {
     set.call.begin(key);

@@ -7,7 +7,7 @@ use crate::{
 
 pub(crate) struct Children {
     pub(crate) reaper: Reaper,
-    /// The source whose handler is told of exits.
+    /// The source whose handler is called with the exits.
     pub(crate) source: Option<Key>,
     /// Kept between visits, so that a visit allocates nothing.
     exits: Vec<Exit>,
@@ -20,7 +20,7 @@ impl Default for Children {
 }
 
 impl Children {
-    /// Those that have ended, in a list to be [given back](Children::give_back).
+    /// The children that have ended. [`give_back`](Children::give_back) returns the list.
     pub(crate) fn reap(&mut self) -> Vec<Exit> {
         let mut exits = std::mem::take(&mut self.exits);
         self.reaper.reap(|exit| exits.push(exit));

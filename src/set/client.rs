@@ -18,58 +18,59 @@ use crate::{
         buffer::{Buffer, Pool},
         framing::Framing,
     },
-    net::transport::ListenerKind,
+    net::transport::Transport,
     sys::{closer, file, scm, sockaddr::SockAddr, socket},
     types::cause::{Cause, Limit},
 };
 
-/// What all connections of one listener have in common.
+/// The configuration that all connections of one listener share.
 pub(crate) struct ConnectionConfig {
     pub(crate) framing: Framing,
     /// The socket keeps message boundaries (seqpacket): a read is a record, a reply is a record.
     pub(crate) records: bool,
     pub(crate) rights: Rights,
-    /// The kernel vouches for the peer's uid.
+    /// A Unix socket: the kernel reports the peer's uid.
     pub(crate) unix: bool,
     first_request: FirstRequest,
 }
 
-/// What becomes of descriptors that the peer passes.
+/// What happens to descriptors that the peer passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rights {
-    /// There are none: the transport has none, or the kernel refuses them (`SO_PASSRIGHTS`, since Linux 6.16).
+    /// None arrive: the transport cannot pass them, or the kernel refuses them (`SO_PASSRIGHTS`, since Linux 6.16).
     Refused,
-    /// They are closed, and the client with them: it could have known that they are not wanted.
+    /// They are closed, and so is the client, whose protocol has none.
     EndClient,
     /// They are closed: they may have been passed before the socket was adopted.
     Discarded,
-    /// They are for the session.
+    /// They are kept for the session.
     Wanted,
 }
 
 impl Rights {
-    /// Each read must take what comes, or the kernel would close it in this thread, which can block (`sys/closer.rs`).
+    /// Whether each read must take descriptors. Otherwise the kernel would close them in this thread, which can block
+    /// (`sys/closer.rs`).
     pub(crate) fn are_taken(self) -> bool {
         self != Rights::Refused
     }
 }
 
-/// Guesses whether a new client has sent a request by the time it is accepted, from the latest that came.
+/// Predicts from the latest clients whether a new client has sent a request by the time it is accepted.
 #[derive(Default)]
 struct FirstRequest(Cell<u8>);
 
 impl ConnectionConfig {
-    /// `unwanted`: what becomes of descriptors that the framing does not ask for.
-    pub(crate) fn new(kind: ListenerKind, framing: Framing, unwanted: Rights) -> ConnectionConfig {
+    /// `unwanted`: what happens to descriptors if the framing allows none.
+    pub(crate) fn new(transport: Transport, framing: Framing, unwanted: Rights) -> ConnectionConfig {
         let rights = match framing.descriptors_max() {
-            _ if kind.is_tcp() => Rights::Refused,
+            _ if transport.is_tcp() => Rights::Refused,
             0 => unwanted,
             _ => Rights::Wanted,
         };
         ConnectionConfig {
-            records: kind.is_seqpacket(),
+            records: transport.is_seqpacket(),
             rights,
-            unix: !kind.is_tcp(),
+            unix: !transport.is_tcp(),
             first_request: FirstRequest::default(),
             framing,
         }
@@ -80,7 +81,7 @@ impl ConnectionConfig {
         self.first_request.0.get() >= 2
     }
 
-    /// Whether a client had sent something by its first visit.
+    /// Notes whether a client had sent something by its first visit.
     pub(crate) fn note_first_visit(&self, sent: bool) {
         let before = self.first_request.0.get();
         self.first_request.0.set(if sent { (before + 1).min(3) } else { before.saturating_sub(1) });
@@ -91,7 +92,7 @@ impl ConnectionConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     Peer,
-    HalfFrame,
+    PartialFrame,
     Closed,
     Drain,
 }
@@ -100,51 +101,51 @@ impl From<Ending> for Cause {
     fn from(ending: Ending) -> Cause {
         match ending {
             Ending::Peer => Cause::Peer,
-            Ending::HalfFrame => Cause::HalfFrame,
+            Ending::PartialFrame => Cause::PartialFrame,
             Ending::Closed => Cause::Closed,
             Ending::Drain => Cause::Drain,
         }
     }
 }
 
-/// The state of a connection, one bit a fact.
+/// The state of a connection, one bit for each fact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Flags(u16);
 
 impl Flags {
     /// The session's `on_open` has been called.
     pub(crate) const OPENED: Flags = Flags(1);
-    /// The socket took all that it was given last.
+    /// The last send was complete.
     pub(crate) const WRITABLE: Flags = Flags(1 << 1);
-    /// Reads are bytes, not records: a short one proves that nothing is left.
+    /// Reads return bytes, not records: a short read proves that nothing is left.
     const STREAM: Flags = Flags(1 << 2);
-    /// Not registered with epoll yet: the first visit comes before that.
+    /// Not registered with epoll yet: the first visit comes before the registration.
     pub(crate) const UNREGISTERED: Flags = Flags(1 << 3);
     /// The input buffer may hold whole frames.
     pub(crate) const FRAMES_PENDING: Flags = Flags(1 << 4);
     /// The peer has shut down its writing side.
     pub(crate) const READ_CLOSED: Flags = Flags(1 << 5);
-    /// The peer does not read any more: what would be sent is thrown away.
+    /// The peer does not read any more: output is discarded.
     pub(crate) const WRITE_CLOSED: Flags = Flags(1 << 6);
     /// Registered for `EPOLLOUT`.
     pub(crate) const WRITE_INTEREST: Flags = Flags(1 << 7);
-    /// The peer takes its replies too slowly; no requests are read.
+    /// The peer reads its replies too slowly: its requests are not read.
     pub(crate) const THROTTLED: Flags = Flags(1 << 8);
     /// A drain has shut down our reading side.
     pub(crate) const READ_SHUTDOWN: Flags = Flags(1 << 9);
-    /// The session was asked to end for a drain.
+    /// `on_drain` has been called.
     pub(crate) const DRAIN_NOTIFIED: Flags = Flags(1 << 10);
-    /// There is input, output or something extra, or it is being closed.
+    /// It has an input buffer, an output buffer or an [`Extra`], or it is being closed.
     const HOLDS: Flags = Flags(1 << 11);
     /// Each read must take the descriptors that come with it.
     const TAKES_RIGHTS: Flags = Flags(1 << 12);
-    /// The kernel lets no more descriptors in: what is left to be taken has come before.
+    /// The kernel refuses more descriptors: those that are left to take came before.
     pub(crate) const REFUSES_RIGHTS: Flags = Flags(1 << 13);
 
     /// Nothing about the connection is unusual: one test instead of many.
     const PLAIN: Flags = Flags::OPENED.or(Flags::WRITABLE).or(Flags::STREAM);
 
-    /// The same, where each read must take descriptors.
+    /// The same, if each read must take descriptors.
     const PLAIN_WITH_RIGHTS: Flags = Flags::PLAIN.or(Flags::TAKES_RIGHTS);
 
     #[inline]
@@ -169,38 +170,38 @@ impl Flags {
     }
 }
 
-/// What few connections have.
+/// State that few connections have.
 #[derive(Default)]
 pub(crate) struct Extra {
     /// Passed by the peer, and not taken by the session yet.
     pub(crate) descriptors: VecDeque<OwnedFd>,
-    /// A connection of our own that is being made.
+    /// Set while [`PollSet::connect`](crate::PollSet::connect) is in progress.
     pub(crate) connecting: Option<Box<Connecting>>,
 }
 
 /// Domain and address.
 pub(crate) type Target = (libc::c_int, SockAddr);
 
-/// A connection of our own that is in progress.
+/// The state of a [`PollSet::connect`](crate::PollSet::connect) that is in progress.
 pub(crate) struct Connecting {
-    pub(crate) kind: ListenerKind,
-    /// The first is being tried, the others are for when that fails.
+    pub(crate) transport: Transport,
+    /// The first is being tried. The others follow if it fails.
     pub(crate) targets: VecDeque<Target>,
-    /// Why the last of them failed at once; the first visit tells.
+    /// The error of the last one, if it failed at once; the first visit reports it.
     pub(crate) failure: Option<io::Error>,
-    /// A timer has it tried again at this time; a visit before then has nothing to try.
+    /// When a timer tries again; a visit before then does not.
     pub(crate) retry_ns: u64,
     pub(crate) pause: Duration,
 }
 
-/// What a read brought.
+/// The result of a read.
 pub(crate) enum Read {
     Bytes(usize),
-    /// Bytes, and descriptors, at which the kernel stops: however short, there may be more.
+    /// Bytes with descriptors. The kernel stops a read at them, so a short read proves nothing.
     BytesAndRights(usize),
     End,
     Failed(io::Error),
-    /// More than is allowed.
+    /// The read exceeds a limit.
     Limit(Limit),
 }
 
@@ -214,16 +215,16 @@ impl From<io::Result<usize>> for Read {
     }
 }
 
-/// What became of a send.
+/// The result of a send.
 #[derive(Debug)]
 pub(crate) enum Sent {
-    /// So many bytes have left; there may be more to send.
+    /// This many bytes were sent; there may be more to send.
     Bytes(usize),
-    /// The peer does not read any more: so many bytes were thrown away.
+    /// The peer does not read any more: this many bytes were discarded.
     Dropped(usize),
-    /// The socket is full; an event tells when there is room.
+    /// The socket is full; an event comes when there is room.
     Full,
-    /// Too many descriptors of this user are in flight; no event tells when there is room.
+    /// Too many descriptors of this user are in flight; no event comes when there is room.
     InFlight(io::Error),
     Failed(io::Error),
 }
@@ -234,14 +235,14 @@ pub(crate) struct ClientIo {
     pub(crate) flags: Flags,
     ending: Option<Ending>,
     pub(crate) config: Rc<ConnectionConfig>,
-    /// Bytes that are no whole frame yet, or frames that a budget left.
+    /// A partial frame, or frames that a budget left.
     input: Option<Box<Buffer>>,
-    /// Bytes that the socket did not take yet.
+    /// Bytes that are not sent yet.
     output: Option<Box<Buffer>>,
     extra: Option<Box<Extra>>,
-    /// When it last sent or took a byte; once it is being closed, since when.
+    /// When the peer last sent or read a byte; for a client that is being closed, when the closing began.
     pub(crate) active_ns: u64,
-    /// How much of the reactor's memory it holds, as accounted.
+    /// Its buffered bytes, as the accounts have them.
     pub(crate) buffered: u32,
     pub(crate) uid: u32,
 }
@@ -286,19 +287,19 @@ impl ClientIo {
 
     // ---- State ----
 
-    /// Nothing about it is unusual, so a readable event needs no further question.
+    /// Nothing about it is unusual: a readable event is handled by the straight line of a visit.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         self.flags == Flags::PLAIN
     }
 
-    /// As [`is_plain`](ClientIo::is_plain), of a client whose reads must take descriptors.
+    /// [`is_plain`](ClientIo::is_plain), for a client whose reads must take descriptors.
     #[inline]
     pub(crate) fn is_plain_with_rights(&self) -> bool {
         self.flags == Flags::PLAIN_WITH_RIGHTS
     }
 
-    /// It will be plain, with rights or without, once its session is opened and it is registered.
+    /// Whether it is plain, with rights or without, once its session is opened and it is registered.
     pub(crate) fn becomes_plain(&self) -> bool {
         let changes = Flags::UNREGISTERED.or(Flags::TAKES_RIGHTS).0;
         Flags(self.flags.0 & !changes | Flags::OPENED.0) == Flags::PLAIN
@@ -309,26 +310,29 @@ impl ClientIo {
         self.flags.has(Flags::TAKES_RIGHTS)
     }
 
-    /// All that has come is read. If no descriptors are let in any more, none can come.
+    /// All that has come is read. If the kernel refuses more descriptors, later reads need not take any.
     pub(crate) fn note_drained(&mut self) {
         if self.flags.has(Flags::REFUSES_RIGHTS) {
             self.flags.set(Flags::TAKES_RIGHTS.or(Flags::REFUSES_RIGHTS), false);
         }
     }
 
-    /// What has come may hold descriptors: it is closed off the loop.
-    pub(crate) fn may_hold_rights(&self) -> bool {
-        // After the end of file nothing is left to be read. Where none are let in, none can come after this question; but
-        // an empty record can hold some.
-        self.takes_rights()
-            && !self.flags.has(Flags::READ_CLOSED)
-            && !(!self.config.records
-                && self.flags.has(Flags::REFUSES_RIGHTS)
-                && file::unread(self.fd()).is_ok_and(|unread| unread == 0))
-    }
-
-    pub(crate) fn into_socket(self) -> OwnedFd {
-        self.socket
+    /// Closes the socket and the descriptors that the peer has passed: on another thread if that could block.
+    pub(crate) fn close(mut self) {
+        if let Some(extra) = &mut self.extra {
+            closer::close_all(&mut extra.descriptors);
+        }
+        // After the end of file nothing is unread.
+        if !self.takes_rights() || self.flags.has(Flags::READ_CLOSED) {
+            return;
+        }
+        if !self.flags.has(Flags::REFUSES_RIGHTS) {
+            closer::close(self.socket);
+        } else if self.config.records || file::unread(self.fd()).map_or(true, |unread| unread > 0) {
+            // The kernel refuses more descriptors, so a peer cannot repeat this wait. It sees the end of file at once,
+            // unless it delays the close itself.
+            closer::close_soon(self.socket);
+        }
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -339,12 +343,12 @@ impl ClientIo {
         self.ending
     }
 
-    /// Sends what waits, then closes; no more is read. From now on the flush deadline counts.
+    /// Closes it after its output is sent; no more is read. The flush deadline begins.
     pub(crate) fn end(&mut self, ending: Ending, now_ns: u64) {
         if self.is_open() {
             self.ending = Some(ending);
             self.active_ns = now_ns;
-            self.note_what_it_holds();
+            self.update_holds();
         }
     }
 
@@ -352,25 +356,25 @@ impl ClientIo {
         self.extra.as_ref().is_some_and(|extra| extra.connecting.is_some())
     }
 
-    /// Its first visit is still to come, before it is registered.
+    /// Not registered yet: its first visit comes before that.
     pub(crate) fn is_unregistered(&self) -> bool {
         self.flags.has(Flags::UNREGISTERED)
     }
 
-    /// Since when it has held a partial frame.
+    /// Since when it has had a partial frame.
     pub(crate) fn partial_frame_since_ns(&self) -> Option<u64> {
         self.input.as_ref().filter(|_| !self.flags.has(Flags::FRAMES_PENDING)).map(|input| input.since_ns)
     }
 
-    /// What the socket is to be watched for.
+    /// The interest for epoll.
     pub(crate) fn interest(&self) -> Interest {
-        // PRIORITY tells of an out-of-band byte, at which a read stops short.
+        // PRIORITY reports an out-of-band byte, at which a read stops short.
         let read =
             if self.config.records { Interest::READABLE } else { Interest::READABLE | Interest::PRIORITY };
         if self.flags.has(Flags::WRITE_INTEREST) { read | Interest::WRITABLE } else { read }
     }
 
-    /// Bytes that wait in memory, in both directions.
+    /// Bytes that are buffered, in both directions.
     pub(crate) fn waiting(&self) -> usize {
         self.input.as_ref().map_or(0, |input| input.len()) + self.unsent()
     }
@@ -387,13 +391,13 @@ impl ClientIo {
 
     pub(crate) fn take_input(&mut self) -> Option<Box<Buffer>> {
         let input = self.input.take();
-        self.note_what_it_holds();
+        self.update_holds();
         input
     }
 
     pub(crate) fn put_input(&mut self, input: Box<Buffer>) {
         self.input = Some(input);
-        self.note_what_it_holds();
+        self.update_holds();
     }
 
     pub(crate) fn has_output(&self) -> bool {
@@ -402,19 +406,19 @@ impl ClientIo {
 
     pub(crate) fn take_output(&mut self) -> Option<Box<Buffer>> {
         let output = self.output.take();
-        self.note_what_it_holds();
+        self.update_holds();
         output
     }
 
     pub(crate) fn put_output(&mut self, output: Box<Buffer>) {
         self.output = Some(output);
-        self.note_what_it_holds();
+        self.update_holds();
     }
 
-    /// What waits to be sent, from outside of a visit.
+    /// The output buffer, outside of a visit.
     pub(crate) fn output(&mut self, pool: &mut Pool) -> &mut Buffer {
         self.flags.set(Flags::HOLDS, true);
-        self.output.get_or_insert_with(|| pool.lend())
+        self.output.get_or_insert_with(|| pool.take())
     }
 
     pub(crate) fn extra(&mut self) -> Option<&mut Extra> {
@@ -423,10 +427,10 @@ impl ClientIo {
 
     pub(crate) fn set_extra(&mut self, extra: Option<Box<Extra>>) {
         self.extra = extra;
-        self.note_what_it_holds();
+        self.update_holds();
     }
 
-    fn note_what_it_holds(&mut self) {
+    fn update_holds(&mut self) {
         let holds =
             self.input.is_some() || self.output.is_some() || self.extra.is_some() || self.ending.is_some();
         self.flags.set(Flags::HOLDS, holds);
@@ -434,10 +438,10 @@ impl ClientIo {
 
     // ---- System calls ----
 
-    /// One read into `room`; descriptors that come with it go to `inbox`, up to what the framing allows. Past that, all in
-    /// `inbox` are closed.
+    /// One read into `room`. Descriptors that come with it go to `inbox`; if they are too many, all in `inbox` are
+    /// closed.
     ///
-    /// A record must fit into `room` and into `frame_max`.
+    /// A record must fit into `room`, and not exceed `frame_max`.
     pub(crate) fn recv(&self, room: &mut [u8], inbox: &mut VecDeque<OwnedFd>, frame_max: usize) -> Read {
         let config = &*self.config;
         let before = inbox.len();
@@ -470,20 +474,20 @@ impl ClientIo {
         }
     }
 
-    /// Descriptors have come, and some may be missing: whether they can stay.
+    /// Checks descriptors that have come. `Err`: they were closed, and the read ends so.
     #[cold]
     fn check_rights(&self, inbox: &mut VecDeque<OwnedFd>, some_are_missing: bool) -> Result<(), Read> {
         let result = match self.config.rights {
             Rights::Refused | Rights::Discarded => Ok(()),
-            Rights::EndClient => Err(Read::Limit(Limit::DescriptorsHeld)),
+            Rights::EndClient => Err(Read::Limit(Limit::DescriptorsPerClient)),
             Rights::Wanted if some_are_missing => {
-                // Which of them are missing cannot be seen: none can be used.
-                let why = "descriptors were lost on their way in (MSG_CTRUNC): the process has no room for them; \
+                // The kernel does not say which of them are missing, so none can be used.
+                let why = "recvmsg: descriptors were lost (MSG_CTRUNC), because the process has no room for them; \
                            raise RLIMIT_NOFILE";
                 Err(Read::Failed(io::Error::other(why)))
             }
             Rights::Wanted if inbox.len() > self.config.framing.descriptors_max() => {
-                Err(Read::Limit(Limit::DescriptorsHeld))
+                Err(Read::Limit(Limit::DescriptorsPerClient))
             }
             Rights::Wanted => return Ok(()),
         };
@@ -491,7 +495,7 @@ impl ClientIo {
         result
     }
 
-    /// One send of what waits in `out`, which is not empty; what has left is taken off it.
+    /// One send of the bytes in `out`, which is not empty. What is sent is removed from it.
     pub(crate) fn send(&mut self, out: &mut Buffer) -> Sent {
         loop {
             if self.flags.has(Flags::WRITE_CLOSED) {
@@ -533,7 +537,7 @@ impl ClientIo {
                     self.flags.set(Flags::WRITABLE, false);
                     return Sent::InFlight(error);
                 }
-                // The peer does not read any more; what it had sent before is handled all the same.
+                // The peer does not read any more. What it sent before is still handled.
                 Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN) => {
                     self.flags.set(Flags::WRITE_CLOSED, true)
                 }
@@ -554,7 +558,7 @@ mod tests {
     fn stream(framing: Framing) -> (ClientIo, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let config = ConnectionConfig::new(ListenerKind::UnixStream, framing, Rights::Refused);
+        let config = ConnectionConfig::new(Transport::UnixStream, framing, Rights::Refused);
         let mut io = ClientIo::new(ours.into(), Rc::new(config), 1, 0);
         io.flags.set(Flags::OPENED, true);
         (io, theirs)
@@ -619,7 +623,7 @@ mod tests {
         assert_eq!((io.unsent(), io.waiting()), (5, 5));
         io.take_output();
         assert!(io.is_plain());
-        io.put_input(pool.lend());
+        io.put_input(pool.take());
         assert!(!io.is_plain());
         assert_eq!(io.partial_frame_since_ns(), Some(0));
         io.take_input();
@@ -636,7 +640,7 @@ mod tests {
     fn descriptors_past_the_limit_are_closed() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let config =
-            ConnectionConfig::new(ListenerKind::UnixStream, Framing::raw().descriptors(1), Rights::EndClient);
+            ConnectionConfig::new(Transport::UnixStream, Framing::raw().descriptors(1), Rights::EndClient);
         let io = ClientIo::new(ours.into(), Rc::new(config), 1, 0);
         let file = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let mut inbox = VecDeque::new();
@@ -644,7 +648,7 @@ mod tests {
         assert!(matches!(io.recv(&mut [0; 8], &mut inbox, 100), Read::BytesAndRights(1)));
         assert_eq!(inbox.len(), 1);
         scm::send(theirs.as_fd(), b"2", &[file()]).unwrap();
-        assert!(matches!(io.recv(&mut [0; 8], &mut inbox, 100), Read::Limit(Limit::DescriptorsHeld)));
+        assert!(matches!(io.recv(&mut [0; 8], &mut inbox, 100), Read::Limit(Limit::DescriptorsPerClient)));
         assert!(inbox.is_empty());
     }
 }

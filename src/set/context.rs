@@ -1,4 +1,4 @@
-//! What a handler can reach while it runs.
+//! The context: what a handler can use while it runs.
 
 use std::{
     fmt, io,
@@ -13,33 +13,33 @@ use crate::{
     types::key::{Key, TimerKey},
 };
 
-/// The narrow view of the reactor that a handler gets: the whole [`PollSet`], which it dereferences to, and the
-/// source whose handler it is. There is no way to run the loop from here.
+/// What a handler can use while it runs: the [`PollSet`], to which it dereferences, and the handler's own source. It
+/// cannot run the loop.
 pub struct Context<'a, S> {
     pub(crate) set: &'a mut PollSet<S>,
 }
 
 impl<S> Context<'_, S> {
-    /// The key of the source whose handler runs. In `on_close` it is void already.
+    /// The key of the source whose handler runs. In `on_close` it names nothing any more.
     #[inline]
     pub fn key(&self) -> Key {
         self.set.call.key()
     }
 
-    /// Sends `bytes` to the client whose session runs, as they are. On a seqpacket socket they are a record.
+    /// Sends `bytes`, unframed, to the client whose session runs. On a seqpacket socket they are one record.
     ///
-    /// All replies of one visit leave in one `send` at its end; what the socket does not take then waits in memory.
+    /// All replies of one visit are sent with one `send(2)` at its end. What the socket does not accept is buffered.
     ///
     /// # Errors
-    /// `WouldBlock`: more than [`Limits::output_max`](crate::Limits::output_max) bytes would wait; nothing of this
-    /// reply was taken. `NotConnected`: no client's session runs. `OutOfMemory`.
+    /// `WouldBlock`: more than [`Limits::output_max`](crate::Limits::output_max) bytes would be buffered; nothing of
+    /// this reply is. `NotConnected`: no client's session runs. `OutOfMemory`.
     #[inline]
     pub fn reply(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.set.reply(bytes)
     }
 
-    /// Sends `payload` to the client whose session runs, as a message in the framing that its requests have: with a
-    /// line feed at its end, or its length before it. Raw and fixed frames are sent as they are.
+    /// Sends `payload` to the client whose session runs, as a message in the client's framing: with a line feed at its
+    /// end, or its length before it. Raw and fixed frames are the payload itself.
     ///
     /// # Errors
     /// Those of [`reply`](Context::reply), and `InvalidInput` where the payload does not fit the framing.
@@ -50,43 +50,43 @@ impl<S> Context<'_, S> {
         }
     }
 
-    /// Closes the client or source whose handler runs, when its handler returns; replies are sent first.
+    /// Closes the source whose handler runs, when the handler returns. A client's replies are sent first.
     pub fn finish(&mut self) {
         self.set.close(self.key());
     }
 
-    /// The child whose handler runs, to write to its standard input or to signal it. `None` where that of another source runs,
-    /// and once the child has ended.
+    /// The child whose handler runs, to write to its standard input or to signal it. `None` if another source's handler
+    /// runs, or the child has ended.
     pub fn child_process(&mut self) -> Option<&mut ChildProcess> {
         self.set.child_of(self.key())
     }
 
-    /// Has [`Session::on_timer`](crate::Session::on_timer) called for the client whose session runs, once, `after`
-    /// from now. A timer of a client that is gone by then does nothing.
+    /// Sets a one-shot timer that calls [`Session::on_timer`](crate::Session::on_timer) of the client whose session
+    /// runs, `after` from now. If the client is closed by then, it does nothing.
     pub fn wake_after(&mut self, after: Duration) -> TimerKey {
         self.set.wake_session(self.key(), after)
     }
 
-    /// Takes the oldest descriptor that the running session's client has passed and nobody has taken yet. Only where
-    /// its framing allows any: [`Framing::descriptors`](crate::Framing::descriptors). It is `CLOEXEC`.
+    /// Takes the oldest descriptor that the client of the running session has passed and the session has not taken.
+    /// Only if the framing allows descriptors: [`Framing::descriptors`](crate::Framing::descriptors). It is `CLOEXEC`.
     ///
-    /// It can be of any kind, in any state, and the peer may still share its offset and its flags (`O_NONBLOCK` among
-    /// them): look with `fstat(2)` before it is relied on, and never read it in a way that could block. One that is not
+    /// It can be of any type and in any state, and the peer may still share its offset and its flags (`O_NONBLOCK`
+    /// among them): check it with `fstat(2)`, and never read it in a way that could block. A descriptor that is not
     /// taken is closed with its client.
     pub fn descriptor(&mut self) -> Option<OwnedFd> {
         self.set.io.descriptors.pop_front()
     }
 
-    /// [`reply`](Context::reply) with descriptors: they arrive with the first of `bytes`. They are closed here once
-    /// they are sent, or cannot be. While the kernel has too many of this user's descriptors under way (`ETOOMANYREFS`,
-    /// `unix(7)`), they wait with what comes after them.
+    /// [`reply`](Context::reply) with descriptors (`SCM_RIGHTS`, `unix(7)`): they arrive with the first of `bytes`. The
+    /// reactor closes them after they are sent, or when the client is closed. While too many descriptors of this user
+    /// are in flight (`ETOOMANYREFS`), they and all later replies stay buffered.
     ///
-    /// A peer that lets none in (`SO_PASSRIGHTS`) makes the sending fail: it is closed, with
+    /// If the peer does not accept descriptors (`SO_PASSRIGHTS`), the send fails, and the client is closed with
     /// [`Cause::Io`](crate::Cause::Io) and `PermissionDenied`.
     ///
     /// # Errors
-    /// Those of [`reply`](Context::reply). `InvalidInput`: more than 253 descriptors, no bytes for them to travel with,
-    /// or no Unix socket.
+    /// Those of [`reply`](Context::reply). `InvalidInput`: more than 253 descriptors, no bytes to attach them to, or no
+    /// Unix socket.
     pub fn reply_with(&mut self, bytes: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
         self.set.put_with(self.key(), bytes, descriptors)
     }
@@ -128,8 +128,7 @@ impl<S> ClientHandle<'_, S> {
         self.key
     }
 
-    /// Sends `bytes` to this client, as they are; they leave in the next round at the latest, with all else that is sent
-    /// to it by then.
+    /// Sends `bytes`, unframed, to this client. The client's next visit sends them, in the next round at the latest.
     ///
     /// # Errors
     /// As for [`Context::reply`].
@@ -156,17 +155,17 @@ impl<S> ClientHandle<'_, S> {
         self.set.put_with(self.key, bytes, descriptors)
     }
 
-    /// How many bytes wait to be sent to it.
+    /// How many bytes are not sent to it yet.
     pub fn unsent(&self) -> usize {
         self.set.unsent_of(self.key)
     }
 
-    /// Closes it, once it has taken what waits for it.
+    /// Closes it after its output is sent.
     pub fn close(self) {
         self.set.close(self.key);
     }
 
-    /// Closes it at once; what waits for it is lost.
+    /// Closes it at once; unsent output is lost.
     pub fn abort(self) {
         self.set.abort(self.key);
     }

@@ -1,4 +1,4 @@
-//! A session as the reactor drives it: a read costs one virtual call, a message none.
+//! How the reactor calls a session: one virtual call per read, static dispatch per message.
 
 use std::io;
 
@@ -15,13 +15,13 @@ use crate::{
     types::cause::{Cause, Limit, Outcome},
 };
 
-/// Every [`Session`] is one. The methods are compiled with the session's own type, so its `on_request` is called
+/// Implemented for every [`Session`]. The methods are compiled for the session's type, so they call its `on_request`
 /// directly, once for each frame.
 pub(crate) trait Driver<S>: Session<S> {
     /// Handles the frames of one read.
     fn on_frames(&mut self, frames: &mut Frames<'_>, cx: &mut Context<'_, S>, state: &mut S) -> Outcome<()>;
 
-    /// The same, and tells the observers and the log of each.
+    /// The same, and emits an event and a log line for each.
     fn on_frames_observed(
         &mut self,
         frames: &mut Frames<'_>,
@@ -65,7 +65,7 @@ fn handle_frames<S, T: Session<S>, P: Probe>(
         };
         let Some((request, after)) = next else { break };
         rest = after;
-        cx.set.stats.srms += 1;
+        cx.set.stats.requests += 1;
         let replied = if P::ON { cx.set.io.unsent() } else { 0 };
         if let Err(error) = session.on_request(request, cx, state) {
             return Err(failed(error));
@@ -84,7 +84,7 @@ fn handle_frames<S, T: Session<S>, P: Probe>(
     Ok(())
 }
 
-/// Why the handling stops before the next frame, if there is one.
+/// Why the handling stops before the next frame; `None` if there is no next frame.
 #[cold]
 fn stopped<S>(messages: usize, rest: &[u8], set: &mut PollSet<S>) -> Option<Pass> {
     if set.call.has_asked() {

@@ -1,6 +1,6 @@
-//! The endpoints of the sources, without their handlers: what stays in a slot while a handler runs.
+//! The endpoints of the sources, without their handlers: an endpoint stays in its slot while the handler runs.
 //!
-//! A client's is in `set/client.rs`, a child's in `children/process.rs`.
+//! The endpoint of a client is in `set/client.rs`, that of a child in `children/process.rs`.
 
 use std::{
     collections::VecDeque,
@@ -31,18 +31,18 @@ use crate::{
 pub(crate) struct Acceptor {
     pub(crate) listener: Listener,
     pub(crate) config: Rc<ConnectionConfig>,
-    /// Given up when there is no other descriptor, to accept one more client and close it at once.
+    /// A spare descriptor. When there is no other, it is closed, to accept one more client and close it at once.
     pub(crate) spare: Option<OwnedFd>,
-    /// There was no descriptor or place for the last client; logged once, until there is one again.
+    /// There was no descriptor or no place for the last client. Logged once, until there is one again.
     pub(crate) full: bool,
 }
 
 /// The listening sockets as a whole.
 #[derive(Default)]
 pub(crate) struct Acceptors {
-    /// Clients accepted in this visit, to be visited before they are registered.
+    /// Clients accepted in this visit, which are visited before they are registered.
     pub(crate) unregistered: Vec<Key>,
-    /// Listeners that wait for a descriptor or a place, each with the timer that has it look again.
+    /// Listeners that wait for a descriptor or a place, each with its retry timer.
     paused: Vec<(Key, TimerKey)>,
 }
 
@@ -67,9 +67,9 @@ impl Acceptors {
 
 /// A datagram socket.
 pub(crate) struct DatagramPort {
-    /// Shared with the datagram that the handler is given, which can be answered by itself.
+    /// Shared with the datagram that the handler gets, so that it can be answered.
     pub(crate) socket: Rc<Datagram>,
-    /// Room for one receive. Taken out while its datagrams are handled.
+    /// The buffer of one receive. It is taken out while its datagrams are handled.
     pub(crate) batch: Option<Box<DatagramBatch>>,
     /// How many datagrams a drain handles at most.
     pub(crate) to_drain: Option<usize>,
@@ -87,7 +87,7 @@ impl DatagramBatch {
         DatagramBatch { bytes: vec![0; BATCH * message_size], arrivals: [Arrival::zeroed(); BATCH] }
     }
 
-    /// The first `count`: the bytes, how many there were if some are missing, and the sender.
+    /// The first `count` datagrams: the bytes, the full length if the datagram was truncated, and the sender.
     pub(crate) fn received(
         &self,
         count: usize,
@@ -106,12 +106,12 @@ impl DatagramBatch {
 pub(crate) struct QueuePort {
     pub(crate) queue: Queue,
     pub(crate) is_read: bool,
-    /// Sorted as the kernel would: highest priority first, oldest first within one.
+    /// In the kernel's order: highest priority first, the oldest first within a priority.
     pub(crate) outbox: VecDeque<(u32, Box<[u8]>)>,
     pub(crate) write_interest: bool,
     /// How many messages a drain has still to handle.
     pub(crate) to_drain: Option<usize>,
-    /// A drain need not wait for it.
+    /// A drain does not wait for it any more.
     pub(crate) drained: bool,
 }
 
@@ -132,7 +132,7 @@ impl QueuePort {
             (true, true) => Interest::READABLE | Interest::WRITABLE,
             (true, false) => Interest::READABLE,
             (false, true) => Interest::WRITABLE,
-            // Our own sends make edges, with the whole mask: a queue that is not read is watched for what never comes.
+            // Our own sends make edges for all of the interest, so an interest that never becomes ready.
             (false, false) => Interest::PRIORITY,
         }
     }
@@ -141,13 +141,13 @@ impl QueuePort {
         self.queue.as_fd().as_raw_fd()
     }
 
-    /// Keeps a message until there is room: nothing overtakes what waits with the same priority or a higher one.
+    /// Buffers a message until there is room, after all buffered messages of the same or a higher priority.
     pub(crate) fn keep(&mut self, message: &[u8], priority: u32) {
         let position = self.outbox.partition_point(|&(waiting, _)| waiting >= priority);
         self.outbox.insert(position, (priority, message.into()));
     }
 
-    /// Sends what waits; true if none of it waits any more.
+    /// Sends buffered messages. True: all are sent.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         while let Some((priority, message)) = self.outbox.front() {
             match self.queue.try_send(message, *priority) {
@@ -163,16 +163,16 @@ impl QueuePort {
 /// A signalfd.
 pub(crate) struct SignalPort {
     pub(crate) signals: Signals,
-    /// Room for one read. Taken out while its signals are handled.
+    /// The buffer of one read. It is taken out while its signals are handled.
     pub(crate) batch: Option<Box<SignalBatch>>,
 }
 
-/// A subscription to shared memory. The mapping is lent to its handler, and so is with it.
+/// A subscription to shared memory. The mapping is with the handler, which borrows it.
 pub(crate) struct SubscriptionPort {
     pub(crate) doorbell: Option<RawFd>,
-    /// The client that the ticket came over. Its hang-up tells that the publisher is gone.
+    /// The client over which the ticket came. Its hang-up means that the publisher is gone.
     pub(crate) connection: Option<Key>,
-    /// Why there will be nothing new after this value.
+    /// The position of the last value, and why there will be no other.
     pub(crate) ended: Option<Box<(Cause, u64)>>,
 }
 

@@ -1,4 +1,4 @@
-//! The traits of the handlers that embedders write, but for a client's ([`Session`](crate::Session)).
+//! The traits of all handlers but that of a client, which is [`Session`](crate::Session).
 
 use std::{any::Any, io, os::fd::AsFd};
 
@@ -11,21 +11,23 @@ use crate::{
     types::{cause::Cause, ready::Ready},
 };
 
-/// A closure, as a handler that only handles.
+/// A closure as a handler, without the optional methods.
 pub(crate) struct Closure<F>(pub(crate) F);
 
-/// A message as a queue gives it.
+/// A message from a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message<'a> {
-    /// Its bytes; there may be none. They are valid for this call.
+    /// Its bytes; there may be none. They are valid during this call.
     pub bytes: &'a [u8],
-    /// Its priority, 0 to [`Queue::PRIORITY_MAX`]. The kernel gives the highest first, and the oldest of those.
+    /// Its priority, 0 to [`Queue::PRIORITY_MAX`](crate::Queue::PRIORITY_MAX). The kernel delivers the highest first,
+    /// and the oldest first within a priority.
     pub priority: u32,
 }
 
-/// What happens to a queue's messages. A closure given to [`PollSet::queue`] is one that only handles messages.
+/// The handler of a queue. A closure given to [`PollSet::queue`](crate::PollSet::queue) is one that only handles
+/// messages.
 ///
-/// A queue is shared by all who send to it, so a handler that fails or panics loses the message and nothing else.
+/// All senders share a queue, so if the handler fails or panics, the message is lost and the queue stays open.
 pub trait QueueHandler<S> {
     /// A message has been received.
     ///
@@ -33,8 +35,8 @@ pub trait QueueHandler<S> {
     /// Counted, and logged. The queue stays.
     fn on_message(&mut self, message: Message<'_>, cx: &mut Context<'_, S>, state: &mut S) -> io::Result<()>;
 
-    /// The queue's name is gone ([`Limits::queue_check`](crate::Limits::queue_check)): those who have it open still
-    /// reach us, nobody else can. Called once.
+    /// The queue was unlinked ([`Limits::queue_check`](crate::Limits::queue_check)): processes that have it open can
+    /// still send, no other can open it. Called once.
     ///
     /// # Errors
     /// Counted, and logged. The queue stays.
@@ -58,24 +60,25 @@ where
     }
 }
 
-/// A datagram as a socket gives it, and the way to answer it.
+/// A datagram from a socket, and the means to answer it.
 #[derive(Debug, Clone, Copy)]
 pub struct Incoming<'a> {
-    /// Its bytes; there may be none. They are valid for this call.
+    /// Its bytes; there may be none. They are valid during this call.
     pub bytes: &'a [u8],
-    /// `Some` if it was longer than [`Datagram::message_size`]: the bytes that it had. The rest is lost.
+    /// `Some` with its full length, if that is more than [`Datagram::message_size`](crate::Datagram::message_size). The
+    /// rest is lost.
     pub truncated: Option<usize>,
-    /// Who sent it: as the sender's kernel says on a Unix socket, as anybody can write on UDP.
+    /// The sender's address. On a Unix socket the kernel fills it in; on UDP the sender can forge it.
     pub from: SocketAddress,
     pub(crate) socket: &'a Datagram,
 }
 
 impl Incoming<'_> {
-    /// Sends a datagram back to the sender, at once and without waiting.
+    /// Sends a datagram to the sender, without waiting.
     ///
     /// # Errors
-    /// `NotConnected`: the sender is unnamed. Those of [`Datagram::send_to`]; `WouldBlock` means that the sender has not
-    /// received what it was sent before.
+    /// `NotConnected`: the sender is unnamed. Those of [`Datagram::send_to`](crate::Datagram::send_to); `WouldBlock`
+    /// means that the sender's receive queue is full.
     pub fn reply(&self, bytes: &[u8]) -> io::Result<()> {
         if !self.from.is_unnamed() {
             return self.socket.send_to(bytes, &self.from);
@@ -91,10 +94,11 @@ impl Incoming<'_> {
     }
 }
 
-/// What happens to a socket's datagrams. A closure given to [`PollSet::datagram`] is one that only handles datagrams.
+/// The handler of a datagram socket. A closure given to [`PollSet::datagram`](crate::PollSet::datagram) is one that
+/// only handles datagrams.
 ///
-/// A datagram socket is shared by all who send to it, so a handler that fails or panics loses the datagram and nothing
-/// else.
+/// All senders share a datagram socket, so if the handler fails or panics, the datagram is lost and the socket stays
+/// open.
 pub trait DatagramHandler<S> {
     /// A datagram has been received.
     ///
@@ -107,9 +111,9 @@ pub trait DatagramHandler<S> {
         state: &mut S,
     ) -> io::Result<()>;
 
-    /// The kernel reports an error on the socket: `ConnectionRefused` and its like tell a connected socket that an earlier
-    /// datagram of its own found nobody (`udp(7)`), `ConnectionReset` that the peer left without reading it
-    /// (`unix(7)`). It is counted and logged already.
+    /// The kernel reported an error of the socket. On a connected socket, `ConnectionRefused` and similar errors mean
+    /// that an earlier datagram had no receiver (`udp(7)`), `ConnectionReset` that the peer closed without reading it
+    /// (`unix(7)`). The error is counted and logged already.
     ///
     /// # Errors
     /// Counted, and logged. The socket stays.
@@ -138,23 +142,24 @@ where
     }
 }
 
-/// Which of a publisher's values a subscription is told of.
+/// Which of a publisher's values a subscription delivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
-    /// The newest, once each; what was overtaken meanwhile is not missed. The first is the one that was published
-    /// before the subscription, if any.
+    /// The newest value, each at most once; older values are skipped. The first is the value published last before the
+    /// subscription, if any.
     Latest,
-    /// Each that is published from now on, in order, or how many were overwritten before they were read.
+    /// Each value that is published from now on, in order. If some were overwritten before they were read, their
+    /// number.
     Every,
 }
 
-/// What happens to a subscription's updates. A closure given to [`PollSet::subscribe`] is one that only handles
-/// updates.
+/// The handler of a subscription. A closure given to [`PollSet::subscribe`](crate::PollSet::subscribe) is one that only
+/// handles updates.
 ///
 /// A method that returns an error, or panics, ends this subscription and nothing else.
 pub trait SubscriptionHandler<S> {
-    /// The subscription stands. Here is the place to ask whether its values are what they should be, by their
-    /// [`tag`](Subscriber::tag) or size, and to note its [`key`](Context::key).
+    /// The subscription has begun. Here a handler can check the [`tag`](crate::shm::Subscriber::tag) or the size of its
+    /// values, and store its [`key`](Context::key).
     ///
     /// # Errors
     /// Ends the subscription.
@@ -163,14 +168,15 @@ pub trait SubscriptionHandler<S> {
         Ok(())
     }
 
-    /// There is a new value, or some were lost. A value is a copy, valid for this call: the publisher goes on meanwhile.
+    /// There is a new value, or some were lost. The value is a copy that is valid during this call: the publisher can
+    /// publish the next meanwhile.
     ///
     /// # Errors
     /// Ends the subscription.
     fn on_update(&mut self, update: Update<&[u8]>, cx: &mut Context<'_, S>, state: &mut S) -> io::Result<()>;
 
-    /// The subscription has ended; called exactly once. [`Cause::Peer`] or [`Cause::Reset`] mean that the publisher is
-    /// gone, be it that it was killed; all that it had published until then has been told before.
+    /// The subscription has ended. Called exactly once. [`Cause::Peer`] and [`Cause::Reset`] mean that the publisher
+    /// has closed the connection, or its process has ended; all that it had published was delivered before.
     fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, S>, state: &mut S) {
         let _ = (cause, cx, state);
     }
@@ -185,20 +191,20 @@ where
     }
 }
 
-/// How far a handler got with what was ready.
+/// How far a handler has got with a ready descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// Nothing is left until the kernel's next edge: the last call said `WouldBlock`, or nothing need be called.
+    /// Nothing is left until the kernel's next edge: the last call returned `WouldBlock`, or none is needed.
     Drained,
-    /// There may be more: call me again, in this visit while its budget lasts, else in the next round.
+    /// There may be more: call the handler again, in this visit if its budget allows it, else in the next round.
     More,
 }
 
-/// A source of the embedder's own: a pipe, a pidfd, an inotify descriptor, a device, anything that epoll watches.
+/// A source with any descriptor that epoll accepts: a pipe, a pidfd, an inotify descriptor, a device.
 ///
-/// Readiness is told once per edge and then remembered: a handler that does one read and answers
-/// [`Progress::More`] is called again until a call of its own says `WouldBlock`. That error may be returned as it is:
-/// it means [`Progress::Drained`]. So a handler is a `read` with a question mark behind it.
+/// The kernel reports readiness once per edge, and the reactor keeps it: a handler that does one read and returns
+/// [`Progress::More`] is called again, until one of its calls returns `WouldBlock`. It can return that error: it means
+/// [`Progress::Drained`]. So one `read` with a question mark is enough.
 pub trait FdSource<S>: AsFd {
     /// The descriptor is ready.
     ///
@@ -206,13 +212,13 @@ pub trait FdSource<S>: AsFd {
     /// `WouldBlock` means drained, `Interrupted` means more; any other closes this source, and no other.
     fn on_ready(&mut self, ready: Ready, cx: &mut Context<'_, S>, state: &mut S) -> io::Result<Progress>;
 
-    /// The source is out of the poll set; its descriptor is closed when this returns.
+    /// The source was removed from the poll set. Its descriptor is closed when this returns.
     fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, S>, state: &mut S) {
         let _ = (cause, cx, state);
     }
 }
 
-/// A source that can be asked for its type. Not a part of [`FdSource`], or the state would have to be `'static`.
+/// A source that can be downcast to its type. Not a part of [`FdSource`], which would then require a `'static` state.
 pub(crate) trait TypedSource<S>: FdSource<S> {
     fn as_any(&mut self) -> &mut dyn Any;
 }
@@ -223,17 +229,16 @@ impl<S, T: FdSource<S> + 'static> TypedSource<S> for T {
     }
 }
 
-/// What happens to a child's output and at its end: [`PollSet::run_child`].
+/// The handler of a child process: [`PollSet::run_child`](crate::PollSet::run_child).
 ///
-/// Bytes come as the pipe has them, in any pieces. [`Context::child_process`] is the child itself, to write to, or to
-/// signal.
+/// Output arrives in any pieces. [`Context::child_process`] is the child, to write to or to signal.
 ///
-/// A method that returns an error, or panics, closes the child's source: see [`on_close`](ChildHandler::on_close).
+/// A method that returns an error, or panics, closes the source: see [`on_close`](ChildHandler::on_close).
 pub trait ChildHandler<S> {
     /// The child has written to its standard output.
     ///
     /// # Errors
-    /// Ends the child.
+    /// Closes the source, and kills the child.
     fn on_stdout(&mut self, bytes: &[u8], cx: &mut Context<'_, S>, state: &mut S) -> io::Result<()> {
         let _ = (bytes, cx, state);
         Ok(())
@@ -242,27 +247,27 @@ pub trait ChildHandler<S> {
     /// The child has written to its standard error.
     ///
     /// # Errors
-    /// Ends the child.
+    /// Closes the source, and kills the child.
     fn on_stderr(&mut self, bytes: &[u8], cx: &mut Context<'_, S>, state: &mut S) -> io::Result<()> {
         let _ = (bytes, cx, state);
         Ok(())
     }
 
-    /// What waited for the child's standard input is written, so a producer can go on; or the child has closed it, and
-    /// [`write`](ChildProcess::write) says so.
+    /// All that was buffered for the child's standard input is written, so a producer can go on. Also called when the
+    /// child has closed its standard input: then [`write`](crate::ChildProcess::write) fails.
     ///
     /// # Errors
-    /// Ends the child.
+    /// Closes the source, and kills the child.
     fn on_flushed(&mut self, cx: &mut Context<'_, S>, state: &mut S) -> io::Result<()> {
         let _ = (cx, state);
         Ok(())
     }
 
-    /// The child has ended, and all that it had written has been told. Called once; the key names nothing any more when this
-    /// returns.
+    /// The child has ended, and all its output was delivered. Called once; when it returns, the key names nothing any
+    /// more.
     ///
-    /// What a grandchild that has inherited the pipes writes *later* is not waited for: the pipes are closed, and its
-    /// next write fails. Give a child that leaves others behind a file for its output.
+    /// Output that a grandchild with the inherited pipes writes *later* is lost: the pipes are closed, and its next
+    /// write fails. Give a child that leaves processes behind a file for its output.
     ///
     /// # Errors
     /// Counted, and logged.
@@ -271,9 +276,9 @@ pub trait ChildHandler<S> {
         Ok(())
     }
 
-    /// Instead of [`on_exit`](ChildHandler::on_exit): the source was closed before the child ended, by a
-    /// [`close`](PollSet::close), a fault of this handler, or the end of the reactor. The child is killed (`SIGKILL`),
-    /// and does not become a zombie.
+    /// Called instead of [`on_exit`](ChildHandler::on_exit) if the source is closed before the child has ended: by
+    /// [`close`](crate::PollSet::close), a fault of this handler, or the end of the reactor. The child is killed
+    /// (`SIGKILL`) and reaped.
     fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, S>, state: &mut S) {
         let _ = (cause, cx, state);
     }
@@ -282,14 +287,14 @@ pub trait ChildHandler<S> {
 type OnSignal<S> = Box<dyn FnMut(SignalInfo, &mut Context<'_, S>, &mut S) -> io::Result<()>>;
 type OnExit<S> = Box<dyn FnMut(Exit, &mut Context<'_, S>, &mut S) -> io::Result<()>>;
 
-/// What a signalfd is there for.
+/// The handler of a signalfd.
 pub(crate) enum SignalHandler<S> {
     Signal(OnSignal<S>),
-    /// SIGCHLD, which says that some children have ended, not which, nor how many.
+    /// For SIGCHLD, which reports that children have ended, but not which or how many.
     Exit(OnExit<S>),
 }
 
-/// A subscription's handler, and the subscriber, which is lent to it.
+/// A subscription's handler, and the subscriber that it borrows.
 pub(crate) struct Subscription<S> {
     pub(crate) subscriber: Subscriber,
     pub(crate) delivery: Delivery,

@@ -1,4 +1,4 @@
-//! The buffers that a visit works with: they belong to the reactor, and are lent to one client at a time.
+//! The buffers of a visit. They belong to the reactor, and one client uses them at a time.
 
 use std::{collections::VecDeque, io, os::fd::OwnedFd};
 
@@ -10,7 +10,7 @@ use crate::{
     types::limits::Limits,
 };
 
-/// What a reply is for the client that is visited.
+/// How replies to the visited client are appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReplyMode {
     /// No client is visited: there is nothing to reply to.
@@ -22,20 +22,20 @@ pub(crate) enum ReplyMode {
 }
 
 pub(crate) struct Io {
-    /// What the visited client is to be sent, after `borrowed`.
+    /// Output for the visited client, sent after `borrowed`.
     pub(crate) out: Buffer,
-    /// What it is to be sent first, from where it was read.
+    /// Output that is a sub-slice of the read buffer, sent first.
     pub(crate) borrowed: BorrowedReply,
     pub(crate) mode: ReplyMode,
-    /// Unsent bytes up to which a reply needs no second look.
+    /// Up to this many unsent bytes, a reply needs no check of the limits.
     reply_room: usize,
-    /// What the visited client has passed, and its session not taken yet.
+    /// Descriptors that the visited client has passed, and its session has not taken.
     pub(crate) descriptors: VecDeque<OwnedFd>,
     pub(crate) pool: Pool,
-    /// How large the buffer must be that everything is read into first. The loop keeps that buffer, so that a handler can be
-    /// lent what is in it together with the set.
+    /// The size that the read buffer must have. The loop owns that buffer, so that a handler can borrow its bytes
+    /// together with the poll set.
     pub(crate) read_room: usize,
-    /// A seqpacket socket is, or was, in the set.
+    /// A seqpacket socket is, or was, in the poll set.
     pub(crate) has_records: bool,
 }
 
@@ -63,32 +63,32 @@ impl Io {
         self.read_room = self.read_room.max(bytes);
     }
 
-    /// The session of a client on a stream is about to run, with what was just read.
+    /// The session of a client on a stream is about to run, with the bytes of a read.
     #[inline]
     pub(crate) fn begin_replies(&mut self, read: &[u8]) {
         self.borrowed.begin(read);
         self.mode = ReplyMode::Stream;
     }
 
-    /// The session has run. Returns the piece of what was read that is to be sent.
+    /// The session has run. Returns the sub-slice of `read` that is to be sent.
     #[inline]
     pub(crate) fn end_replies<'a>(&mut self, read: &'a [u8]) -> &'a [u8] {
         self.mode = ReplyMode::None;
         self.borrowed.take(read)
     }
 
-    /// How many bytes wait for the visited client.
+    /// Unsent bytes of the visited client.
     pub(crate) fn unsent(&self) -> usize {
         self.borrowed.len() + self.out.len()
     }
 
-    /// Takes a reply that is a piece of what was read.
+    /// Adds a reply that continues the borrowed sub-slice. False: it does not.
     #[inline]
     pub(crate) fn reply_borrowed(&mut self, bytes: &[u8]) -> bool {
         self.borrowed.extend(bytes, self.reply_room)
     }
 
-    /// Appends a reply, if that needs no second look: bytes on a stream, for which there is room.
+    /// Appends a reply if it is bytes on a stream, and there is room for it without a check of the limits.
     #[inline]
     pub(crate) fn reply_copied(&mut self, bytes: &[u8]) -> bool {
         self.borrowed.end();
@@ -99,19 +99,19 @@ impl Io {
                 .is_some_and(|room| self.out.extend_within(bytes, room))
     }
 
-    /// Whether so many unsent bytes call for a second look.
+    /// Whether so many unsent bytes need a check of the limits.
     pub(crate) fn exceeds_reply_room(&self, unsent: usize) -> bool {
         unsent > self.reply_room
     }
 
-    /// Appends one reply, given in parts, to the visited client's.
+    /// Appends one reply, in parts, to the output of the visited client.
     pub(crate) fn append(&mut self, parts: &[&[u8]]) -> io::Result<()> {
         append(&mut self.out, self.mode == ReplyMode::Records, parts)
     }
 }
 
-/// Appends one reply to a client's buffer, all of it or nothing. A record's length goes before it, so that flushing finds the
-/// boundaries again.
+/// Appends one reply to a client's buffer: all of it, or nothing if it fails. A record follows its length, so that the
+/// flush finds the boundaries.
 #[inline]
 pub(crate) fn append(out: &mut Buffer, records: bool, parts: &[&[u8]]) -> io::Result<()> {
     let bytes: usize = parts.iter().map(|part| part.len()).sum();
@@ -128,7 +128,7 @@ pub(crate) fn append(out: &mut Buffer, records: bool, parts: &[&[u8]]) -> io::Re
     Ok(())
 }
 
-/// How many bytes these records have, without the lengths that stand before them.
+/// The bytes of these records, without the lengths before them.
 pub(crate) fn record_bytes(mut records: &[u8]) -> usize {
     let mut bytes = 0;
     while let Some((length, rest)) = records.split_first_chunk() {

@@ -13,13 +13,13 @@ pub(crate) enum Phase {
 
 pub(crate) struct Lifecycle<T> {
     phase: Phase,
-    /// Whose `on_close` is still to be called, in the order in which they left.
+    /// Removed sources whose `on_close` is still to be called, in the order of removal.
     pub(crate) pending: VecDeque<T>,
-    /// Sources that a drain waits for: when it has closed the last of them, the loop ends.
+    /// Sources that a drain waits for. When the last of them is closed, the loop ends.
     pub(crate) drainable: usize,
     pub(crate) drain_deadline: Option<TimerKey>,
-    /// Clients about which nothing is unusual are visited as their events come. Not in a drain or after a stop, and not
-    /// in the rest of a turn in which an observer has come.
+    /// Plain clients are visited as soon as their event is read. Not in a drain, not after a stop, and not in the rest
+    /// of a turn in which an observer was added.
     pub(crate) visits_at_once: bool,
 }
 
@@ -39,7 +39,7 @@ impl<T> Lifecycle<T> {
         self.phase
     }
 
-    /// There is no way back: a stopped loop stays so.
+    /// A stopped loop stays stopped.
     pub(crate) fn enter(&mut self, phase: Phase) {
         debug_assert!(self.phase != Phase::Stopped || phase == Phase::Stopped);
         self.phase = phase;

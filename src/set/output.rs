@@ -1,4 +1,4 @@
-//! Output: replies, what is sent to other clients, and the bounds of both.
+//! Output: replies, sends to other clients, and their limits.
 
 use std::{io, os::fd::OwnedFd, rc::Rc};
 
@@ -37,7 +37,7 @@ impl<S> PollSet<S> {
         self.config_of(key).map(|config| config.framing.clone())
     }
 
-    /// Bytes that wait for a client.
+    /// Unsent bytes of a client.
     pub(crate) fn unsent_of(&self, key: Key) -> usize {
         if self.is_replying_to(key) {
             return self.io.unsent();
@@ -45,7 +45,7 @@ impl<S> PollSet<S> {
         self.open_client(key).map_or(0, ClientIo::unsent)
     }
 
-    /// Appends a reply to what the running session's client is to be sent.
+    /// Appends a reply to the output of the running session's client.
     #[inline]
     pub(crate) fn reply(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.io.reply_borrowed(bytes) { Ok(()) } else { self.reply_copied(bytes) }
@@ -56,7 +56,7 @@ impl<S> PollSet<S> {
         if self.io.reply_copied(bytes) { Ok(()) } else { self.put_current(&[bytes]) }
     }
 
-    /// Appends one reply, given in parts, to what the running session's client is to be sent.
+    /// Appends one reply, in parts, to the output of the running session's client.
     pub(crate) fn put_current(&mut self, parts: &[&[u8]]) -> io::Result<()> {
         if self.io.mode == ReplyMode::None {
             return Err(not_connected());
@@ -72,7 +72,7 @@ impl<S> PollSet<S> {
         self.io.append(parts)
     }
 
-    /// Appends one reply, given in parts, to what the client of this key is to be sent.
+    /// Appends one reply, in parts, to the output of the client of this key.
     pub(crate) fn put(&mut self, key: Key, parts: &[&[u8]]) -> io::Result<()> {
         if self.is_replying_to(key) {
             return self.put_current(parts);
@@ -89,12 +89,12 @@ impl<S> PollSet<S> {
             return Err(self.refuse_output());
         }
         append(output, records, parts)?;
-        // Sent by the client's next visit, with all else that this round has for it.
+        // The client's next visit sends it, with all other output.
         self.mark_ready(key, Ready::NONE);
         Ok(())
     }
 
-    /// [`put`](PollSet::put), with descriptors that leave with the first byte.
+    /// [`put`](PollSet::put), with descriptors that are sent with the first byte.
     pub(crate) fn put_with(&mut self, key: Key, bytes: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let Some(config) = self.config_of(key) else { return Err(not_connected()) };
         if descriptors.is_empty() {
@@ -102,15 +102,15 @@ impl<S> PollSet<S> {
         }
         let refuse = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         if !config.unix {
-            return refuse("descriptors can only be passed over a Unix socket");
+            return refuse("descriptors can be passed over a Unix socket only; this client's is TCP");
         }
         if descriptors.len() > scm::AT_ONCE {
-            return refuse("more than 253 descriptors in one message (SCM_MAX_FD)");
+            return refuse("more than 253 descriptors in one message (SCM_MAX_FD); send several messages");
         }
         if bytes.is_empty() && !config.records {
-            return refuse("descriptors travel with bytes: there must be at least one");
+            return refuse("descriptors are sent with a byte of the stream; send at least one byte");
         }
-        // Room first: what is attached must not be left without its byte.
+        // Reserve first: attached descriptors must not be left without their byte.
         if self.unsent_of(key) + bytes.len() + 4 > self.limits.output_max {
             return Err(self.refuse_output());
         }
@@ -121,7 +121,7 @@ impl<S> PollSet<S> {
         self.put(key, &[bytes])
     }
 
-    /// The bytes that wait for a client.
+    /// The output buffer of a client.
     fn output_of(&mut self, key: Key) -> io::Result<&mut Buffer> {
         if self.is_replying_to(key) {
             return Ok(&mut self.io.out);
@@ -136,7 +136,7 @@ impl<S> PollSet<S> {
     fn refuse_output(&mut self) -> io::Error {
         self.report_limit(Limit::Output, format_args!("a reply was refused"));
         let why = format!(
-            "more than {} bytes would wait for a peer that does not read them; raise Limits::output_max",
+            "more than {} bytes would be buffered for a peer that does not read them; raise Limits::output_max",
             self.limits.output_max
         );
         io::Error::new(io::ErrorKind::WouldBlock, why)

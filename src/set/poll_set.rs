@@ -1,4 +1,4 @@
-//! The poll set: what is in it, and what may be done with it between turns and from handlers.
+//! `PollSet`: its parts, and the operations that belong to no single kind of source.
 
 use std::{fmt, io, time::Instant};
 
@@ -31,19 +31,19 @@ use crate::{
     types::{cause::Limit, key::Key, limits::Limits, ready::Ready, stats::Stats},
 };
 
-/// The poll set, and all that can be done with it between turns and from handlers: a [`Reactor`](crate::Reactor)
-/// and a [`Context`](crate::Context) both dereference to it.
+/// The poll set: the sources, and all operations on them. A [`Reactor`](crate::Reactor) and a
+/// [`Context`](crate::Context) dereference to it, so the operations work between turns and in handlers.
 ///
-/// It has no way to run the loop, so a handler cannot re-enter it.
+/// It cannot run the loop, so a handler cannot re-enter the loop.
 pub struct PollSet<S> {
     /// The sources, and which of them are ready.
     pub(crate) registry: Registry<Source<S>>,
     pub(crate) timers: Timers<Task<S>>,
-    /// The buffers that a visit works with.
+    /// The buffers of a visit.
     pub(crate) io: Io,
-    /// Whose handler runs, and what it has asked for.
+    /// The call under way, and what its handler has asked for.
     pub(crate) call: CurrentCall,
-    /// What clients hold, by user.
+    /// The clients' places and buffered bytes, by user.
     pub(crate) accounts: Accounts,
     pub(crate) acceptors: Acceptors,
     pub(crate) children: Children,
@@ -52,7 +52,7 @@ pub struct PollSet<S> {
     pub(crate) limits: Limits,
     pub(crate) stats: Stats,
     pub(crate) throttle: Throttle,
-    /// None costs nothing.
+    /// `None` without observers, so that they cost nothing.
     pub(crate) observers: Option<Box<Observers>>,
 }
 
@@ -76,7 +76,7 @@ impl<S> PollSet<S> {
 
     // ---- Sources ----
 
-    /// Registers a descriptor under the key that the next source [`place`](PollSet::place)d will have.
+    /// Registers a descriptor under the key that the next [`place`](PollSet::place) returns.
     pub(crate) fn register(
         &mut self,
         fd: std::os::fd::BorrowedFd<'_>,
@@ -91,13 +91,13 @@ impl<S> PollSet<S> {
         self.lifecycle.drainable += usize::from(drainable);
         let key = self.registry.insert(source);
         if drainable && self.lifecycle.phase() == Phase::Draining {
-            // It has missed the drain's beginning; its first visit makes up for that.
+            // It was not there when the drain began, so its first visit begins its drain.
             self.mark_ready(key, Ready::READABLE);
         }
         key
     }
 
-    /// Notes edges, and puts their source into the ready list. False: the source is gone.
+    /// Adds edges to a source, and puts it into the ready list. False: the source is closed.
     pub(crate) fn mark_ready(&mut self, key: Key, ready: Ready) -> bool {
         match self.note(key, ready) {
             Noted::New => self.registry.ready.push(key),
@@ -107,7 +107,7 @@ impl<S> PollSet<S> {
         true
     }
 
-    /// Notes edges; where the source is in no ready list yet, the caller puts it into one.
+    /// Adds edges to a source. If it is not in the ready list, the caller puts it there.
     #[inline]
     pub(crate) fn note(&mut self, key: Key, ready: Ready) -> Noted {
         let noted = self.registry.note(key, ready);
@@ -123,7 +123,7 @@ impl<S> PollSet<S> {
     ///
     /// ```
     /// # use ipc_reactor::{Context, Key};
-    /// fn tell<S>(cx: &mut Context<'_, S>, other: Key) -> std::io::Result<()> {
+    /// fn inform<S>(cx: &mut Context<'_, S>, other: Key) -> std::io::Result<()> {
     ///     if let Some(mut client) = cx.client(other) {
     ///         client.send(b"news\n")?;
     ///     }
@@ -147,7 +147,7 @@ impl<S> PollSet<S> {
 
     /// Calls `each` for every connected client, the one whose session runs included.
     pub fn each_client(&mut self, mut each: impl FnMut(ClientHandle<'_, S>)) {
-        // The slab may shrink under `each`, never grow: nothing is inserted by a handle.
+        // `each` can close clients, and insert none.
         for index in 0..u32::try_from(self.registry.capacity()).unwrap_or(u32::MAX) {
             let Some(key) = self.registry.key_at(index) else { continue };
             if let Some(client) = self.client(key) {
@@ -156,8 +156,8 @@ impl<S> PollSet<S> {
         }
     }
 
-    /// Sends `bytes` to every connected client; returns how many took it. A client whose unsent bytes are at
-    /// [`Limits::output_max`] misses it, and is counted in [`Stats::trips`].
+    /// Sends `bytes` to every connected client; returns how many of them get it. A client whose unsent bytes would
+    /// exceed [`Limits::output_max`] does not; [`Stats::limit_count`] counts it.
     pub fn broadcast(&mut self, bytes: &[u8]) -> usize {
         let mut reached = 0;
         self.each_client(|mut client| reached += usize::from(client.send(bytes).is_ok()));
@@ -174,8 +174,8 @@ impl<S> PollSet<S> {
 
     // ---- Time ----
 
-    /// The poll set's clock: when this turn began to handle events. All handlers of a turn see the same time; between
-    /// turns it is the time of the call.
+    /// The time by the reactor's clock. All handlers of a turn see the same time: it is read once a turn. Between turns
+    /// it is the time of the call.
     pub fn now(&mut self) -> Instant {
         self.timers.clock.instant()
     }
@@ -196,7 +196,7 @@ impl<S> PollSet<S> {
 
     #[cold]
     pub(crate) fn count_limit(&mut self, limit: Limit) {
-        self.stats.tripped(limit);
+        self.stats.count_limit(limit);
         self.emit(What::Limit { limit });
     }
 
@@ -211,7 +211,7 @@ impl<S> PollSet<S> {
         self.throttle.log(kind, level, now_ns, what);
     }
 
-    /// What all that has happened so far amounts to.
+    /// The counters since the reactor was made.
     pub fn stats(&self) -> &Stats {
         &self.stats
     }

@@ -1,4 +1,4 @@
-//! The one way into the reactor from another thread.
+//! `Remote`: the handle for other threads, and the list of jobs behind it.
 
 use std::{
     fmt, io, mem,
@@ -20,14 +20,14 @@ use crate::{
 pub(crate) type Job<S> = Box<dyn FnOnce(&mut Context<'_, S>, &mut S) + Send>;
 
 struct Shared<S> {
-    /// None once the reactor is gone.
+    /// `None` once the reactor is dropped.
     jobs: Mutex<Option<Vec<Job<S>>>>,
-    /// Somebody has woken the reactor and it has not looked yet: nobody else need pay for a system call.
+    /// The reactor was woken, and has not taken the jobs yet: no other wake-up is needed.
     woken: AtomicBool,
     waker: Waker,
 }
 
-/// A handle to a reactor that can be sent to, and used from, other threads.
+/// A handle to a reactor for other threads: [`Reactor::remote`](crate::Reactor::remote).
 ///
 /// ```
 /// # let mut reactor = ipc_reactor::Reactor::<u32>::new()?;
@@ -54,10 +54,10 @@ impl<S> Clone for Remote<S> {
 }
 
 impl<S> Remote<S> {
-    /// Runs `job` in the reactor's thread, in its next turn, after all jobs given to it before.
+    /// Runs `job` in the reactor's thread, in its next turn, after all earlier jobs.
     ///
     /// # Errors
-    /// `BrokenPipe`: the reactor is gone; the job is handed back in the error.
+    /// `BrokenPipe`: the reactor was dropped; the error returns the job.
     pub fn run<F>(&self, job: F) -> Result<(), Rejected<F>>
     where
         F: FnOnce(&mut Context<'_, S>, &mut S) + Send + 'static,
@@ -67,7 +67,7 @@ impl<S> Remote<S> {
             match &mut *jobs {
                 Some(jobs) => jobs.push(Box::new(job)),
                 None => {
-                    let error = io::Error::new(io::ErrorKind::BrokenPipe, "the reactor is gone");
+                    let error = io::Error::new(io::ErrorKind::BrokenPipe, "the reactor was dropped");
                     return Err(Rejected { error, source: job });
                 }
             }
@@ -75,18 +75,18 @@ impl<S> Remote<S> {
         if !self.shared.woken.swap(true, Ordering::AcqRel)
             && let Err(error) = self.shared.waker.wake()
         {
-            // The job is in the list, and runs at the next turn whatever wakes it.
+            // The job is in the list, and runs in the next turn.
             self.shared.woken.store(false, Ordering::Release);
             log::error!(target: "ipc_reactor", "waking the reactor: {error}");
         }
         Ok(())
     }
 
-    /// Hands a connected socket to the reactor, to serve it as though it had been accepted there.
+    /// Passes a connected socket to the reactor's thread, which [adopts](crate::PollSet::adopt) it.
     ///
     /// # Errors
-    /// `BrokenPipe`: the reactor is gone; the socket is handed back. What goes wrong in the reactor itself is logged
-    /// there, and closes the socket.
+    /// `BrokenPipe`: the reactor was dropped; the error returns the socket. If the reactor cannot adopt it, it logs a
+    /// warning and closes the socket.
     pub fn adopt(
         &self,
         socket: impl Into<OwnedFd>,
@@ -111,10 +111,10 @@ impl<S> Remote<S> {
         })
     }
 
-    /// Stops the reactor: [`run`](crate::Reactor::run) returns, every source closed.
+    /// Stops the reactor: it closes every source, and [`run`](crate::Reactor::run) returns.
     ///
     /// # Errors
-    /// `BrokenPipe`: the reactor is gone.
+    /// `BrokenPipe`: the reactor was dropped.
     pub fn stop(&self) -> io::Result<()> {
         self.run(|cx, _| cx.stop()).map_err(|rejected| rejected.error)
     }
@@ -126,7 +126,7 @@ impl<S> fmt::Debug for Remote<S> {
     }
 }
 
-/// The reactor's end.
+/// The reactor's side of its [`Remote`]s.
 pub(crate) struct Inbox<S> {
     shared: Arc<Shared<S>>,
 }
@@ -148,9 +148,9 @@ impl<S> Inbox<S> {
 }
 
 impl<S> Inbox<S> {
-    /// The jobs that have come by now.
+    /// Takes the jobs that have come by now.
     pub(crate) fn take(&self) -> Vec<Job<S>> {
-        // Before the list is taken: a job that comes later wakes us again.
+        // Before the list is taken: a later job wakes the reactor again.
         self.shared.woken.store(false, Ordering::SeqCst);
         match &mut *self.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(jobs) => mem::take(jobs),
@@ -162,7 +162,7 @@ impl<S> Inbox<S> {
 impl<S> Drop for Inbox<S> {
     fn drop(&mut self) {
         let jobs = self.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // After the lock is gone: a job's own drop may use a Remote.
+        // After the lock is released: the drop of a job may use a Remote.
         drop(jobs);
     }
 }

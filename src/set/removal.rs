@@ -1,4 +1,4 @@
-//! How sources leave the poll set: closed by a handler, drained, stopped, or by a fault of their own.
+//! How sources are removed from the poll set: closed by a handler, drained, stopped, or after an error.
 
 use std::{io, mem, time::Duration};
 
@@ -17,18 +17,17 @@ use crate::{
         source::{Closed, PendingClose, Source, Visited},
         task::Task,
     },
-    sys::closer,
     types::{cause::Cause, key::Key, ready::Ready},
 };
 
 impl<S> PollSet<S> {
-    /// Closes any source, that of the running handler included. A client is first sent what waits for it (for at most
-    /// [`Limits::flush`](crate::Limits::flush)); no more is read from it. Returns false if the key names nothing any more.
+    /// Closes any source, the running handler's included. The output of a client is sent first, within
+    /// [`Limits::flush`](crate::Limits::flush), and no more is read from it. False if the key names nothing.
     pub fn close(&mut self, key: Key) -> bool {
         self.end(key, Asked::Close)
     }
 
-    /// Closes any source at once. What waits to be sent to a client is lost.
+    /// Closes any source at once. The unsent output of a client is lost. False if the key names nothing.
     pub fn abort(&mut self, key: Key) -> bool {
         self.end(key, Asked::Abort)
     }
@@ -40,7 +39,7 @@ impl<S> PollSet<S> {
             return false;
         }
         if self.call.is_of(key) {
-            // Its visit does it, when the handler has returned.
+            // The visit closes it after the handler has returned.
             self.call.ask(how);
             return true;
         }
@@ -60,23 +59,23 @@ impl<S> PollSet<S> {
         true
     }
 
-    /// Ends the loop when the running handler has returned: no other handler runs any more, every source is closed, and its
-    /// `on_close` told [`Cause::Stop`].
+    /// Ends the loop when the running handler has returned: every source is closed, its `on_close` is called with
+    /// [`Cause::Stop`], and no other handler is called.
     pub fn stop(&mut self) {
         self.lifecycle.enter(Phase::Stopped);
         self.call.ask(Asked::Stop);
     }
 
-    /// Ends the loop in order: no more connections are accepted than have arrived by now; every request that has arrived is
-    /// handled, every reply sent, every client closed when it waits for nothing, and messages that are in the queues
-    /// and datagrams that are in the sockets now are handled. What is not done after `within` (or
-    /// [`Limits::drain`](crate::Limits::drain)) is closed with [`Cause::DrainDeadline`]. [`Stats`](crate::Stats) tells how
-    /// many were drained, and how many cut off.
+    /// Ends the loop in order. Connections, requests, messages and datagrams that have arrived by now are handled, and
+    /// no later ones; replies are sent; each client is closed when it has nothing left to do. Sources that are still
+    /// there after `within`, or [`Limits::drain`](crate::Limits::drain) if that is shorter, are closed with
+    /// [`Cause::DrainDeadline`]. [`Stats::drained`](crate::Stats::drained) and
+    /// [`Stats::drain_cut`](crate::Stats::drain_cut) count both.
     ///
-    /// Another drain while one is under way can only bring its end forward.
+    /// A second drain can only bring the end of the first one forward.
     ///
     /// # Errors
-    /// None; the type lets it stand as a handler's last expression.
+    /// None. It returns a `Result` so that it can be a handler's last expression.
     pub fn drain(&mut self, within: Duration) -> io::Result<()> {
         let within = within.min(self.limits.drain);
         if self.lifecycle.phase() == Phase::Stopped {
@@ -125,7 +124,7 @@ impl<S> PollSet<S> {
         }
     }
 
-    /// A visit is over: the source keeps edges that are not used up, is visited again, or is removed.
+    /// Does what a visit has come to: the source keeps its remaining edges, is visited again, or is removed.
     pub(crate) fn finish_visit(&mut self, key: Key, visited: Visited) -> VisitEnd {
         let end = visited.end();
         match visited {
@@ -143,14 +142,13 @@ impl<S> PollSet<S> {
         end
     }
 
-    /// Takes a source out of the poll set, whose handler does not run; its `on_close` follows when the running handler has
-    /// returned.
+    /// Removes a source whose handler does not run. Its `on_close` is called after the running handler has returned.
     pub(crate) fn remove(&mut self, key: Key, cause: Cause) {
         debug_assert!(!self.call.is_of(key), "the source of the running handler is closed by its visit");
         let Some(source) = self.registry.get(key) else { return };
         let unregistered = matches!(source, Source::Client { io, .. } if io.is_unregistered());
         if !unregistered && let Some(fd) = source.raw_fd() {
-            // DEL though we close: a dup'd descriptor keeps the registration alive.
+            // DEL, though the descriptor is closed: a duplicate of it would keep the registration.
             if let Err(error) = self.registry.deregister(fd) {
                 self.stats.failed(error.kind());
             }
@@ -158,12 +156,12 @@ impl<S> PollSet<S> {
         if self.observers.is_some()
             && let Some(source) = self.registry.get(key)
         {
-            let who = source.who(key);
-            self.emit(What::Closed { who, cause: &cause });
+            let source = source.info(key);
+            self.emit(What::Closed { source, cause: &cause });
         }
         self.timers.clear_slot_deadline(key.index);
         let Some(Slot { value: source, ready, queued, .. }) = self.registry.remove(key) else { return };
-        // Edges of this batch that nothing is left to use.
+        // Edges of this turn that no visit handles.
         self.stats.stale_events += u64::from(queued && ready != Ready::NONE);
         self.lifecycle.drainable -= usize::from(source.is_drainable());
         let handler = match source {
@@ -180,7 +178,7 @@ impl<S> PollSet<S> {
         self.timers.shrink_slots_to(capacity);
     }
 
-    /// Takes back what a client holds of the reactor's, and closes its descriptor.
+    /// Takes back a client's buffers and place, and closes its descriptor.
     fn release_client(&mut self, key: Key, mut io: ClientIo, cause: &Cause) {
         log::debug!(target: "ipc_reactor", "client {key} fd {}: {cause}", io.raw_fd());
         self.stats.clients -= 1;
@@ -199,15 +197,10 @@ impl<S> PollSet<S> {
         if let Some(output) = io.take_output() {
             self.io.pool.give_back(output);
         }
-        if let Some(extra) = io.extra() {
-            closer::close_all(&mut extra.descriptors);
-        }
-        if io.may_hold_rights() {
-            closer::close(io.into_socket());
-        }
+        io.close();
     }
 
-    /// Has the listeners that wait look again, now instead of later.
+    /// Resumes the paused listeners.
     pub(crate) fn resume_acceptors(&mut self) {
         while let Some((listener, timer)) = self.acceptors.resume() {
             self.timers.remove(timer);

@@ -1,4 +1,4 @@
-//! What an embedder writes: one session per client.
+//! `Session`: the handler of one client.
 
 use std::io;
 
@@ -11,13 +11,14 @@ use crate::{
 /// Makes the session of a new client.
 pub(crate) type Factory<S> = Box<dyn FnMut(&Peer<'_>, &mut S) -> io::Result<Box<dyn Driver<S>>>>;
 
-/// The server's side of one connection, with what it remembers of its client.
+/// The handler of one client, with its state.
 ///
-/// The factory given to `listen` makes one for each CIR; the reactor keeps it in its slab and calls it for each SRM.
-/// `S` is the service's shared state: there is one, and it is lent to every call.
+/// The factory given to [`listen`](crate::PollSet::listen) makes one for each connection (CIR) of the master socket.
+/// The reactor owns it, and calls it for each request (SRM). `S` is the service's shared state, which every call
+/// borrows.
 ///
-/// A method that returns an error, or panics, loses its own client and nothing else: the client is closed, and
-/// `on_close` is told why. **Never block** in any of them: every other client waits meanwhile.
+/// A method that returns an error, or panics, closes its own client and nothing else: `on_close` is called with the
+/// cause. **Never block** in any of them: all other clients wait meanwhile.
 ///
 /// ```
 /// use ipc_reactor::{Context, Session};
@@ -32,7 +33,7 @@ pub(crate) type Factory<S> = Box<dyn FnMut(&Peer<'_>, &mut S) -> io::Result<Box<
 /// }
 /// ```
 pub trait Session<S> {
-    /// The connection is established; a greeting can be sent. Called once, before any request.
+    /// The connection is established: a greeting can be sent. Called once, before any request.
     ///
     /// # Errors
     /// Closes the client.
@@ -41,7 +42,7 @@ pub trait Session<S> {
         Ok(())
     }
 
-    /// A service request message: one frame, or one seqpacket record. `request` is valid for this call.
+    /// A request (SRM) has arrived: one frame, or one seqpacket record. `request` is valid during this call.
     ///
     /// # Errors
     /// Closes the client.
@@ -56,9 +57,8 @@ pub trait Session<S> {
         Ok(HalfClose::Close)
     }
 
-    /// The peer, which had been a slow consumer
-    /// ([`Limits::output_high_water`](crate::Limits::output_high_water)), has taken at least half of what waited for
-    /// it: its requests are read again, and a producer can go on.
+    /// A slow consumer ([`Limits::output_high_water`](crate::Limits::output_high_water)) has read its output down to
+    /// half of that mark: its requests are read again, and a producer can go on.
     ///
     /// # Errors
     /// Closes the client.
@@ -76,8 +76,8 @@ pub trait Session<S> {
         Ok(())
     }
 
-    /// The reactor drains, every request of this client has been handled and every reply sent. A session that
-    /// still owes an answer says [`Drain::Wait`], and closes itself once it has given it.
+    /// The reactor drains, and every request of this client has been handled, every reply sent. A session that still
+    /// has to answer returns [`Drain::Wait`], and closes its client after the answer.
     ///
     /// # Errors
     /// Closes the client.
@@ -86,27 +86,27 @@ pub trait Session<S> {
         Ok(Drain::Close)
     }
 
-    /// The client is gone, its descriptor closed, its key void. Called exactly once, whatever ended it, unless the
-    /// reactor itself is dropped while clients are connected.
+    /// The client is closed: its descriptor is closed, and its key names nothing any more. Called exactly once, for any
+    /// cause, unless the reactor is dropped while the client is connected.
     fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, S>, state: &mut S) {
         let _ = (cause, cx, state);
     }
 }
 
-/// What follows when a peer has shut down its writing side.
+/// What to do when a peer has shut down its writing side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HalfClose {
-    /// Send what waits, then close.
+    /// Close the client after its output is sent.
     Close,
-    /// Keep the connection for writing, until a handler closes it or the peer goes away altogether.
+    /// Keep the connection for writing, until a handler or the peer closes it.
     KeepWriting,
 }
 
 /// What a session answers to a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drain {
-    /// Nothing is owed: close.
+    /// Close the client.
     Close,
-    /// An answer is still to come; the session closes itself, or the drain's deadline does.
+    /// An answer is still to come: the session closes the client, or the drain's deadline does.
     Wait,
 }

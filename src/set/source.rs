@@ -1,9 +1,9 @@
-//! What the slots hold: a closed enum of sources.
+//! `Source`: the closed enum of all sources, one per slot.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use crate::{
-    observe::event::{SourceKind, VisitEnd, Who},
+    observe::event::{SourceInfo, SourceKind, VisitEnd},
     set::{
         client::ClientIo,
         driver::Driver,
@@ -17,8 +17,8 @@ use crate::{
 
 /// Everything that can be in the poll set. `reactor/event_loop.rs` holds the one `match` that visits it.
 ///
-/// Each variant is an endpoint, which stays in its slot, and the handler of its events, which is taken out while it
-/// runs (`set/call.rs`).
+/// Each variant has an endpoint, which stays in its slot, and a handler, which is taken out while it runs
+/// (`set/call.rs`).
 pub(crate) enum Source<S> {
     /// A listening socket: its events are connections to accept.
     Listener { port: Box<Acceptor>, handler: Option<Factory<S>> },
@@ -43,8 +43,8 @@ pub(crate) enum Source<S> {
 }
 
 impl<S> Source<S> {
-    /// The descriptor that is registered. None for a subscription without a doorbell, for a client that is not
-    /// registered yet, and for the reactor's own sources, which the timers and mio keep.
+    /// The descriptor of the source. `None` for a subscription without a doorbell, and for the reactor's own sources,
+    /// whose descriptors the timers and mio keep.
     pub(crate) fn raw_fd(&self) -> Option<RawFd> {
         match self {
             Source::Listener { port, .. } => Some(port.listener.as_fd().as_raw_fd()),
@@ -59,12 +59,12 @@ impl<S> Source<S> {
         }
     }
 
-    /// The reactor's own: it is never closed.
+    /// One of the reactor's own sources, which are never closed.
     pub(crate) fn is_own(&self) -> bool {
         matches!(self, Source::Timers | Source::Remote(_))
     }
 
-    /// A drain waits until it is closed, or has nothing left to do.
+    /// Whether a drain waits for it.
     pub(crate) fn is_drainable(&self) -> bool {
         match self {
             Source::Queue { port, .. } => !port.drained,
@@ -74,10 +74,10 @@ impl<S> Source<S> {
         }
     }
 
-    /// As observers are told.
-    pub(crate) fn who(&self, key: Key) -> Who {
+    /// The source as observers see it.
+    pub(crate) fn info(&self, key: Key) -> SourceInfo {
         let kind = match self {
-            Source::Listener { .. } => SourceKind::Master,
+            Source::Listener { .. } => SourceKind::Listener,
             Source::Client { .. } => SourceKind::Client,
             Source::Datagram { .. } => SourceKind::Datagram,
             Source::Queue { .. } => SourceKind::Queue,
@@ -85,22 +85,23 @@ impl<S> Source<S> {
             Source::Shm { .. } => SourceKind::SharedMemory,
             Source::Timers => SourceKind::Timers,
             Source::Remote(_) => SourceKind::Remote,
-            Source::Child { .. } | Source::Fd { .. } => SourceKind::Open,
+            Source::Child { .. } => SourceKind::Child,
+            Source::Fd { .. } => SourceKind::Fd,
         };
-        Who { key, fd: self.raw_fd(), kind }
+        SourceInfo { key, fd: self.raw_fd(), kind }
     }
 }
 
 /// How a visit to a source ended.
 #[must_use = "it decides whether the source is visited again, or closed"]
 pub(crate) enum Visited {
-    /// All that was ready is used up: nothing to do until the kernel's next edge.
+    /// The descriptor is drained: nothing to do until the kernel reports the next edge.
     Drained,
-    /// Its budget is spent. It keeps these edges, and is visited again in the next round.
+    /// The budget is spent. The source keeps these edges, and is visited again in the next round.
     Again(Ready),
-    /// Blocked: it keeps these edges until a timer or an event resumes it.
+    /// Blocked: these edges are kept until a timer or an event resumes the source.
     Blocked(Ready),
-    /// It is finished.
+    /// The source is to be removed.
     Closed(Box<Cause>),
 }
 
@@ -113,13 +114,13 @@ impl Visited {
         match self {
             Visited::Drained => VisitEnd::Drained,
             Visited::Again(_) => VisitEnd::Again,
-            Visited::Blocked(_) => VisitEnd::Parked,
+            Visited::Blocked(_) => VisitEnd::Blocked,
             Visited::Closed(_) => VisitEnd::Closed,
         }
     }
 }
 
-/// A handler whose source is out of the poll set; its `on_close` comes next.
+/// The handler of a source that was removed; its `on_close` is called next.
 pub(crate) struct PendingClose<S> {
     pub(crate) key: Key,
     pub(crate) cause: Cause,
@@ -127,8 +128,8 @@ pub(crate) struct PendingClose<S> {
 }
 
 pub(crate) enum Closed<S> {
-    /// A client's; its descriptor is closed already.
+    /// That of a client, whose descriptor is closed already.
     Session(Box<dyn Driver<S>>),
-    /// Any other's, with its endpoint.
+    /// That of any other source, with its endpoint.
     Source(Source<S>),
 }

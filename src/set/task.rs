@@ -12,16 +12,16 @@ pub(crate) enum Task<S> {
     Every(Duration, Every<S>),
     /// Calls the session's `on_timer`.
     Session(Key),
-    /// Has a blocked source visited again.
+    /// Resumes a blocked source.
     Resume(Key),
-    /// Looks whether a queue still has its name, and again after this time.
+    /// Checks that a queue still has its name, and does so again after this time.
     CheckQueue(Key, Duration),
-    /// Cuts a drain off.
+    /// Ends a drain.
     DrainDeadline,
 }
 
 impl<S> Task<S> {
-    /// It was set by a handler, and runs one.
+    /// The embedder set it, and it calls the embedder's code.
     pub(crate) fn is_embedders(&self) -> bool {
         match self {
             Task::Once(_) | Task::Every(..) | Task::Session(_) => true,

@@ -1,4 +1,4 @@
-//! Timers, as handlers set them.
+//! The embedder's timers.
 
 use std::{io, time::Duration};
 
@@ -8,11 +8,12 @@ use crate::{
 };
 
 impl<S> PollSet<S> {
-    /// Calls `task` once, `after` from the turn's time ([`now`](PollSet::now)), to the microsecond as far as the
-    /// kernel wakes us in time. Timers that are due at the same time fire in the order in which they were set. A timer set in
-    /// a round does not fire in that round, even with a zero duration. What is later than 584 years from now never fires.
+    /// Calls `task` once, `after` from the turn's time ([`now`](PollSet::now)). The resolution is that of the kernel's
+    /// timerfd (`timerfd_create(2)`), nanoseconds. Timers that are due at the same time fire in the order in which they
+    /// were set. A timer set in a turn does not fire in that turn, even with a zero duration. A timer more than 584
+    /// years away never fires.
     ///
-    /// An error that `task` returns is counted and logged; it ends nothing.
+    /// An error that `task` returns is counted and logged.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -35,8 +36,9 @@ impl<S> PollSet<S> {
         self.timers.add(after, Task::Once(Box::new(task)))
     }
 
-    /// Calls `task` every `period`, first one period from now, until it is cancelled. Where the loop was held up for
-    /// longer than a period, the calls that were missed are left out, and the rhythm is kept.
+    /// Calls `task` every `period`, first one period from now, until it is cancelled. If the loop was held up for more
+    /// than a period, the missed calls are left out, and later ones keep the original rhythm. An error that `task`
+    /// returns is counted and logged.
     ///
     /// # Panics
     /// If `period` is zero.
@@ -49,12 +51,12 @@ impl<S> PollSet<S> {
         self.timers.add(period, Task::Every(period, Box::new(task)))
     }
 
-    /// Cancels a timer. False if it has fired already, or been cancelled. A repeating timer can cancel itself.
+    /// Cancels a timer. False if it has fired or was cancelled. A repeating timer can cancel itself.
     pub fn cancel(&mut self, timer: TimerKey) -> bool {
         self.timers.remove(timer)
     }
 
-    /// How many timers are set, the reactor's own not counted.
+    /// How many timers are set, without the reactor's own.
     pub fn timers(&self) -> usize {
         self.timers.count(Task::is_embedders)
     }

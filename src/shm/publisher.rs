@@ -51,7 +51,7 @@ impl PublisherOptions {
         self
     }
 
-    /// The most subscriptions at a time of one user, where the user is known: with [`Handout`](crate::Handout). Default
+    /// The most subscriptions at a time of one user, where the user is known: with [`SubscriberSession`](crate::SubscriberSession). Default
     /// seven eighths of [`subscribers_max`](Self::subscribers_max), rounded up: no other user can take all. The publisher's
     /// own user can.
     pub fn subscribers_per_uid(mut self, count: usize) -> Self {

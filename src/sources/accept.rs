@@ -1,4 +1,4 @@
-//! A listening socket: connections are accepted, shown to the factory, and become clients.
+//! The listener as a source: accepts connections, and makes clients with the factory's sessions.
 
 use std::{
     io,
@@ -40,11 +40,12 @@ use crate::{
 };
 
 impl<S> PollSet<S> {
-    /// Puts a listener (a master socket) into the poll set. For each connection, `factory` sees the peer and makes the
-    /// session that will handle its requests, cut out of the stream by `framing`; an error from it refuses the connection.
+    /// Puts a listener (a master socket) into the poll set. For each connection (CIR), `factory` sees the peer and
+    /// makes the session of the new client; its error refuses the connection. `framing` cuts the stream into requests
+    /// (SRMs).
     ///
     /// # Errors
-    /// The kernel refuses to watch it; the listener is handed back in the error.
+    /// Those of `setsockopt(2)` and `epoll_ctl(2)`. The error returns the listener.
     #[allow(clippy::result_large_err, reason = "once per listener, and the listener is worth having back")]
     pub fn listen<T: Session<S> + 'static>(
         &mut self,
@@ -52,14 +53,14 @@ impl<S> PollSet<S> {
         framing: Framing,
         mut factory: impl FnMut(&Peer<'_>, &mut S) -> io::Result<T> + 'static,
     ) -> Result<Key, Rejected<Listener>> {
-        let kind = listener.kind();
-        if kind.is_tcp() {
-            // Every client inherits it: answers are not held back for more to come.
+        let transport = listener.transport();
+        if transport.is_tcp() {
+            // Every client inherits TCP_NODELAY: replies are sent at once.
             if let Err(error) = socket::set_nodelay(listener.as_fd(), true) {
                 return Err(Rejected { error, source: listener });
             }
         }
-        if kind.is_seqpacket() {
+        if transport.is_seqpacket() {
             make_room_for_records(self, &framing);
         }
         let unwanted = match (listener.refuses_descriptors(), listener.is_adopted()) {
@@ -67,7 +68,7 @@ impl<S> PollSet<S> {
             (false, true) => Rights::Discarded,
             (false, false) => Rights::EndClient,
         };
-        let config = ConnectionConfig::new(kind, framing, unwanted);
+        let config = ConnectionConfig::new(transport, framing, unwanted);
         if config.rights == Rights::Wanted {
             // Inherited at connect: a client need not wait to be accepted before it passes any.
             let _ = socket::set_passes_rights(listener.as_fd(), true);
@@ -82,7 +83,7 @@ impl<S> PollSet<S> {
     }
 }
 
-/// The endpoint of a listener that is visited.
+/// The endpoint of the listener that is visited.
 fn port<S>(set: &mut PollSet<S>, key: Key) -> &mut Acceptor {
     match set.registry.get_mut(key) {
         Some(Source::Listener { port, .. }) => port,
@@ -102,7 +103,7 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> Visited
             return wait(set, key, Some(Limit::Clients), "every place is taken");
         }
         match port(set, key).listener.accept() {
-            // No client loses its place before another is there to take it.
+            // A client is evicted only when another is there to take its place.
             Ok((socket, _)) if full && !evict_partial_frames(set) => shed(set, key, Limit::Clients, socket),
             Ok((socket, address)) => {
                 if let Err(socket) = accepted(set, key, &config, socket, address, state) {
@@ -114,7 +115,7 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> Visited
                     return Visited::closed(Cause::Drain);
                 }
                 Some(libc::EAGAIN) => return Visited::Drained,
-                // This one has left again; the next may still be there.
+                // This connection was closed before it was accepted; there may be others.
                 Some(libc::ECONNABORTED | libc::EINTR) => set.stats.failed(error.kind()),
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
                     set.stats.failed(error.kind());
@@ -122,8 +123,8 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> Visited
                         return wait(set, key, Some(Limit::Descriptors), &error.to_string());
                     }
                 }
-                // EPERM (a firewall's), EPROTO and the network's own: of this connection, or they pass. To wait a
-                // little is right for either, and the socket stays.
+                // EPERM (from a firewall), EPROTO and network errors: they concern this connection only, or they are
+                // temporary. The listener stays open, and tries again after a pause.
                 _ => {
                     set.stats.failed(error.kind());
                     return wait(set, key, None, &error.to_string());
@@ -135,7 +136,8 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> Visited
     Visited::Again(Ready::READABLE)
 }
 
-/// There is no descriptor for a connection: gives the spare one up, to accept it and close it at once. False: there is none.
+/// There is no descriptor for a connection: closes the spare one, to accept the connection and close it at once. False:
+/// there is no spare one.
 #[cold]
 fn shed_with_spare<S>(set: &mut PollSet<S>, key: Key) -> bool {
     if set.limits.when_full != WhenFull::Shed {
@@ -152,11 +154,11 @@ fn shed_with_spare<S>(set: &mut PollSet<S>, key: Key) -> bool {
     has_spare
 }
 
-/// No connection is accepted until a client has left, or for a while. They wait in the backlog.
+/// Pauses the listener until a client is closed, or the retry timer fires. Connections wait in the backlog.
 #[cold]
 fn wait<S>(set: &mut PollSet<S>, key: Key, limit: Option<Limit>, why: &str) -> Visited {
     if !std::mem::replace(&mut port(set, key).full, true) {
-        let what = format_args!("connections wait at listener {key}: {why}");
+        let what = format_args!("listener {key} is paused, connections wait in its backlog: {why}");
         match limit {
             Some(limit) => set.report_limit(limit, what),
             None => set.warn(Kind::Accept, what),
@@ -181,16 +183,16 @@ fn shed<S>(set: &mut PollSet<S>, key: Key, limit: Limit, socket: OwnedFd) {
     }
 }
 
-/// A connection was refused, for whatever cause.
+/// Counts a connection that was refused, for any cause.
 #[cold]
 fn refused<S>(set: &mut PollSet<S>) {
-    set.stats.cirs_refused += 1;
-    if let Some(master) = set.visiting() {
-        set.emit(What::CirRefused { master });
+    set.stats.refused += 1;
+    if let Some(listener) = set.visiting() {
+        set.emit(What::Refused { listener });
     }
 }
 
-/// Closes a connection of which nothing was read.
+/// Closes a connection without reading from it.
 fn close_unread(takes_rights: bool, socket: OwnedFd) {
     if takes_rights {
         closer::close(socket);
@@ -203,7 +205,7 @@ fn dropped<S>(set: &mut PollSet<S>, key: Key, error: &io::Error) {
     set.warn(Kind::Accept, format_args!("connection at listener {key} dropped: {error}"));
 }
 
-/// One connection was accepted. Returns it if it does not become a client.
+/// Makes a client of an accepted connection. `Err`: the connection, which the caller closes.
 fn accepted<S>(
     set: &mut PollSet<S>,
     key: Key,
@@ -214,7 +216,7 @@ fn accepted<S>(
 ) -> Result<(), OwnedFd> {
     let port = port(set, key);
     port.full = false;
-    let kind = port.listener.kind();
+    let transport = port.listener.transport();
     if let Err(error) = prepare(port, &socket) {
         dropped(set, key, &error);
         return Err(socket);
@@ -224,7 +226,7 @@ fn accepted<S>(
         set.report_limit(Limit::ClientsPerUid, format_args!("a connection at listener {key} was refused"));
         return Err(socket);
     }
-    let peer = Peer::new(socket.as_fd(), kind, address);
+    let peer = Peer::new(socket.as_fd(), transport, address);
     if log_enabled!(target: "ipc_reactor", Level::Debug) {
         log::debug!(target: "ipc_reactor", "connection at listener {key} from {peer}");
     }
@@ -233,7 +235,7 @@ fn accepted<S>(
     }
     let made = call(set, key, |factory: &mut Factory<S>, _| factory(&peer, state));
     let handler_ns = if set.observes_messages() { set.lap() } else { 0 };
-    // A factory has no context, so it asks for nothing.
+    // A factory has no context, so it can ask for nothing.
     let session = match made.result {
         Ok(session) => session,
         Err(cause) => {
@@ -242,7 +244,7 @@ fn accepted<S>(
             return Err(socket);
         }
     };
-    // Where clients send a request as they connect, a visit before the registration saves the epoll_wait that would tell.
+    // If clients send a request as they connect, a visit before the registration saves an epoll_wait.
     let early = config.expects_request()
         && !config.records
         && set.lifecycle.phase() == Phase::Running
@@ -250,12 +252,12 @@ fn accepted<S>(
     let registration = if early { Registration::AfterFirstVisit } else { Registration::AtOnce };
     match admit(set, socket, config.clone(), session, registration) {
         Ok(client) => {
-            set.stats.cirs += 1;
+            set.stats.accepted += 1;
             if early {
                 set.acceptors.unregistered.push(client);
             }
             if set.observers.is_some() {
-                set.emit_accepted(client, kind, address, handler_ns);
+                set.emit_accepted(client, transport, address, handler_ns);
             }
         }
         Err(error) => dropped(set, key, &error),

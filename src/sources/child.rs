@@ -1,4 +1,4 @@
-//! A child in the poll set: its output, its input and its end as one source.
+//! A child process as a source: its output, its input and its exit.
 
 use std::{io, os::fd::AsFd, process::Command};
 
@@ -24,20 +24,20 @@ use crate::{
 const CHUNK: usize = 16 << 10;
 
 impl<S> PollSet<S> {
-    /// Starts a child with an empty signal mask, and puts it into the poll set: the pipes that `command` asks for with
-    /// [`Stdio::piped`](std::process::Stdio::piped), and its exit. What is not asked for is inherited.
+    /// Starts a child with an empty signal mask, and puts it into the poll set: its exit, and the pipes that `command`
+    /// sets with [`Stdio::piped`](std::process::Stdio::piped). Other streams are inherited.
     ///
     /// | | `run_child` | [`spawn`](PollSet::spawn) with [`children`](PollSet::children) |
     /// |---|---|---|
-    /// | tells of | output, room for input, the exit, each child to its own handler | exits, all to one handler |
+    /// | reports | output, room for input, the exit, each child to its own handler | exits, all to one handler |
     /// | by | pidfd and pipes | SIGCHLD |
-    /// | descriptors a child | two, and one for each pipe | none |
+    /// | descriptors per child | two, and one for each pipe | none |
     /// | needs | Linux 5.4 | SIGCHLD blocked in every thread: first thing in `main` |
-    /// | signals go | to this very process | to a pid, which may be another process by then |
-    /// | closed early | ends the child | leaves the child alone |
+    /// | signals go | to this child, by pidfd | to a pid, which may be another process by then |
+    /// | closed early | kills the child | does not affect the child |
     ///
-    /// So this is for children that one talks to, or in a process whose signals are somebody else's; SIGCHLD for those that only end,
-    /// and for many of them. Both can be used in one reactor.
+    /// Use this for children that exchange data with the service, or in a process that cannot block SIGCHLD. Use
+    /// SIGCHLD for many children of which only the exit matters. One reactor can use both.
     ///
     /// ```
     /// use ipc_reactor::{ChildHandler, Context, Reactor, children::Exit};
@@ -46,8 +46,8 @@ impl<S> PollSet<S> {
     /// struct Listing;
     ///
     /// impl ChildHandler<String> for Listing {
-    ///     fn on_stdout(&mut self, bytes: &[u8], _: &mut Context<'_, String>, heard: &mut String) -> io::Result<()> {
-    ///         heard.push_str(&String::from_utf8_lossy(bytes));
+    ///     fn on_stdout(&mut self, bytes: &[u8], _: &mut Context<'_, String>, output: &mut String) -> io::Result<()> {
+    ///         output.push_str(&String::from_utf8_lossy(bytes));
     ///         Ok(())
     ///     }
     ///     fn on_exit(&mut self, exit: Exit, cx: &mut Context<'_, String>, _: &mut String) -> io::Result<()> {
@@ -62,15 +62,15 @@ impl<S> PollSet<S> {
     /// let cat = reactor.child(key).expect("it was just started");
     /// cat.write(b"hello")?;
     /// cat.close_stdin();
-    /// let mut heard = String::new();
-    /// reactor.run(&mut heard)?;
-    /// assert_eq!(heard, "hello");
+    /// let mut output = String::new();
+    /// reactor.run(&mut output)?;
+    /// assert_eq!(output, "hello");
     /// # std::io::Result::Ok(())
     /// ```
     ///
     /// # Errors
-    /// Those of [`Command::spawn`]; no descriptors are left (a child that was started already is ended); `ENOSYS`
-    /// before Linux 5.3.
+    /// Those of [`Command::spawn`], `pidfd_open(2)` (`ENOSYS` before Linux 5.3) and `epoll_ctl(2)`. A child that was
+    /// started already is killed.
     pub fn run_child(
         &mut self,
         command: &mut Command,
@@ -82,13 +82,13 @@ impl<S> PollSet<S> {
         Ok(self.place(Source::Child { port, handler: Some(Box::new(handler)) }))
     }
 
-    /// The child of this key, to write to, or to signal; that of the running handler, too. `None` once it has ended.
+    /// The child of this key, to write to or to signal, the running handler's included. `None` once it has ended.
     pub fn child(&mut self, key: Key) -> Option<&mut ChildProcess> {
         self.child_of(key)
     }
 }
 
-/// The endpoint of a child that is visited.
+/// The endpoint of the child that is visited.
 fn port<S>(set: &mut PollSet<S>, key: Key) -> &mut ChildPort {
     match set.registry.get_mut(key) {
         Some(Source::Child { port, .. }) => port,
@@ -96,7 +96,7 @@ fn port<S>(set: &mut PollSet<S>, key: Key) -> &mut ChildPort {
     }
 }
 
-/// One visit: tells what there is in the pipes, within the budget, and the exit after the last of it.
+/// One visit: delivers the output in the pipes, within the budget, and after all output the exit.
 pub(crate) fn visit<S>(
     set: &mut PollSet<S>,
     key: Key,
@@ -164,18 +164,18 @@ fn next(port: &mut ChildPort, output: impl Fn(&mut ChildPort) -> &mut Output, ch
     count
 }
 
-/// All output is told: tells the exit, if the child has ended.
+/// All output is delivered: delivers the exit, if the child has ended.
 fn exit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, state: &mut S) -> Result<Visited, Visited> {
     let port = port(set, key);
     let Some(exit) = port.exit else { return Ok(Visited::Drained) };
-    port.told = true;
+    port.exit_delivered = true;
     let called =
         call(set, key, |handler: &mut Box<dyn ChildHandler<S>>, cx| handler.on_exit(exit, cx, state));
     applied(set, key, called, ready)?;
     Ok(Visited::closed(Cause::Closed))
 }
 
-/// What the handler returned, or how the visit ends.
+/// Checks a call. `Err`: how the visit ends.
 fn applied<S>(set: &mut PollSet<S>, key: Key, called: Called<()>, ready: Ready) -> Result<(), Visited> {
     let Called { result, asked } = called;
     match result {
@@ -188,7 +188,7 @@ fn applied<S>(set: &mut PollSet<S>, key: Key, called: Called<()>, ready: Ready) 
     }
 }
 
-/// A child is out of the poll set. If it has not ended, it is killed, and its end is waited for.
+/// A child was removed from the poll set. If it has not ended, it is killed and reaped.
 pub(crate) fn closed<S>(
     set: &mut PollSet<S>,
     key: Key,
@@ -197,14 +197,14 @@ pub(crate) fn closed<S>(
     cause: &Cause,
     state: &mut S,
 ) {
-    if !port.told {
+    if !port.exit_delivered {
         call_closed(set, key, move |cx| handler.on_close(cause, cx, state));
     }
     if let Some(process) = port.process.process.take_if(|process| !process.collected)
         && set.lifecycle.phase() != Phase::Stopped
     {
         process.kill();
-        // Its end is waited for in the poll set, or if that cannot be, where the process is dropped.
+        // The poll set waits for its end. If it cannot, the drop of the process does.
         let _ = set.fd(process, Interest::READABLE, |process, _, cx, _| {
             if process.collect().is_some() {
                 cx.finish();

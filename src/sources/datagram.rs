@@ -1,4 +1,4 @@
-//! A datagram socket in the poll set: drained within a budget, and answered without ever waiting.
+//! A datagram socket as a source.
 
 use std::{io, os::fd::AsFd, rc::Rc};
 
@@ -26,23 +26,23 @@ use crate::{
     },
 };
 
-/// The datagrams that a visit receives one by one before it takes [`BATCH`] a call: for a datagram at a time a batch
-/// is dearer. `cargo test --release --lib batch_prices -- --ignored --nocapture` measures it.
+/// How many datagrams a visit receives one by one before it receives [`BATCH`] per call: for single datagrams a batch
+/// costs more. `cargo test --release --lib batch_prices -- --ignored --nocapture` measures it.
 ///
-/// On Linux 6.18, `recvfrom` to `EAGAIN` over `recvmmsg` of 16 to the short count, 64 bytes each: 0.88 for 1 datagram, 1.0 for 2, 1.1 to 1.2
-/// for 4, 1.2 to 1.3 for 10 and 16.
+/// Measured on Linux 6.18 with 64 bytes each, the time of `recvfrom` until `EAGAIN`, divided by that of `recvmmsg` of
+/// 16 until a short count: 0.88 for 1 datagram, 1.0 for 2, 1.1 to 1.2 for 4, 1.2 to 1.3 for 10 and 16.
 const SINGLES: usize = 2;
 
-/// Datagrams that a drain still handles. More than wait in a socket, but for a receive buffer enlarged past all need; a
-/// sender that does not stop must not keep a drain going.
+/// How many datagrams a drain handles at most, so that a sender that does not stop cannot prolong it. A receive buffer
+/// of usual size has room for fewer.
 const DRAIN_MAX: usize = 4_096;
 
 impl<S> PollSet<S> {
-    /// Receives from a datagram socket: `handler` gets every datagram, empty ones too, at most
+    /// Puts a datagram socket into the poll set: `handler` gets every datagram, empty ones too, at most
     /// [`Limits::messages_per_visit`](crate::Limits::messages_per_visit) in a visit.
     ///
-    /// Datagrams are received in batches; those of a batch that are not handled yet when a handler closes the socket
-    /// or stops the reactor are lost with it. A drain handles those that have arrived, and closes the socket.
+    /// Datagrams are received in batches. If a handler closes the socket or stops the reactor, the rest of the batch is
+    /// lost. A drain handles the datagrams that have arrived, and closes the socket.
     ///
     /// ```
     /// use ipc_reactor::{Datagram, Reactor};
@@ -61,7 +61,7 @@ impl<S> PollSet<S> {
     /// ```
     ///
     /// # Errors
-    /// The kernel refuses to watch it; it is handed back.
+    /// Those of `epoll_ctl(2)`. The error returns the socket.
     pub fn datagram(
         &mut self,
         socket: Datagram,
@@ -70,7 +70,7 @@ impl<S> PollSet<S> {
         self.datagram_handler(socket, Closure(handler))
     }
 
-    /// Receives from a datagram socket, with a handler that is also told of errors and of the end.
+    /// [`datagram`](PollSet::datagram) with a handler that also has methods for errors and for the end.
     ///
     /// # Errors
     /// As for [`datagram`](PollSet::datagram).
@@ -87,7 +87,7 @@ impl<S> PollSet<S> {
         Ok(self.place(Source::Datagram { port: Box::new(port), handler: Some(Box::new(handler)) }))
     }
 
-    /// The datagram socket of this key, to send with it or to connect it; that of the running handler, too. `None` once
+    /// The datagram socket of this key, to send with it or to connect it, the running handler's included. `None` once
     /// it is closed.
     pub fn datagram_socket(&self, key: Key) -> Option<&Datagram> {
         match self.registry.get(key)? {
@@ -96,12 +96,12 @@ impl<S> PollSet<S> {
         }
     }
 
-    /// Sends a datagram from a socket of the poll set, at once and without waiting. Nothing is kept for later: a Unix socket
-    /// is not told when one of its many receivers has room again.
+    /// Sends a datagram from a socket of the poll set, without waiting. Nothing is buffered: the kernel does not report
+    /// when one of a Unix socket's many receivers has room again.
     ///
     /// # Errors
-    /// `NotFound`: the key names no datagram socket. Those of [`Datagram::send_to`]; `WouldBlock` where the receiver's queue
-    /// is full.
+    /// `NotFound`: the key names no datagram socket. Those of [`Datagram::send_to`]; `WouldBlock` where the receiver's
+    /// queue is full.
     pub fn send_to(&self, key: Key, bytes: &[u8], to: &SocketAddress) -> io::Result<()> {
         match self.datagram_socket(key) {
             Some(socket) => socket.send_to(bytes, to),
@@ -110,7 +110,7 @@ impl<S> PollSet<S> {
     }
 }
 
-/// The endpoint of a socket that is visited.
+/// The endpoint of the socket that is visited.
 fn port<S>(set: &mut PollSet<S>, key: Key) -> &mut DatagramPort {
     match set.registry.get_mut(key) {
         Some(Source::Datagram { port, .. }) => port,
@@ -118,14 +118,14 @@ fn port<S>(set: &mut PollSet<S>, key: Key) -> &mut DatagramPort {
     }
 }
 
-/// One visit: empties the socket as far as the budget reaches.
+/// One visit: receives until the socket is empty or the budget is spent.
 pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, state: &mut S) -> Visited {
     let draining = set.lifecycle.phase() == Phase::Draining;
     let port_ = port(set, key);
     if draining {
         port_.to_drain.get_or_insert(DRAIN_MAX);
     }
-    // Out of its slot while handlers are lent what is in it.
+    // Out of its slot while handlers borrow its bytes.
     let Some(mut batch) = port_.batch.take() else { unreachable!("it is there between visits") };
     let visited = receive(set, key, &mut batch, ready, state);
     port(set, key).batch = Some(batch);
@@ -165,7 +165,7 @@ fn receive<S>(
             return visited;
         }
         handled += received;
-        // A short batch has met EAGAIN, or an error, which is put back without an edge.
+        // A short batch ended at EAGAIN, or at an error, which the kernel puts back without an edge.
         if received < most && !ready.has(Ready::ERROR) {
             return drained(port(set, key).to_drain);
         }
@@ -187,7 +187,7 @@ fn drained(to_drain: Option<usize>) -> Visited {
     if to_drain.is_some() { Visited::closed(Cause::Drain) } else { Visited::Drained }
 }
 
-/// Hands datagrams to the handler, until that asks for something.
+/// Calls the handler with each datagram, until it asks for something.
 fn handle<'a, S>(
     set: &mut PollSet<S>,
     key: Key,
@@ -206,7 +206,7 @@ fn handle<'a, S>(
         })
         .or_report(set, key, "datagram socket");
         if set.observes_messages() {
-            set.emit_timed(|handler_ns, who| What::Message { who, bytes, priority: None, handler_ns });
+            set.emit_timed(|handler_ns, source| What::Message { source, bytes, priority: None, handler_ns });
         }
         if let Some(left) = &mut port(set, key).to_drain {
             *left -= 1;
@@ -218,8 +218,8 @@ fn handle<'a, S>(
     Asked::Nothing
 }
 
-/// A receive that failed: the network's report on what was sent before, which the call has taken off the socket; or proof
-/// that the descriptor is no socket any more, which alone closes the source.
+/// A receive has failed: with a pending error of an earlier send, which the call has cleared; or because the descriptor
+/// is no socket any more, which closes the source.
 fn failed<S>(set: &mut PollSet<S>, key: Key, error: io::Error, state: &mut S) -> Result<Asked, Cause> {
     if error.kind() == io::ErrorKind::Interrupted {
         return Ok(Asked::Nothing);

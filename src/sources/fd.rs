@@ -1,4 +1,4 @@
-//! Any other descriptor, with a handler of the embedder's.
+//! Any other descriptor as a source.
 
 use std::{
     io,
@@ -41,9 +41,9 @@ where
 }
 
 impl<S> PollSet<S> {
-    /// Watches any descriptor. The handler gets what was given, what it is ready for, and the state.
+    /// Puts any descriptor into the poll set. `handler` gets the value `fd`, what it is ready for, and the state.
     ///
-    /// The descriptor should be non-blocking, or the handler must not read more than was announced.
+    /// If the descriptor is not non-blocking, the handler must not read more than is there.
     ///
     /// ```
     /// use ipc_reactor::{Progress, Reactor};
@@ -55,21 +55,21 @@ impl<S> PollSet<S> {
     /// # theirs.write_all(b"hello")?;
     /// # drop(theirs);
     /// let mut reactor = Reactor::<Vec<u8>>::new()?;
-    /// reactor.fd(ours, Interest::READABLE, |stream, _ready, cx, heard| {
+    /// reactor.fd(ours, Interest::READABLE, |stream, _ready, cx, received| {
     ///     let mut buffer = [0; 16];
     ///     let count = stream.read(&mut buffer)?; // WouldBlock: drained
-    ///     heard.extend_from_slice(&buffer[..count]);
+    ///     received.extend_from_slice(&buffer[..count]);
     ///     if count == 0 { cx.stop(); }
     ///     Ok(Progress::More)
     /// })?;
-    /// let mut heard = Vec::new();
-    /// reactor.run(&mut heard)?;
-    /// assert_eq!(heard, b"hello");
+    /// let mut received = Vec::new();
+    /// reactor.run(&mut received)?;
+    /// assert_eq!(received, b"hello");
     /// # std::io::Result::Ok(())
     /// ```
     ///
     /// # Errors
-    /// epoll does not watch descriptors of this kind (regular files), or not this one; it is handed back.
+    /// Those of `epoll_ctl(2)`, such as `PermissionDenied` for regular files. The error returns `fd`.
     pub fn fd<T: AsFd + 'static>(
         &mut self,
         fd: T,
@@ -82,7 +82,8 @@ impl<S> PollSet<S> {
         Ok(self.place_fd(WithClosure { fd, handler }))
     }
 
-    /// Watches a source with a type of its own, which is told when it is closed.
+    /// Puts a source with its own type into the poll set. Its [`on_close`](FdSource::on_close) is called when it is
+    /// closed.
     ///
     /// # Errors
     /// As for [`fd`](PollSet::fd).
@@ -102,8 +103,8 @@ impl<S> PollSet<S> {
         self.place(Source::Fd { port, handler: Some(Box::new(source)) })
     }
 
-    /// The source that was given to [`fd_source`](PollSet::fd_source), by its key and its type. `None` once it is closed.
-    /// A source's own handler has it as `self`.
+    /// The source that was given to [`fd_source`](PollSet::fd_source), by its key and its type. `None` once it is
+    /// closed, and while its own handler runs, which has it as `self`.
     pub fn fd_source_mut<T: FdSource<S> + 'static>(&mut self, key: Key) -> Option<&mut T> {
         match self.registry.get_mut(key)? {
             Source::Fd { handler: Some(source), .. } => source.as_any().downcast_mut(),
@@ -111,10 +112,12 @@ impl<S> PollSet<S> {
         }
     }
 
-    /// Changes what a descriptor is watched for, that of the running handler included. What is ready already is told anew.
+    /// Changes the interest of a descriptor, the running handler's included. If it is ready, the kernel reports a new
+    /// event.
     ///
     /// # Errors
-    /// `NotFound`: the key names no descriptor that was given to [`fd`](PollSet::fd) or [`fd_source`](PollSet::fd_source).
+    /// `NotFound`: the key names no descriptor that was given to [`fd`](PollSet::fd) or
+    /// [`fd_source`](PollSet::fd_source).
     pub fn set_interest(&mut self, key: Key, interest: Interest) -> io::Result<()> {
         let Some(Source::Fd { port, .. }) = self.registry.get(key) else {
             let why = format!("{key} names no descriptor that was given to fd or fd_source, or it is closed");

@@ -1,4 +1,4 @@
-//! A pipe's outbox in the poll set.
+//! A pipe's outbox as a source.
 
 use std::io;
 

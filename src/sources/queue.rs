@@ -1,4 +1,4 @@
-//! A message queue in the poll set: drained within a budget, and written without ever waiting.
+//! A message queue as a source.
 
 use std::{io, os::fd::AsFd};
 
@@ -27,12 +27,12 @@ use crate::{
 };
 
 impl<S> PollSet<S> {
-    /// Receives from a queue: `handler` gets every message, in the kernel's order, at most
-    /// [`Limits::messages_per_visit`](crate::Limits::messages_per_visit) in a visit. Opened for writing too, the queue
-    /// can be [`post`](PollSet::post)ed to.
+    /// Puts a queue into the poll set: `handler` gets every message, in the kernel's order, at most
+    /// [`Limits::messages_per_visit`](crate::Limits::messages_per_visit) in a visit. If the queue is also open for
+    /// writing, [`post`](PollSet::post) sends to it.
     ///
     /// # Errors
-    /// The queue is not open for reading, or the kernel refuses to watch it; it is handed back.
+    /// `PermissionDenied`: the queue is not open for reading. Those of `epoll_ctl(2)`. The error returns the queue.
     pub fn queue(
         &mut self,
         queue: Queue,
@@ -41,7 +41,7 @@ impl<S> PollSet<S> {
         self.queue_handler(queue, Closure(handler))
     }
 
-    /// Receives from a queue, with a handler that is also told when the queue is unlinked or closed.
+    /// [`queue`](PollSet::queue) with a handler that also has methods for the unlinking and for the end.
     ///
     /// # Errors
     /// As for [`queue`](PollSet::queue).
@@ -53,10 +53,10 @@ impl<S> PollSet<S> {
         self.insert_queue(queue, Some(Box::new(handler)))
     }
 
-    /// Takes in a queue to write to with [`post`](PollSet::post).
+    /// Puts a queue into the poll set only to write to it with [`post`](PollSet::post).
     ///
     /// # Errors
-    /// The kernel refuses to watch it; it is handed back.
+    /// Those of `epoll_ctl(2)`. The error returns the queue.
     pub fn outbox(&mut self, queue: Queue) -> Result<Key, Rejected<Queue>> {
         self.insert_queue(queue, None)
     }
@@ -66,7 +66,7 @@ impl<S> PollSet<S> {
         queue: Queue,
         handler: Option<Box<dyn QueueHandler<S>>>,
     ) -> Result<Key, Rejected<Queue>> {
-        // Whether it is open for reading is asked first of all, so a buffer too short for any message does no harm.
+        // The kernel checks the access mode first, so a buffer that is too short takes no message.
         if handler.is_some()
             && let Err(error) = queue.try_recv(&mut [])
             && error.kind() == io::ErrorKind::PermissionDenied
@@ -91,11 +91,11 @@ impl<S> PollSet<S> {
         Ok(key)
     }
 
-    /// Sends a message to a queue of the poll set, that of the running handler included, without ever waiting: if the queue is
-    /// full it is kept, and sent when there is room.
+    /// Sends a message to a queue of the poll set, the running handler's included, without waiting: if the queue is
+    /// full, the message is buffered, and sent when there is room.
     ///
     /// # Errors
-    /// `WouldBlock`: [`Limits::outbox`](crate::Limits::outbox) messages wait already; this one was not taken.
+    /// `WouldBlock`: [`Limits::outbox`](crate::Limits::outbox) messages are buffered already, and this one is not.
     /// `NotFound`: the key names no queue. Those of [`Queue::send`].
     pub fn post(&mut self, key: Key, message: &[u8], priority: u32) -> io::Result<Posted> {
         self.registry.check_not_forked()?;
@@ -106,7 +106,7 @@ impl<S> PollSet<S> {
                 format!("{key} names no queue in the poll set"),
             ));
         };
-        // Nothing overtakes what waits.
+        // Buffered messages are sent first.
         if port.outbox.is_empty() {
             match port.queue.try_send(message, priority) {
                 Ok(()) => return Ok(Posted::Sent),
@@ -114,28 +114,30 @@ impl<S> PollSet<S> {
                 Err(TrySendError::Failed(error)) => return Err(error),
             }
         } else if message.len() > port.queue.message_size() || priority > Queue::PRIORITY_MAX {
-            // Refused now, not when its turn comes. The queue says why.
+            // The kernel would refuse it: it does so now, with its error.
             port.queue.try_send(message, priority)?;
         }
         if port.outbox.len() >= limit {
             self.report_limit(Limit::Outbox, format_args!("queue {key}"));
-            let why = format!("the queue is full and {limit} messages wait for it; raise Limits::outbox");
+            let why = format!(
+                "queue {key} is full, and {limit} messages are buffered for it; raise Limits::outbox"
+            );
             return Err(io::Error::new(io::ErrorKind::WouldBlock, why));
         }
         port.keep(message, priority);
         set_write_interest(self, key, true)?;
-        Ok(Posted::Waits)
+        Ok(Posted::Buffered)
     }
 
-    /// Whether any queue still has messages to send.
+    /// Whether any queue has buffered messages.
     pub(crate) fn has_waiting_posts(&self) -> bool {
         self.registry
             .iter()
             .any(|(_, source)| matches!(source, Source::Queue { port, .. } if !port.outbox.is_empty()))
     }
 
-    /// How many messages wait for room in a queue.
-    pub fn waiting(&self, key: Key) -> usize {
+    /// How many messages are buffered for a queue. 0 if the key names no queue.
+    pub fn outbox_len(&self, key: Key) -> usize {
         match self.registry.get(key) {
             Some(Source::Queue { port, .. }) => port.outbox.len(),
             _ => 0,
@@ -143,7 +145,7 @@ impl<S> PollSet<S> {
     }
 }
 
-/// The endpoint of a queue that is visited.
+/// The endpoint of the queue that is visited.
 fn port<S>(set: &mut PollSet<S>, key: Key) -> &mut QueuePort {
     match set.registry.get_mut(key) {
         Some(Source::Queue { port, .. }) => port,
@@ -167,7 +169,8 @@ fn failed<S>(set: &mut PollSet<S>, key: Key, error: io::Error) -> Visited {
     Visited::closed(Cause::Io(error))
 }
 
-/// One visit: empties the outbox as far as there is room, and the queue as far as the budget reaches.
+/// One visit: sends buffered messages while there is room, then receives until the queue is empty or the budget is
+/// spent.
 pub(crate) fn visit<S>(
     set: &mut PollSet<S>,
     key: Key,
@@ -193,7 +196,7 @@ pub(crate) fn visit<S>(
     for _ in 0..set.limits.messages_per_visit.max(1) {
         let queue = port(set, key);
         if queue.to_drain == Some(0) {
-            // It stays for what is still posted to it, to the end of the drain.
+            // It stays open for posts, until the end of the drain.
             if !std::mem::replace(&mut queue.drained, true) {
                 set.lifecycle.drainable -= 1;
             }
@@ -201,7 +204,7 @@ pub(crate) fn visit<S>(
         }
         let received = match queue.queue.try_recv(scratch) {
             Ok(Some(received)) => received,
-            // Another receiver may have been faster: that is no fault, and no end.
+            // Another receiver may have taken the rest.
             Ok(None) if draining => {
                 queue.to_drain = Some(0);
                 continue;
@@ -220,7 +223,7 @@ pub(crate) fn visit<S>(
         .or_report(set, key, "queue");
         if set.observes_messages() {
             let (bytes, priority) = (message.bytes, Some(message.priority));
-            set.emit_timed(|handler_ns, who| What::Message { who, bytes, priority, handler_ns });
+            set.emit_timed(|handler_ns, source| What::Message { source, bytes, priority, handler_ns });
         }
         if let Some(left) = &mut port(set, key).to_drain {
             *left -= 1;
@@ -230,11 +233,11 @@ pub(crate) fn visit<S>(
         }
     }
     set.count_limit(Limit::Messages);
-    // A sender may be blocked on the full queue: no edge would ever call us back.
+    // If a sender blocks on the full queue, its message makes no edge: the queue must be visited again.
     Visited::Again(ready)
 }
 
-/// Looks whether the queue still has its name; true if it is to be looked at again.
+/// Checks that the queue still has its name. True: check again later.
 pub(crate) fn check<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> bool {
     let Some(Source::Queue { port, .. }) = set.registry.get(key) else { return false };
     if !port.queue.is_unlinked().unwrap_or(false) {
@@ -246,7 +249,7 @@ pub(crate) fn check<S>(set: &mut PollSet<S>, key: Key, state: &mut S) -> bool {
         let asked =
             call(set, key, |handler: &mut Box<dyn QueueHandler<S>>, cx| handler.on_unlinked(cx, state))
                 .or_report(set, key, "queue");
-        // What was ready of it is still noted in its slot.
+        // The slot keeps the queue's edges.
         if let Some(closed @ Visited::Closed(_)) = asked.ends_visit(Ready::NONE) {
             set.finish_visit(key, closed);
         }

@@ -1,4 +1,4 @@
-//! Jobs from other threads.
+//! The jobs of all `Remote`s as a source.
 
 use crate::{
     set::{

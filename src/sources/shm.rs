@@ -1,4 +1,4 @@
-//! A subscription to shared memory in the poll set: drained within a budget, and only then put to sleep.
+//! A subscription to shared memory as a source.
 
 use std::{
     io,
@@ -27,9 +27,9 @@ use crate::{
 };
 
 impl<S> PollSet<S> {
-    /// Follows a segment of shared memory: `handler` gets the new values, at most
-    /// [`Limits::messages_per_visit`](crate::Limits::messages_per_visit) in a visit. While it is behind, the publisher need
-    /// not ring; it never waits for us.
+    /// Puts a subscription to shared memory into the poll set: `handler` gets the new values, at most
+    /// [`Limits::messages_per_visit`](crate::Limits::messages_per_visit) in a visit. The publisher rings the doorbell
+    /// only for a subscriber that has read everything, and never waits for it.
     ///
     /// A subscription with a doorbell ends with [`Cause::Peer`] when the publisher is gone, or has ended it; what was
     /// published before is told first. Without a doorbell the end shows on the connection that the ticket came over, and
@@ -43,24 +43,24 @@ impl<S> PollSet<S> {
     /// let (_id, ticket) = publisher.subscribe()?; // to be sent to another process
     ///
     /// let mut reactor = Reactor::<Vec<String>>::new()?;
-    /// reactor.subscribe(Subscriber::open(ticket)?, Delivery::Every, |update, cx, heard| {
+    /// reactor.subscribe(Subscriber::open(ticket)?, Delivery::Every, |update, cx, values| {
     ///     match update {
-    ///         Update::Value(value) => heard.push(String::from_utf8_lossy(value).into()),
+    ///         Update::Value(value) => values.push(String::from_utf8_lossy(value).into()),
     ///         Update::Lost(count) => eprintln!("{count} values were overwritten before we read them"),
     ///     }
-    ///     if heard.len() == 2 { cx.stop(); }
+    ///     if values.len() == 2 { cx.stop(); }
     ///     Ok(())
     /// })?;
     /// publisher.publish(b"1 EUR = 1.17 USD")?;
     /// publisher.publish(b"1 EUR = 1.18 USD")?;
-    /// let mut heard = Vec::new();
-    /// reactor.run(&mut heard)?;
-    /// assert_eq!(heard, ["1 EUR = 1.17 USD", "1 EUR = 1.18 USD"]);
+    /// let mut values = Vec::new();
+    /// reactor.run(&mut values)?;
+    /// assert_eq!(values, ["1 EUR = 1.17 USD", "1 EUR = 1.18 USD"]);
     /// # std::io::Result::Ok(())
     /// ```
     ///
     /// # Errors
-    /// The kernel refuses to watch the doorbell; the subscriber is handed back.
+    /// Those of `epoll_ctl(2)`. The error returns the subscriber.
     #[allow(clippy::result_large_err, reason = "once per subscription, and it is worth having back")]
     pub fn subscribe(
         &mut self,
@@ -71,7 +71,7 @@ impl<S> PollSet<S> {
         self.subscribe_handler(subscriber, delivery, Closure(handler))
     }
 
-    /// [`subscribe`](PollSet::subscribe) with a handler that is also told when the subscription begins and ends.
+    /// [`subscribe`](PollSet::subscribe) with a handler that also has methods for the beginning and for the end.
     ///
     /// # Errors
     /// As for [`subscribe`](PollSet::subscribe).
@@ -88,9 +88,9 @@ impl<S> PollSet<S> {
         }
     }
 
-    /// Tells a subscription that its publisher has published something: for notifications that come by other means than
-    /// a doorbell, such as a [`QueueNotifier`](crate::shm::QueueNotifier)'s. Once too often does no harm. False if the
-    /// key names no subscription.
+    /// Marks a subscription as ready: for a notification that comes by other means than a doorbell, such as a
+    /// [`QueueNotifier`](crate::shm::QueueNotifier). A call without a new value does no harm. False if the key names no
+    /// subscription.
     pub fn updated(&mut self, key: Key) -> bool {
         match self.registry.get(key) {
             Some(Source::Shm { .. }) => self.mark_ready(key, Ready::READABLE),
@@ -98,7 +98,7 @@ impl<S> PollSet<S> {
         }
     }
 
-    /// The first of two steps, as [`register`](PollSet::register) is. Without a doorbell there is nothing to register.
+    /// The first of two steps, like [`register`](PollSet::register). Without a doorbell there is nothing to register.
     pub(crate) fn register_doorbell(&mut self, subscriber: &Subscriber) -> io::Result<()> {
         match subscriber.doorbell() {
             Some(doorbell) => self.register(doorbell.as_fd(), Interest::READABLE).map(drop),
@@ -117,7 +117,7 @@ impl<S> PollSet<S> {
         let port = SubscriptionPort { doorbell, connection, ended: None };
         let subscription = Subscription { subscriber, delivery, handler, opened: false };
         let key = self.place(Source::Shm { port, handler: Some(Box::new(subscription)) });
-        // The publisher does not ring before the subscriber has gone to sleep for the first time.
+        // The publisher does not ring before the subscriber has armed its doorbell for the first time.
         self.mark_ready(key, Ready::READABLE);
         key
     }
@@ -128,8 +128,8 @@ impl<S> PollSet<S> {
             return;
         };
         port.connection = None;
-        if matches!(cause, Cause::Peer | Cause::Reset | Cause::HalfFrame) {
-            // What it had published before is still to be told.
+        if matches!(cause, Cause::Peer | Cause::Reset | Cause::PartialFrame) {
+            // What it published before is still to be delivered.
             port.ended.get_or_insert_with(|| {
                 let newest = subscription.subscriber.newest();
                 Box::new((cause.copy(), newest))
@@ -141,7 +141,7 @@ impl<S> PollSet<S> {
     }
 }
 
-/// The publisher's end of the doorbell is closed. What was published before is still to be told.
+/// The publisher's end of the doorbell is closed. What was published before is still to be delivered.
 #[cold]
 fn doorbell_ended<S>(set: &mut PollSet<S>, key: Key) {
     if let Some(Source::Shm { port, handler: Some(subscription) }) = set.registry.get_mut(key) {
@@ -149,16 +149,16 @@ fn doorbell_ended<S>(set: &mut PollSet<S>, key: Key) {
     }
 }
 
-/// What there is for a handler, if anything.
+/// The result of a read.
 enum Next {
-    /// The handler was told of an update, and its subscriber stands at this value.
-    Told { position: u64 },
-    /// Nothing is new.
+    /// The handler was called with an update; the subscriber is at this position.
+    Delivered { position: u64 },
+    /// There is no new value. `asleep`: the doorbell is armed.
     Nothing { asleep: bool },
 }
 
-/// One visit: reads until nothing is new, and goes to sleep; or until the budget is spent, and stays awake, so that the
-/// publisher need not ring.
+/// One visit: reads until there is no new value, and arms the doorbell; or until the budget is spent, and leaves it
+/// unarmed, so that the publisher need not ring.
 pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, state: &mut S) -> Visited {
     if ready.is_read_closed() || ready.is_error() {
         doorbell_ended(set, key);
@@ -173,7 +173,7 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, state: &mut
         return visited;
     }
     for _ in 0..set.limits.messages_per_visit.max(1) {
-        // The subscriber is lent to its handler, so reading and handling are one call.
+        // The handler borrows the value from the subscriber, so reading and handling are one call.
         let mut failed = None;
         let called = call(set, key, |subscription: &mut Box<Subscription<S>>, cx| {
             let Subscription { subscriber, delivery, handler, .. } = &mut **subscription;
@@ -182,18 +182,18 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, state: &mut
                 Delivery::Every => subscriber.recv(),
             };
             match update {
-                Ok(Some(update)) => tell(update, &mut **handler, cx, state)?,
+                Ok(Some(update)) => deliver(update, &mut **handler, cx, state)?,
                 Ok(None) => return Ok(Next::Nothing { asleep: subscriber.arm() }),
                 Err(error) => {
                     failed = Some(error);
                     return Ok(Next::Nothing { asleep: false });
                 }
             }
-            Ok(Next::Told { position: subscriber.position() })
+            Ok(Next::Delivered { position: subscriber.position() })
         });
         match (applied(set, key, called, ready), failed) {
             (Err(visited), _) => return visited,
-            // The publisher is too fast for a copy of its value: others have their turn first.
+            // The publisher overwrote the value during each copy: other sources are visited first.
             (_, Some(error)) if error.kind() == io::ErrorKind::WouldBlock => return Visited::Again(ready),
             (_, Some(error)) => {
                 let error = io::Error::new(error.kind(), format!("from the publisher: {error}"));
@@ -201,7 +201,7 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, state: &mut
                 set.warn(Kind::Source, format_args!("subscription {key}: {error}"));
                 return Visited::closed(Cause::Malformed(error));
             }
-            (Ok(Next::Told { position }), None) => {
+            (Ok(Next::Delivered { position }), None) => {
                 if let Some(visited) = end(set, key, position) {
                     return visited;
                 }
@@ -217,7 +217,7 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, state: &mut
     Visited::Again(ready)
 }
 
-fn tell<S>(
+fn deliver<S>(
     update: Update<&[u8]>,
     handler: &mut dyn SubscriptionHandler<S>,
     cx: &mut Context<'_, S>,
@@ -230,19 +230,20 @@ fn tell<S>(
     }
     let handled = handler.on_update(update, cx, state);
     if observed && let Update::Value(bytes) = update {
-        cx.set.emit_timed(|handler_ns, who| What::Message { who, bytes, priority: None, handler_ns });
+        cx.set.emit_timed(|handler_ns, source| What::Message { source, bytes, priority: None, handler_ns });
     }
     handled
 }
 
-/// How the visit ends, once the last value that there will be has been told. `position`: the value that was told last.
+/// How the visit ends if the last value was delivered and there will be no other. `position`: that of the last value
+/// delivered.
 fn end<S>(set: &mut PollSet<S>, key: Key, position: u64) -> Option<Visited> {
     let Some(Source::Shm { port, .. }) = set.registry.get_mut(key) else { return None };
     let (cause, _) = *port.ended.take_if(|ended| position >= ended.1)?;
     Some(Visited::closed(cause))
 }
 
-/// What the handler returned, or how the visit ends.
+/// Checks a call. `Err`: how the visit ends.
 fn applied<S, T>(set: &mut PollSet<S>, key: Key, called: Called<T>, ready: Ready) -> Result<T, Visited> {
     let Called { result, asked } = called;
     let value = match result {
@@ -256,7 +257,7 @@ fn applied<S, T>(set: &mut PollSet<S>, key: Key, called: Called<T>, ready: Ready
     asked.ends_visit(ready).map_or(Ok(value), Err)
 }
 
-/// A subscription is out of the poll set.
+/// A subscription was removed from the poll set.
 pub(crate) fn closed<S>(
     set: &mut PollSet<S>,
     key: Key,

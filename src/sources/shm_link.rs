@@ -1,11 +1,11 @@
-//! What goes over the socket between a publisher and its subscriber: the ticket, and then hardly anything.
+//! The connection between a publisher and a subscriber: it carries the ticket, and reports the end of either side.
 //!
-//! The wire format: messages of 16 bytes. The publisher's first is a [`Ticket`], its descriptors attached to the first
-//! byte. Each other one, in either direction, is [`UPDATED`]: from the publisher a notification, where the subscriber has
-//! no doorbell; else it only shows that somebody is there, so that no idle deadline ends a subscription to values that
-//! change seldom. A subscriber with a doorbell answers each with the same message, and may leave out some: a publisher
-//! with an idle limit ends the subscription of one that is silent for twice that time. The socket's hang-up is what it is
-//! there for: it tells each side of the other's death.
+//! Messages have 16 bytes. The first one of the publisher is a [`Ticket`], its descriptors attached to the first byte.
+//! All others, in both directions, are [`UPDATED`]: from the publisher a notification, for a subscriber without a
+//! doorbell; otherwise a keepalive, so that the idle deadline does not close the connection while no value changes. A
+//! subscriber with a doorbell answers each with the same message, and may leave out some: a publisher with an idle limit
+//! ends the subscription of one that is silent for twice that time. The socket's hang-up reports to each side that the
+//! other has ended.
 
 use std::{
     fmt, io, mem,
@@ -34,7 +34,8 @@ use crate::{
 const _: () = assert!(Ticket::BYTES == UPDATED.len());
 
 impl<S> Context<'_, S> {
-    /// Hands a subscriber its ticket: [`reply_with`](Context::reply_with) the ticket's bytes, the descriptors attached.
+    /// Sends a ticket to the client whose session runs: [`reply_with`](Context::reply_with) of its bytes and its
+    /// descriptors.
     ///
     /// # Errors
     /// Those of [`reply_with`](Context::reply_with).
@@ -44,16 +45,16 @@ impl<S> Context<'_, S> {
     }
 }
 
-/// The publisher's side of one subscriber: a [`Session`] that subscribes its client when it connects, hands it the
-/// ticket, and unsubscribes it when it is gone, be it that it was killed.
+/// The publisher's [`Session`] for one subscriber: it subscribes its client when it connects, sends it the ticket, and
+/// unsubscribes it when the connection closes, even if the subscriber was killed.
 ///
-/// Who may subscribe is the factory's affair, which sees the peer.
+/// The factory decides who may subscribe: it sees the peer.
 ///
 /// With an idle limit ([`Limits::idle`](crate::Limits::idle)) it asks its client now and then whether it is there, and
 /// closes one with a doorbell that does not answer for twice that time. What it sends itself is no sign of life.
 ///
 /// ```
-/// use ipc_reactor::{Handout, shm::Publisher};
+/// use ipc_reactor::{SubscriberSession, shm::Publisher};
 /// use ipc_reactor::{Listener, Reactor};
 ///
 /// struct Exchange { rate: Publisher }
@@ -61,18 +62,18 @@ impl<S> Context<'_, S> {
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("rates");
 /// let mut reactor = Reactor::<Exchange>::new()?;
-/// reactor.listen(Listener::unix(path)?, Handout::framing(), |peer, _exchange| {
+/// reactor.listen(Listener::unix(path)?, SubscriberSession::framing(), |peer, _exchange| {
 ///     if peer.credentials()?.uid == 65534 {
-///         return Err(std::io::Error::other("not for nobody"));
+///         return Err(std::io::Error::other("the user nobody may not subscribe"));
 ///     }
-///     Ok(Handout::new(|exchange: &mut Exchange| &mut exchange.rate))
+///     Ok(SubscriberSession::new(|exchange: &mut Exchange| &mut exchange.rate))
 /// })?;
 /// let mut exchange = Exchange { rate: Publisher::latest(64)? };
 /// // From any handler:
 /// exchange.rate.publish(b"1 EUR = 1.17 USD")?;
 /// # std::io::Result::Ok(())
 /// ```
-pub struct Handout<F> {
+pub struct SubscriberSession<F> {
     publisher: F,
     notify: Option<Box<dyn Notify>>,
     /// Not told by other means.
@@ -81,33 +82,40 @@ pub struct Handout<F> {
     keepalive: Keepalive,
 }
 
-impl<F> Handout<F> {
-    /// A session whose client subscribes to the publisher that `publisher` finds in the service's shared state, and is
-    /// told of updates by a [`Doorbell`](crate::shm::Doorbell).
-    pub fn new<S>(publisher: F) -> Handout<F>
+impl<F> SubscriberSession<F> {
+    /// A session for subscribers of the publisher that `publisher` returns from the service's shared state. A
+    /// [`Doorbell`](crate::shm::Doorbell) notifies them of updates.
+    pub fn new<S>(publisher: F) -> SubscriberSession<F>
     where
         F: FnMut(&mut S) -> &mut Publisher,
     {
-        Handout { publisher, notify: None, rings_doorbell: false, id: None, keepalive: Keepalive::default() }
+        SubscriberSession {
+            publisher,
+            notify: None,
+            rings_doorbell: false,
+            id: None,
+            keepalive: Keepalive::default(),
+        }
     }
 
-    /// Has its client told by other means: over this very socket by a [`SocketNotifier`](crate::shm::SocketNotifier) of
-    /// the factory's peer, through a message queue by a [`QueueNotifier`](crate::shm::QueueNotifier), or in any other way.
+    /// Notifies the subscriber by other means: over the connection's own socket with a
+    /// [`SocketNotifier`](crate::shm::SocketNotifier) of the factory's peer, by a message queue with a
+    /// [`QueueNotifier`](crate::shm::QueueNotifier), or by a custom [`Notify`].
     #[must_use]
-    pub fn via(mut self, notify: impl Notify + 'static) -> Handout<F> {
+    pub fn via(mut self, notify: impl Notify + 'static) -> SubscriberSession<F> {
         self.notify = Some(Box::new(notify));
         self
     }
 }
 
-impl Handout<()> {
-    /// How the messages between a publisher and its subscriber are framed.
+impl SubscriberSession<()> {
+    /// The framing of the connection, for [`listen`](PollSet::listen).
     pub fn framing() -> Framing {
         Framing::fixed(Ticket::BYTES)
     }
 }
 
-impl<S, F: FnMut(&mut S) -> &mut Publisher> Session<S> for Handout<F> {
+impl<S, F: FnMut(&mut S) -> &mut Publisher> Session<S> for SubscriberSession<F> {
     fn on_open(&mut self, cx: &mut Context<'_, S>, state: &mut S) -> io::Result<()> {
         let uid = uid_of(cx);
         let notify = self.notify.take();
@@ -124,7 +132,7 @@ impl<S, F: FnMut(&mut S) -> &mut Publisher> Session<S> for Handout<F> {
     }
 
     fn on_timer(&mut self, timer: TimerKey, cx: &mut Context<'_, S>, _: &mut S) -> io::Result<()> {
-        // What this side sends must not keep a client for ever that is silent.
+        // What this side sends itself does not keep a silent client.
         if self.rings_doorbell
             && self.keepalive.timer == Some(timer)
             && self.keepalive.unanswered >= UNANSWERED_MAX
@@ -134,7 +142,7 @@ impl<S, F: FnMut(&mut S) -> &mut Publisher> Session<S> for Handout<F> {
             cx.abort(key);
             return Ok(());
         }
-        self.keepalive.show(timer, cx)
+        self.keepalive.send(timer, cx)
     }
 
     fn on_close(&mut self, _: &Cause, cx: &mut Context<'_, S>, state: &mut S) {
@@ -155,14 +163,14 @@ fn uid_of<S>(cx: &Context<'_, S>) -> Option<u32> {
     }
 }
 
-impl<F> fmt::Debug for Handout<F> {
+impl<F> fmt::Debug for SubscriberSession<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handout").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("SubscriberSession").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
-/// The subscriber's side: waits for the ticket, then for the end.
-struct Link<H> {
+/// The subscriber's session: receives the ticket, then waits for the end.
+struct SubscriptionSession<H> {
     stage: Stage<H>,
     keepalive: Keepalive,
     /// Why this side ends the connection. It is not the handler's fault.
@@ -176,13 +184,13 @@ enum Stage<H> {
 }
 
 impl<S> PollSet<S> {
-    /// Subscribes at a publisher's master socket ([`Handout`]), without waiting for it: `handler` is told when the
-    /// subscription stands, of each update, and, once, of the end. The publisher's death is such an end, however sudden,
-    /// and so is a publisher that cannot be reached. One that sends what no publisher sends is
-    /// [`Cause::Malformed`](crate::Cause::Malformed).
+    /// Connects to a publisher's listener ([`SubscriberSession`]) and subscribes, without waiting: `handler` is called
+    /// when the subscription begins, for each update, and once when it ends. It also ends when the publisher's process
+    /// ends, even if it was killed, and when the publisher cannot be reached. If the publisher sends what is no ticket, or
+    /// values that its segment cannot have, the cause is [`Cause::Malformed`](crate::Cause::Malformed).
     ///
-    /// Returns the key of the connection: to close that is to end the subscription. While the handler runs,
-    /// [`Context::key`] is the subscription's own, which can be closed as well.
+    /// Returns the key of the connection. Closing the connection ends the subscription. While the handler runs,
+    /// [`Context::key`] is the key of the subscription, which can be closed as well.
     ///
     /// ```no_run
     /// use ipc_reactor::shm::Update;
@@ -212,7 +220,8 @@ impl<S> PollSet<S> {
     /// ```
     ///
     /// # Errors
-    /// `InvalidInput`: the address is of no Unix stream or seqpacket socket. No descriptors.
+    /// `InvalidInput`: the address is not that of a Unix stream or seqpacket socket. Those of
+    /// [`connect`](PollSet::connect).
     pub fn connect_subscriber(
         &mut self,
         address: &Address,
@@ -221,17 +230,22 @@ impl<S> PollSet<S> {
     ) -> io::Result<Key> {
         if matches!(address, Address::Tcp(_)) {
             let why =
-                format!("{address} may be another machine's, which shares no memory; use a Unix socket");
+                format!("{address} may be on another machine, which shares no memory; use a Unix socket");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let stage = Stage::Waiting { delivery, handler, deadline: None };
-        let framing = Handout::framing().descriptors(Ticket::FDS_MAX as u16);
-        self.connect(address, framing, Link { stage, keepalive: Keepalive::default(), fault: None })
+        #[allow(clippy::cast_possible_truncation, reason = "it is 3")]
+        let framing = SubscriberSession::framing().descriptors(Ticket::FDS_MAX as u16);
+        self.connect(
+            address,
+            framing,
+            SubscriptionSession { stage, keepalive: Keepalive::default(), fault: None },
+        )
     }
 }
 
-impl<H> Link<H> {
-    /// Nothing is given up before nothing can fail any more: the handler is owed its `on_close`.
+impl<H> SubscriptionSession<H> {
+    /// The stage changes only after the last step that can fail, so that `on_close` of the handler is always called.
     fn open<S>(&mut self, message: &[u8], cx: &mut Context<'_, S>) -> io::Result<()>
     where
         H: SubscriptionHandler<S> + 'static,
@@ -254,7 +268,7 @@ impl<H> Link<H> {
     }
 }
 
-impl<H> Link<H> {
+impl<H> SubscriptionSession<H> {
     /// Ends the connection, and so the subscription, for this cause.
     fn fail<S>(&mut self, cause: Cause, cx: &mut Context<'_, S>) {
         let key = cx.key();
@@ -266,8 +280,7 @@ impl<H> Link<H> {
         cx.abort(key);
     }
 
-    /// Shows the publisher that this side is there. With a doorbell every message is the question whether it is; without
-    /// one most are notifications.
+    /// Answers a keepalive. Only with a doorbell: without one most messages are notifications.
     fn answer<S>(&mut self, cx: &mut Context<'_, S>) -> io::Result<()> {
         if let Stage::Subscribed(subscription) = self.stage
             && has_doorbell(cx, subscription)
@@ -283,7 +296,7 @@ fn has_doorbell<S>(cx: &Context<'_, S>, subscription: Key) -> bool {
     matches!(cx.set.registry.get(subscription), Some(Source::Shm { port, .. }) if port.doorbell.is_some())
 }
 
-impl<S, H: SubscriptionHandler<S> + 'static> Session<S> for Link<H> {
+impl<S, H: SubscriptionHandler<S> + 'static> Session<S> for SubscriptionSession<H> {
     fn on_open(&mut self, cx: &mut Context<'_, S>, _: &mut S) -> io::Result<()> {
         if let Stage::Waiting { deadline, .. } = &mut self.stage {
             *deadline = Some(cx.wake_after(cx.limits().connect));
@@ -326,7 +339,7 @@ impl<S, H: SubscriptionHandler<S> + 'static> Session<S> for Link<H> {
                 self.fail(Cause::Connect(io::Error::new(io::ErrorKind::TimedOut, what)), cx);
                 Ok(())
             }
-            _ => self.keepalive.show(timer, cx),
+            _ => self.keepalive.send(timer, cx),
         }
     }
 
@@ -353,7 +366,7 @@ const BETWEEN_ANSWERS: Duration = Duration::from_millis(10);
 /// The first two could be due in a turn that came late, before what the subscriber has sent is read.
 const UNANSWERED_MAX: u32 = 4;
 
-/// Says now and then that this side is there: a message each half of the time that a client may be idle.
+/// Sends a message every half of [`Limits::idle`](crate::Limits::idle), so that neither side is idle.
 #[derive(Default)]
 struct Keepalive {
     timer: Option<TimerKey>,
@@ -367,7 +380,7 @@ impl Keepalive {
         self.timer = cx.limits().idle.map(|idle| cx.wake_after(idle / 2));
     }
 
-    fn show<S>(&mut self, timer: TimerKey, cx: &mut Context<'_, S>) -> io::Result<()> {
+    fn send<S>(&mut self, timer: TimerKey, cx: &mut Context<'_, S>) -> io::Result<()> {
         if self.timer == Some(timer) {
             cx.reply(&UPDATED)?;
             self.unanswered += 1;
@@ -396,6 +409,9 @@ fn expect_updated(message: &[u8]) -> io::Result<()> {
     if message == UPDATED {
         return Ok(());
     }
-    let what = format!("no message between a publisher and its subscriber: {}", message.escape_ascii());
+    let what = format!(
+        "not a message of the publisher's protocol (UPDATED was expected): {}",
+        message.escape_ascii()
+    );
     Err(io::Error::new(io::ErrorKind::InvalidData, what))
 }

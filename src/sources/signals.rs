@@ -1,4 +1,4 @@
-//! Signals, and children by SIGCHLD, in the poll set.
+//! Signals, and children by SIGCHLD, as a source.
 
 use std::{
     io,
@@ -25,16 +25,16 @@ use crate::{
 };
 
 impl<S> PollSet<S> {
-    /// Receives signals in normal control flow: they are blocked, and read from a signalfd. Those that were pending
-    /// already are received too. **Install signals first, in `main`**, before any thread is started: a thread that
-    /// does not block a signal takes it, by default action.
+    /// Receives signals in normal control flow: blocks them, and reads them from a signalfd (`signalfd(2)`). Signals
+    /// that are pending are received too. **Call it first, in `main`**, before any thread is started: the kernel may
+    /// deliver a signal to a thread that does not block it, with the default action.
     ///
-    /// A signal is a level, never a count: two that come before one is read may be one.
+    /// The kernel merges equal signals that are pending: two may arrive as one.
     ///
-    /// An error that `handler` returns is counted and logged; the signals stay.
+    /// An error that `handler` returns is counted and logged; the source stays open.
     ///
     /// # Errors
-    /// Those of [`Signals::new`]: the signal cannot be caught, must not be blocked, or is watched already.
+    /// Those of [`Signals::new`]: the signal cannot be caught, must not be blocked, or is received elsewhere already.
     pub fn signals(
         &mut self,
         signals: impl IntoIterator<Item = Signal>,
@@ -43,11 +43,11 @@ impl<S> PollSet<S> {
         self.insert_signals(Signals::new(signals)?, SignalHandler::Signal(Box::new(handler)))
     }
 
-    /// Reaps children, the SIGCHLD way: `handler` gets the exit of each child given to
-    /// [`watch_child`](PollSet::watch_child) or made by [`spawn`](PollSet::spawn), and of no other.
+    /// Reaps children by SIGCHLD: `handler` gets the exit of each child that was given to
+    /// [`watch_child`](PollSet::watch_child) or started by [`spawn`](PollSet::spawn), and of no other.
     ///
     /// # Errors
-    /// As for [`signals`](PollSet::signals): SIGCHLD is watched already.
+    /// As for [`signals`](PollSet::signals): SIGCHLD is received elsewhere already.
     pub fn children(
         &mut self,
         handler: impl FnMut(Exit, &mut Context<'_, S>, &mut S) -> io::Result<()> + 'static,
@@ -55,7 +55,7 @@ impl<S> PollSet<S> {
         let key =
             self.insert_signals(Signals::new([Signal::CHLD])?, SignalHandler::Exit(Box::new(handler)))?;
         self.children.source = Some(key);
-        // Those that ended before SIGCHLD was blocked sent a signal that was not kept.
+        // The SIGCHLD of a child that ended before it was blocked is lost: look once.
         self.mark_ready(key, Ready::READABLE);
         Ok(key)
     }
@@ -66,11 +66,11 @@ impl<S> PollSet<S> {
         Ok(self.place(Source::Signals { port: Box::new(port), handler: Some(handler) }))
     }
 
-    /// Has a child's exit reported to the handler of [`children`](PollSet::children), also if it has ended already.
-    /// Returns its pid. Pipes to it that were not taken out of the `Child` are closed.
+    /// Reports the exit of a child to the handler of [`children`](PollSet::children), even if it has ended already.
+    /// Returns its pid. Pipes that were not taken out of the `Child` are closed.
     ///
     /// # Errors
-    /// `NotFound`: [`children`](PollSet::children) was not called; the child is handed back.
+    /// `NotFound`: [`children`](PollSet::children) was not called. The error returns the child.
     #[allow(
         clippy::result_large_err,
         reason = "once per child, which must not be lost: it would stay a zombie"
@@ -85,8 +85,9 @@ impl<S> PollSet<S> {
         Ok(pid)
     }
 
-    /// Starts a child with an empty signal mask (a child of [`Command::spawn`] inherits what we block, and SIGTERM
-    /// would not reach it), and watches it. Returns its pid.
+    /// Starts a child with an empty signal mask, and reports its exit like [`watch_child`](PollSet::watch_child).
+    /// ([`Command::spawn`] alone lets a child inherit the blocked signals, so that SIGTERM would not end it.) Returns
+    /// its pid.
     ///
     /// # Errors
     /// Those of [`Command::spawn`], and of [`watch_child`](PollSet::watch_child); then no child is started.
@@ -97,12 +98,15 @@ impl<S> PollSet<S> {
 
     fn exit_handler(&self) -> io::Result<Key> {
         self.children.source.filter(|&key| self.registry.get(key).is_some()).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, "no handler is told of exits; call children() first")
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                "there is no handler for exits; call PollSet::children first",
+            )
         })
     }
 }
 
-/// The endpoint of the signals that are visited.
+/// The endpoint of the signals source that is visited.
 fn port<S>(set: &mut PollSet<S>, key: Key) -> &mut SignalPort {
     match set.registry.get_mut(key) {
         Some(Source::Signals { port, .. }) => port,
@@ -110,11 +114,11 @@ fn port<S>(set: &mut PollSet<S>, key: Key) -> &mut SignalPort {
     }
 }
 
-/// One visit: reads all signals that are there, within the budget.
+/// One visit: reads the pending signals, within the budget.
 pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, state: &mut S) -> Visited {
     for _ in 0..set.limits.messages_per_visit.div_ceil(SignalBatch::CAPACITY).max(1) {
         let port_ = port(set, key);
-        // Out of its slot while handlers are lent what is in it.
+        // Out of its slot while the signals are handled.
         let Some(mut batch) = port_.batch.take() else { unreachable!("it is there between visits") };
         let read = port_.signals.read_into(&mut batch);
         let asked = match read {
@@ -139,7 +143,7 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, state: &mut
     Visited::Again(ready)
 }
 
-/// Hands signals, or the exits that SIGCHLD stands for, to the handler, until that asks for something.
+/// Calls the handler with each signal, or with each exit that SIGCHLD reports, until it asks for something.
 fn handle<S>(set: &mut PollSet<S>, key: Key, signals: &[SignalInfo], state: &mut S) -> Asked {
     set.stats.signals += signals.len() as u64;
     if set.observes_messages() {
@@ -155,7 +159,7 @@ fn handle<S>(set: &mut PollSet<S>, key: Key, signals: &[SignalInfo], state: &mut
         })
         .or_report(set, key, "signals");
         if set.observes_messages() {
-            set.emit_timed(|handler_ns, who| What::Signal { who, info: &signal, handler_ns });
+            set.emit_timed(|handler_ns, source| What::Signal { source, info: &signal, handler_ns });
         }
         if asked.ends() {
             return asked;

@@ -23,8 +23,8 @@ use super::{fork, signal, socket};
 
 /// Threads at most. One that is stuck in a close holds up the others only when so many are.
 const THREADS_MAX: usize = 8;
-/// How long a drop waits for the close.
-const SOON: Duration = Duration::from_millis(50);
+/// How long a drop waits for the close: far longer than it takes, also on a busy machine, unless another process delays it.
+const SOON: Duration = Duration::from_secs(1);
 
 struct Queue {
     waiting: VecDeque<Work>,
@@ -147,7 +147,7 @@ pub(crate) fn close_all(descriptors: &mut VecDeque<OwnedFd>) -> usize {
 
 /// Closes a descriptor off this thread, and waits for that, but not long: then its name is free when this returns, unless
 /// another process delays the close.
-fn close_soon(descriptor: OwnedFd) {
+pub(crate) fn close_soon(descriptor: OwnedFd) {
     let (done, closed) = mpsc::channel();
     Closer::get().add([Work { descriptor, done: Some(done) }].into_iter());
     let _ = closed.recv_timeout(SOON);

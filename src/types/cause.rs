@@ -2,17 +2,17 @@
 
 use std::{fmt, io};
 
-/// Why a source left the poll set; given to `on_close`, once.
+/// Why a source was removed from the poll set: the argument of `on_close`, which is called once.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Cause {
-    /// The peer closed the connection in order: all it had sent was handled, all our replies were sent.
+    /// The peer closed the connection in order: every request was handled, every reply sent.
     Peer,
-    /// The peer closed in the middle of a frame; the half frame was dropped.
-    HalfFrame,
-    /// The peer went away with bytes of ours unread (`ECONNRESET`, `EPIPE`).
+    /// The peer closed in the middle of a frame; the partial frame was dropped.
+    PartialFrame,
+    /// The peer closed without reading all that was sent to it (`ECONNRESET`, `EPIPE`).
     Reset,
-    /// A handler closed it with `close` or `abort`.
+    /// A handler closed it with [`close`](crate::PollSet::close) or [`abort`](crate::PollSet::abort).
     Closed,
     /// The connection could not be made ([`PollSet::connect`](crate::PollSet::connect)).
     Connect(io::Error),
@@ -20,30 +20,30 @@ pub enum Cause {
     Io(io::Error),
     /// The handler returned this error.
     Handler(io::Error),
-    /// The peer's bytes are no frame: the framing's own words.
+    /// The peer's bytes cannot become a frame. The error is the framing's.
     Malformed(io::Error),
     /// The handler panicked, with this message.
     Panic(String),
     /// A limit was reached ([`Limits`](crate::Limits)).
     Limit(Limit),
-    /// A drain found it idle, or when it had become idle.
+    /// A drain closed it when it had nothing left to do.
     Drain,
-    /// A drain's deadline passed before it had become idle.
+    /// A drain's deadline passed while it still had something to do.
     DrainDeadline,
     /// The reactor stopped.
     Stop,
 }
 
-/// A cause is met seldom and is large: in a box, results travel in registers.
+/// A cause is rare and large. In a box, it leaves the result small enough for registers.
 pub(crate) type Outcome<T> = Result<T, Box<Cause>>;
 
 impl Cause {
-    /// The same for another source that ends with this one.
+    /// A copy, for another source that ends for the same cause.
     pub(crate) fn copy(&self) -> Cause {
         let error = |error: &io::Error| io::Error::new(error.kind(), error.to_string());
         match self {
             Cause::Peer => Cause::Peer,
-            Cause::HalfFrame => Cause::HalfFrame,
+            Cause::PartialFrame => Cause::PartialFrame,
             Cause::Reset => Cause::Reset,
             Cause::Closed => Cause::Closed,
             Cause::Connect(e) => Cause::Connect(error(e)),
@@ -63,7 +63,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Cause::Peer => f.write_str("closed by the peer"),
-            Cause::HalfFrame => f.write_str("closed by the peer in the middle of a frame"),
+            Cause::PartialFrame => f.write_str("closed by the peer in the middle of a frame"),
             Cause::Reset => f.write_str("the peer left with bytes unread"),
             Cause::Closed => f.write_str("closed by a handler"),
             Cause::Connect(error) => write!(f, "connecting failed: {error}"),
@@ -81,13 +81,13 @@ impl fmt::Display for Cause {
 
 macro_rules! limits {
     ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
-        /// Which limit was reached; [`Stats::trips`](crate::Stats::trips) counts each.
+        /// Which limit was reached; [`Stats::limit_count`](crate::Stats::limit_count) counts each.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Limit { $($(#[$doc])* $name,)* }
 
         impl Limit {
-            /// Every limit there is, in the order of their counters.
+            /// Every limit, in the order of declaration.
             pub const ALL: &'static [Limit] = &[$(Limit::$name,)*];
         }
 
@@ -100,15 +100,17 @@ macro_rules! limits {
 }
 
 limits! {
-    /// [`Limits::clients`](crate::Limits::clients): the CIR waits, or is shed.
+    /// [`Limits::clients`](crate::Limits::clients): the connection waits, or is closed
+    /// ([`WhenFull`](crate::WhenFull)).
     Clients => "clients",
-    /// [`Limits::clients_per_uid`](crate::Limits::clients_per_uid): the CIR is refused.
+    /// [`Limits::clients_per_uid`](crate::Limits::clients_per_uid): the connection is refused.
     ClientsPerUid => "clients per uid",
-    /// [`Limits::held_max`](crate::Limits::held_max): the client is closed.
-    Held => "bytes held",
-    /// [`Limits::held_per_uid`](crate::Limits::held_per_uid): the client is closed.
-    HeldPerUid => "bytes held per uid",
-    /// The process or the system has no descriptor or memory for another client; the CIR waits, or is shed.
+    /// [`Limits::buffered_max`](crate::Limits::buffered_max): the client is closed.
+    Buffered => "buffered bytes",
+    /// [`Limits::buffered_per_uid`](crate::Limits::buffered_per_uid): the client is closed.
+    BufferedPerUid => "buffered bytes per uid",
+    /// The process or the system has no descriptor or no memory for another client: the connection waits, or is
+    /// closed ([`WhenFull`](crate::WhenFull)).
     Descriptors => "descriptors",
     /// [`Limits::accepts_per_visit`](crate::Limits::accepts_per_visit): the rest waits for the next round.
     Accepts => "accepts per visit",
@@ -118,9 +120,9 @@ limits! {
     Messages => "messages per visit",
     /// [`Limits::frame_max`](crate::Limits::frame_max): the client is closed.
     Frame => "largest frame",
-    /// [`Framing::descriptors`](crate::Framing::descriptors): the client is closed, and what it passed.
-    DescriptorsHeld => "descriptors held per client",
-    /// [`Limits::connect`](crate::Limits::connect): the connection was given up.
+    /// [`Framing::descriptors`](crate::Framing::descriptors): the client is closed, and so are the descriptors.
+    DescriptorsPerClient => "descriptors per client",
+    /// [`Limits::connect`](crate::Limits::connect): the connection was not established in time.
     Connect => "connect deadline",
     /// [`Limits::output_high_water`](crate::Limits::output_high_water): reading pauses, or the client is closed.
     SlowConsumer => "output high-water mark",
@@ -128,12 +130,12 @@ limits! {
     Output => "unsent bytes of one client",
     /// [`Limits::idle`](crate::Limits::idle): the client is closed.
     Idle => "idle deadline",
-    /// [`Limits::half_frame`](crate::Limits::half_frame): the client is closed.
-    HalfFrame => "half-frame deadline",
-    /// [`Limits::flush`](crate::Limits::flush): the closing client did not take its last bytes.
+    /// [`Limits::frame_timeout`](crate::Limits::frame_timeout): the client is closed.
+    PartialFrame => "partial-frame deadline",
+    /// [`Limits::flush`](crate::Limits::flush): a client that was being closed did not read its last bytes.
     Flush => "flush deadline",
-    /// A client with a half frame made room for a newcomer when all places were taken.
-    Evicted => "evicted for a newcomer",
-    /// An outbox was full: the message was refused.
+    /// All places were taken: a client with a partial frame was closed to make room for a new one.
+    Evicted => "evicted for a new client",
+    /// [`Limits::outbox`](crate::Limits::outbox): the message was refused.
     Outbox => "outbox of a queue",
 }

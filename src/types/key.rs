@@ -4,11 +4,11 @@ use std::fmt;
 
 use mio::Token;
 
-/// Names one source in the poll set: a master socket, a client, a queue, a timer's owner, any descriptor.
+/// Names one source in the poll set: a listener, a client, a queue, or any other.
 ///
-/// A key is a slot's index with the serial number of what was put there. Slots are used again,
-/// keys are not: a key kept after its source was closed names nothing, for the next 2³² insertions.
-/// An event that the kernel reported for an earlier source of the slot is recognised in the same way.
+/// A key is a slot's index and the serial number of the source in it. Slots are used again, keys are not: the key of a
+/// closed source names nothing, until 2³² more sources have been inserted. The reactor recognises an event for an
+/// earlier source of the slot in the same way.
 ///
 /// ```
 /// # fn show(key: ipc_reactor::Key) {
@@ -29,6 +29,7 @@ impl Key {
         Token((self.serial as usize) << 32 | self.index as usize)
     }
 
+    #[allow(clippy::cast_possible_truncation, reason = "a token is two numbers of 32 bits")]
     pub(crate) fn from_token(token: Token) -> Key {
         Key { index: token.0 as u32, serial: (token.0 >> 32) as u32 }
     }
@@ -46,7 +47,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Names one timer, to cancel it. It is void once a one-shot timer has fired.
+/// Names one timer, to cancel it. The key of a one-shot timer that has fired names nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TimerKey {
     pub(crate) index: u32,

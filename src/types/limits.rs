@@ -1,27 +1,28 @@
-//! Everything that is bounded, in one value.
+//! The limits of a reactor.
 
 use std::time::Duration;
 
 /// What the reactor does with a client that does not read its replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlowConsumer {
-    /// Read no more requests from it until it has taken half of what waits for it.
+    /// Read no more requests from it until it has read half of what waits for it.
     Pause,
     /// Close it, with [`Limit::SlowConsumer`](crate::Limit::SlowConsumer) as its cause.
     Disconnect,
 }
 
-/// What happens to a CIR for which there is no place or no descriptor.
+/// What happens to a connection (CIR) for which there is no place or no descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenFull {
-    /// It waits in the master socket's backlog; a client that leaves makes room for it.
+    /// It waits in the listener's backlog until a client is closed.
     Wait,
-    /// It is accepted on a descriptor kept in reserve, and closed at once: the peer sees an end of file
-    /// instead of silence.
+    /// It is accepted, on a spare descriptor if there is no other, and closed at once: the peer sees an end of file
+    /// instead of waiting.
     Shed,
 }
 
-/// The bounds of a reactor. All are on by default; each trip is counted in [`Stats`](crate::Stats).
+/// The limits of a reactor. All are on by default. [`Stats::limit_count`](crate::Stats::limit_count) counts how often
+/// each was reached.
 ///
 /// ```
 /// use ipc_reactor::{Limits, Reactor};
@@ -32,19 +33,19 @@ pub enum WhenFull {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Clients at once, over all master sockets. Default 65,536.
+    /// Clients at once, of all listeners together. Default 65,536.
     pub clients: usize,
-    /// Clients at once of one user (Unix sockets only: the kernel vouches for the uid). Default 57,344:
-    /// an eighth of the places is out of the reach of any one user.
+    /// Clients at once of one user (Unix sockets only, where the kernel reports the uid). Default 57,344: no single
+    /// user can take the last eighth of the places.
     pub clients_per_uid: usize,
-    /// Bytes held for all clients: half frames and unsent replies. A client whose share would grow past it is
+    /// Bytes buffered for all clients together: partial frames and unsent replies. A client that exceeds it is
     /// closed. Default 256 MiB.
-    pub held_max: usize,
-    /// Bytes held for the clients of one user (Unix sockets only). Default 224 MiB.
-    pub held_per_uid: usize,
-    /// What happens to a CIR for which there is no place. Default: it waits.
+    pub buffered_max: usize,
+    /// Bytes buffered for the clients of one user (Unix sockets only). Default 224 MiB.
+    pub buffered_per_uid: usize,
+    /// What happens to a connection for which there is no place. Default: it waits.
     pub when_full: WhenFull,
-    /// Connections accepted in one visit to a master socket. Default 64.
+    /// Connections accepted in one visit to a listener. Default 64.
     pub accepts_per_visit: usize,
     /// Bytes read in one visit to a client. Default 256 KiB.
     pub bytes_per_visit: usize,
@@ -56,25 +57,25 @@ pub struct Limits {
     pub output_high_water: usize,
     /// What to do with a slow consumer. Default: pause.
     pub slow_consumer: SlowConsumer,
-    /// Unsent bytes of one client past which a reply to it is refused. Default 8 MiB.
+    /// Unsent bytes of one client. A reply that would exceed it is refused. Default 8 MiB.
     pub output_max: usize,
-    /// How long a client may neither send nor take a byte. Default one hour.
+    /// How long a client may neither send nor read a byte. Default one hour.
     pub idle: Option<Duration>,
     /// How long the rest of a frame may take after its first byte. Default 30 s.
-    pub half_frame: Option<Duration>,
-    /// How long a connection of our own may take to stand. Default 10 s.
+    pub frame_timeout: Option<Duration>,
+    /// How long [`PollSet::connect`](crate::PollSet::connect) may take to establish a connection. Default 10 s.
     pub connect: Duration,
-    /// How long a client that is being closed may take over its last bytes. Default 30 s.
+    /// How long a client that is being closed may take to read its last bytes. Default 30 s.
     pub flush: Duration,
-    /// The longest that a drain may take, whatever its caller allows. Default 5 minutes.
+    /// How long a drain may take at most, whatever its caller allows. Default 5 minutes.
     pub drain: Duration,
-    /// The pause after `accept` failed for want of a descriptor or memory. A client that leaves ends it
-    /// sooner. Default 100 ms.
+    /// The pause after `accept(2)` failed for lack of a descriptor or memory. It ends early when a client is closed.
+    /// Default 100 ms.
     pub accept_retry: Duration,
-    /// How often a queue's name is checked (a queue that was unlinked under us gets no more senders).
-    /// Default 10 s.
+    /// How often the reactor checks that a queue still has its name: nothing can open an unlinked queue.
+    /// `None`: never. Default 10 s.
     pub queue_check: Option<Duration>,
-    /// Messages that wait for room in a full queue, per queue. Default 1,024.
+    /// Messages buffered for a full queue, per queue. Default 1,024.
     pub outbox: usize,
 }
 
@@ -84,8 +85,8 @@ impl Default for Limits {
         Limits {
             clients: 65_536,
             clients_per_uid: 57_344,
-            held_max: 256 * MIB,
-            held_per_uid: 224 * MIB,
+            buffered_max: 256 * MIB,
+            buffered_per_uid: 224 * MIB,
             when_full: WhenFull::Wait,
             accepts_per_visit: 64,
             bytes_per_visit: MIB / 4,
@@ -95,7 +96,7 @@ impl Default for Limits {
             slow_consumer: SlowConsumer::Pause,
             output_max: 8 * MIB,
             idle: Some(Duration::from_secs(3_600)),
-            half_frame: Some(Duration::from_secs(30)),
+            frame_timeout: Some(Duration::from_secs(30)),
             connect: Duration::from_secs(10),
             flush: Duration::from_secs(30),
             drain: Duration::from_secs(300),

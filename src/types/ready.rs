@@ -7,7 +7,7 @@ use std::{
 
 use mio::event::Event;
 
-/// What a source is ready for, as the kernel last said.
+/// What a source is ready for, as the kernel reported it (`epoll_ctl(2)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ready(u8);
 
@@ -20,8 +20,8 @@ impl Ready {
     pub(crate) const WRITE_CLOSED: Ready = Ready(16);
     pub(crate) const ERROR: Ready = Ready(32);
 
-    /// Whether the event says that there is something to read, and nothing else. Nearly all do. (That nobody reads any more
-    /// comes as a hang-up, or with one of these.)
+    /// Whether the event reports readable and nothing else, as nearly all events do. (A peer that no longer reads is
+    /// reported as a hang-up, or with one of the other bits.)
     #[inline]
     pub(crate) fn is_just_readable(event: &Event) -> bool {
         event.is_readable()
@@ -81,18 +81,18 @@ impl Ready {
         self.has(Ready::READ_CLOSED)
     }
 
-    /// Nobody reads what we would write (`EPOLLHUP`, or `EPOLLERR` on a pipe).
+    /// The other end no longer reads: writing would fail (`EPOLLHUP`, or `EPOLLERR` on a pipe).
     pub fn is_write_closed(self) -> bool {
         self.has(Ready::WRITE_CLOSED)
     }
 
-    /// An error waits to be fetched (`EPOLLERR`).
+    /// An error is pending on the descriptor (`EPOLLERR`).
     pub fn is_error(self) -> bool {
         self.has(Ready::ERROR)
     }
 }
 
-/// In epoll's words: `readable, rdhup`. Nothing, if it is ready for nothing.
+/// In epoll's words: `readable, rdhup`. Empty, if it is ready for nothing.
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let words = [

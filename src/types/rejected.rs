@@ -1,14 +1,14 @@
-//! A source that could not be taken in, handed back.
+//! A source that was not put into the poll set, returned with the error.
 
 use std::{error::Error, fmt, io};
 
-/// Why a source was not taken into the poll set, and the source itself, unharmed.
+/// A source that was not put into the poll set, and the error.
 ///
-/// It turns into the [`io::Error`] alone with `?` where the source is not wanted back.
+/// With `?` it converts to the [`io::Error`], and the source is dropped.
 pub struct Rejected<T> {
     /// Why.
     pub error: io::Error,
-    /// What was to be inserted.
+    /// The source, unchanged.
     pub source: T,
 }
 

@@ -1,4 +1,4 @@
-//! What the reactor has done so far, in numbers.
+//! Counters of what the reactor has done.
 
 use std::{fmt, io, time::Duration};
 
@@ -12,65 +12,65 @@ pub struct Stats {
     pub turns: u64,
     /// Events that the kernel reported.
     pub events: u64,
-    /// Events for a source that was gone by then, skipped.
+    /// Events for a source that had been closed before the event was handled. They are skipped.
     pub stale_events: u64,
-    /// Connection initiation requests accepted.
-    pub cirs: u64,
-    /// Connection initiation requests refused: by the factory, by a limit, or because setting up failed.
-    pub cirs_refused: u64,
-    /// Service request messages handled.
-    pub srms: u64,
+    /// Connections (CIRs) accepted.
+    pub accepted: u64,
+    /// Connections (CIRs) refused: by the factory, by a limit, or because the setup failed.
+    pub refused: u64,
+    /// Requests (SRMs) of clients handled.
+    pub requests: u64,
     /// Messages received from queues.
     pub queue_messages: u64,
     /// Datagrams received.
     pub datagrams: u64,
     /// Updates read from shared memory.
     pub updates: u64,
-    /// Signals received (a signal is a level: several may have come as one).
+    /// Signals received. The kernel merges equal signals that are pending (`signal(7)`), so one may stand for several.
     pub signals: u64,
     /// Timers that fired.
     pub timers: u64,
     /// Waits in which the loop polled before it slept ([`Builder::spin`](crate::Builder::spin)).
     pub spins: u64,
-    /// Those of them in which something came before it slept.
+    /// Spins in which an event came before the loop slept.
     pub spin_hits: u64,
-    /// Processor time that was spent polling in them.
+    /// Time spent polling in spins.
     pub spin_time: Duration,
     /// Bytes read from clients.
     pub bytes_in: u64,
     /// Bytes written to clients.
     pub bytes_out: u64,
-    /// Bytes of replies thrown away because the peer no longer reads.
+    /// Bytes of replies discarded because the peer no longer reads.
     pub bytes_dropped: u64,
     /// Clients connected now.
     pub clients: usize,
-    /// Clients closed, for whatever cause.
+    /// Clients closed, for any cause.
     pub closed: u64,
-    /// Clients that a drain closed when they were idle.
+    /// Clients that a drain closed when they had nothing left to do.
     pub drained: u64,
-    /// Clients that a drain's deadline cut off.
+    /// Clients that a drain closed when its deadline passed.
     pub drain_cut: u64,
     /// Handlers that panicked.
     pub panics: u64,
     /// Handlers that returned an error.
     pub handler_errors: u64,
-    trips: [u64; 32],
+    limits: [u64; 32],
     errors: Vec<(io::ErrorKind, u64)>,
 }
 
 impl Stats {
     /// How often a limit was reached.
-    pub fn trips(&self, limit: Limit) -> u64 {
-        self.trips[limit as usize]
+    pub fn limit_count(&self, limit: Limit) -> u64 {
+        self.limits[limit as usize]
     }
 
-    /// Errors of the kernel's calls, by kind, in the order in which each was first seen.
+    /// Errors of system calls: each kind with its count, in the order in which the kinds were first seen.
     pub fn errors(&self) -> impl Iterator<Item = (io::ErrorKind, u64)> + '_ {
         self.errors.iter().copied()
     }
 
-    pub(crate) fn tripped(&mut self, limit: Limit) {
-        self.trips[limit as usize] += 1;
+    pub(crate) fn count_limit(&mut self, limit: Limit) {
+        self.limits[limit as usize] += 1;
     }
 
     pub(crate) fn failed(&mut self, kind: io::ErrorKind) {
@@ -82,16 +82,17 @@ impl Stats {
 }
 
 impl fmt::Display for Stats {
-    /// One line: the totals, then the limits and the errors that were met.
+    /// One line: the totals, then the limits that were reached and the errors that were seen.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "clients {} (CIRs {}, refused {}, closed {}), SRMs {}, queue messages {}, datagrams {}, signals {}, bytes in {} out {}, turns {}, events {} (stale {})",
+            "clients {} (accepted {}, refused {}, closed {}), requests {}, queue messages {}, datagrams {}, signals {}, \
+             bytes in {} out {}, turns {}, events {} (stale {})",
             self.clients,
-            self.cirs,
-            self.cirs_refused,
+            self.accepted,
+            self.refused,
             self.closed,
-            self.srms,
+            self.requests,
             self.queue_messages,
             self.datagrams,
             self.signals,
@@ -104,8 +105,8 @@ impl fmt::Display for Stats {
         if self.spins > 0 {
             write!(f, ", spins {} (hits {}, {:?})", self.spins, self.spin_hits, self.spin_time)?;
         }
-        for &limit in Limit::ALL.iter().filter(|&&limit| self.trips(limit) > 0) {
-            write!(f, ", {limit}: {}", self.trips(limit))?;
+        for &limit in Limit::ALL.iter().filter(|&&limit| self.limit_count(limit) > 0) {
+            write!(f, ", {limit}: {}", self.limit_count(limit))?;
         }
         for (kind, count) in self.errors() {
             write!(f, ", {kind}: {count}")?;
@@ -114,4 +115,4 @@ impl fmt::Display for Stats {
     }
 }
 
-const _: () = assert!(Limit::ALL.len() <= 32, "Stats::trips has a place for each limit");
+const _: () = assert!(Limit::ALL.len() <= 32, "Stats::limits has a counter for each limit");

@@ -44,8 +44,8 @@ impl Server {
         settle(&mut self.reactor, &mut self.seen);
     }
 
-    fn trips(&self, limit: Limit) -> u64 {
-        self.reactor.stats().trips(limit)
+    fn limit_count(&self, limit: Limit) -> u64 {
+        self.reactor.stats().limit_count(limit)
     }
 
     #[track_caller]
@@ -69,7 +69,7 @@ fn newcomers_wait_until_somebody_leaves() {
     waiting.iter().for_each(|peer| ask(peer, "3"));
     server.settle();
     assert_eq!(server.reactor.stats().clients, 3);
-    assert_eq!(server.trips(Limit::Clients), 1, "once, not for each");
+    assert_eq!(server.limit_count(Limit::Clients), 1, "once, not for each");
     assert!(waiting.iter().all(|peer| received(peer).is_empty() && !has_ended(peer)));
     for newcomer in &waiting {
         drop(peers.remove(0));
@@ -77,7 +77,7 @@ fn newcomers_wait_until_somebody_leaves() {
         assert_eq!(received(newcomer).len(), 3);
         assert_eq!(server.reactor.stats().clients, 3);
     }
-    assert_eq!(server.reactor.stats().cirs, 6);
+    assert_eq!(server.reactor.stats().accepted, 6);
 }
 
 #[test]
@@ -99,8 +99,8 @@ fn newcomers_are_shown_the_door() {
     let peers = [server.connect(), server.connect()];
     let refused: Vec<_> = (0..5).map(|_| server.connect()).collect();
     assert!(refused.iter().all(has_ended));
-    assert_eq!(server.reactor.stats().cirs_refused, 5);
-    assert_eq!(server.trips(Limit::Clients), 5);
+    assert_eq!(server.reactor.stats().refused, 5);
+    assert_eq!(server.limit_count(Limit::Clients), 5);
     let [first, second] = peers;
     server.serves(&first);
     drop(second);
@@ -123,13 +123,13 @@ fn half_frames_make_room_for_newcomers() {
             })
             .collect();
         server.settle();
-        assert_eq!((server.reactor.stats().clients, server.trips(Limit::Evicted)), (5_000, 0));
+        assert_eq!((server.reactor.stats().clients, server.limit_count(Limit::Evicted)), (5_000, 0));
         let newcomers: Vec<_> = (0..100).map(|_| server.connect()).collect();
         for newcomer in &newcomers {
             server.serves(newcomer);
         }
         server.serves(&quiet);
-        let evicted = server.trips(Limit::Evicted);
+        let evicted = server.limit_count(Limit::Evicted);
         assert!((100..200).contains(&evicted), "{evicted}");
         assert_eq!(server.seen.closed.len() as u64, evicted);
         // Those that have been at it for longest.
@@ -137,7 +137,7 @@ fn half_frames_make_room_for_newcomers() {
         closed.sort_unstable();
         assert!(closed.into_iter().eq((1..=evicted as u32).map(|id| (id, "Limit(Evicted)"))));
         assert_eq!(unfinished.iter().filter(|peer| has_ended(peer)).count() as u64, evicted);
-        assert_eq!(server.reactor.stats().cirs_refused, 0);
+        assert_eq!(server.reactor.stats().refused, 0);
     }
 }
 
@@ -149,7 +149,7 @@ fn a_half_frame_is_not_evicted_for_nobody() {
     server.settle();
     let second = server.connect();
     server.serves(&second);
-    assert_eq!((server.reactor.stats().clients, server.trips(Limit::Evicted)), (2, 0));
+    assert_eq!((server.reactor.stats().clients, server.limit_count(Limit::Evicted)), (2, 0));
     unfinished.write_all(b"ed\n").unwrap();
     server.settle();
     assert_eq!(received(&unfinished), "aaa");
@@ -178,8 +178,8 @@ fn one_user_cannot_take_all_the_places() {
     };
     settle(&mut reactor, &mut seen);
     assert_eq!(reactor.stats().clients, 10);
-    assert_eq!(reactor.stats().trips(Limit::ClientsPerUid), 40);
-    assert_eq!(reactor.stats().cirs_refused, 40);
+    assert_eq!(reactor.stats().limit_count(Limit::ClientsPerUid), 40);
+    assert_eq!(reactor.stats().refused, 40);
     let served: Vec<_> = flood.iter().filter(|peer| !has_ended(peer)).collect();
     assert_eq!(served.len(), 10);
 

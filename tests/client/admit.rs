@@ -78,7 +78,7 @@ impl Server {
     fn new() -> Server {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
-        let limits = Limits { idle: None, half_frame: None, ..Limits::default() };
+        let limits = Limits { idle: None, frame_timeout: None, ..Limits::default() };
         let mut reactor = Reactor::<Seen>::builder().limits(limits).build().unwrap();
         let listener = Listener::unix(&path).unwrap();
         let master = reactor.listen(listener, Framing::fixed(5), |_, _| Ok(Obedient)).unwrap();
@@ -252,7 +252,7 @@ fn a_stop_from_a_newcomers_first_request_leaves_the_others_unheard() {
     let second = server.ask(b"hello");
     while server.turn() != Turn::Stopped {}
     expect(&mut first, b"stop!");
-    assert_eq!(server.reactor.stats().srms, 4 + 1, "four have taught it");
+    assert_eq!(server.reactor.stats().requests, 4 + 1, "four have taught it");
     drop(second);
     assert_eq!(server.reactor.stats().errors().count(), 0, "{}", server.reactor.stats());
 }

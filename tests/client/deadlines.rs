@@ -26,7 +26,7 @@ fn until_closed(reactor: &mut Reactor<Seen>, seen: &mut Seen, mut meanwhile: imp
 
 #[test]
 fn a_half_frame_has_its_time_however_often_a_byte_of_it_comes() {
-    let mut reactor = reactor(Limits { half_frame: Some(SHORT), ..Limits::default() });
+    let mut reactor = reactor(Limits { frame_timeout: Some(SHORT), ..Limits::default() });
     let mut seen = Seen::default();
     let (whole, _) = client(&mut reactor, Framing::lines(), Obedient::new(0));
     let (mut trickle, _) = client(&mut reactor, Framing::lines(), Obedient::new(1));
@@ -35,14 +35,14 @@ fn a_half_frame_has_its_time_however_often_a_byte_of_it_comes() {
         ask(&whole, "1");
         trickle.write_all(b"x").unwrap();
     });
-    assert_eq!(seen.closed(), [(1, "Limit(HalfFrame)")]);
-    assert_eq!(reactor.stats().trips(Limit::HalfFrame), 1);
+    assert_eq!(seen.closed(), [(1, "Limit(PartialFrame)")]);
+    assert_eq!(reactor.stats().limit_count(Limit::PartialFrame), 1);
     assert!(has_ended(&trickle) && !has_ended(&whole));
 }
 
 #[test]
 fn a_half_frame_that_is_completed_in_time_is_forgotten() {
-    let mut reactor = reactor(Limits { half_frame: Some(SHORT), ..Limits::default() });
+    let mut reactor = reactor(Limits { frame_timeout: Some(SHORT), ..Limits::default() });
     let mut seen = Seen::default();
     let (mut peer, _) = client(&mut reactor, Framing::lines(), Obedient::new(0));
     peer.write_all(b"whole\nhal").unwrap();
@@ -53,7 +53,7 @@ fn a_half_frame_that_is_completed_in_time_is_forgotten() {
     late.write_all(b"x").unwrap();
     // The deadline of the first would have come before that of the second.
     until_closed(&mut reactor, &mut seen, || {});
-    assert_eq!(seen.closed(), [(1, "Limit(HalfFrame)")]);
+    assert_eq!(seen.closed(), [(1, "Limit(PartialFrame)")]);
     assert_eq!(seen.requests_of(0), 2);
 }
 
@@ -64,7 +64,7 @@ fn an_idle_client_is_closed() {
     let (idle, _) = client(&mut reactor, Framing::lines(), Obedient::new(0));
     until_closed(&mut reactor, &mut seen, || {});
     assert_eq!(seen.closed(), [(0, "Limit(Idle)")]);
-    assert_eq!(reactor.stats().trips(Limit::Idle), 1);
+    assert_eq!(reactor.stats().limit_count(Limit::Idle), 1);
     assert!(has_ended(&idle));
 }
 
@@ -105,7 +105,7 @@ fn a_closing_client_has_its_time_to_take_its_last_bytes() {
     ask(&peer, &format!("{LARGE} end"));
     until_closed(&mut reactor, &mut seen, || {});
     assert_eq!(seen.closed(), [(0, "Limit(Flush)")]);
-    assert_eq!(reactor.stats().trips(Limit::Flush), 1);
+    assert_eq!(reactor.stats().limit_count(Limit::Flush), 1);
     assert!(received(&peer).len() < LARGE);
 }
 

@@ -202,8 +202,8 @@ fn one_descriptor_too_many_closes_the_client_and_them_all() {
             ends(&client);
             // The end of file comes when the last copy of the other end is closed.
             assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
-            assert_eq!(closed(&server, 1), ["limit reached: descriptors held per client"]);
-            assert_eq!(server.ask(|cx, _| cx.stats().trips(Limit::DescriptorsHeld)), 1);
+            assert_eq!(closed(&server, 1), ["limit reached: descriptors per client"]);
+            assert_eq!(server.ask(|cx, _| cx.stats().limit_count(Limit::DescriptorsPerClient)), 1);
         }
     }
 }

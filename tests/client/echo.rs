@@ -206,7 +206,7 @@ fn an_echo_counts_for_the_high_water_mark() {
     while reactor.turn(Some(Duration::ZERO), &mut ()).unwrap() == Turn::Pending {}
     let mut received = [0; 600];
     peer.read_exact(&mut received).unwrap();
-    assert_eq!((received, reactor.stats().trips(Limit::SlowConsumer)), ([7; 600], 0));
+    assert_eq!((received, reactor.stats().limit_count(Limit::SlowConsumer)), ([7; 600], 0));
 }
 
 /// Refuses to hold more than its limit, and says so to the handler.
@@ -236,5 +236,5 @@ fn an_echo_counts_for_the_largest_output() {
     let _ = reactor.turn(None, &mut ()).unwrap();
     let mut received = [0; 20];
     assert_eq!(peer.read(&mut received).unwrap(), 10, "nothing of the refused reply");
-    assert_eq!(reactor.stats().trips(Limit::Output), 1);
+    assert_eq!(reactor.stats().limit_count(Limit::Output), 1);
 }

@@ -28,7 +28,7 @@ fn a_slow_consumer_is_not_read_from_until_it_has_caught_up() {
     assert!(seen.requests.len() <= 5, "{} replies of 100,000 bytes", seen.requests.len());
     let unsent = reactor.client(key).unwrap().unsent();
     assert!((64 * KIB..164 * KIB).contains(&unsent), "{unsent}");
-    assert_eq!(reactor.stats().trips(Limit::SlowConsumer), 1);
+    assert_eq!(reactor.stats().limit_count(Limit::SlowConsumer), 1);
     assert!(seen.flushed.is_empty());
     ask(&slow, "1");
     ask(&other, "5");
@@ -46,7 +46,7 @@ fn a_slow_consumer_is_not_read_from_until_it_has_caught_up() {
     let expected = (b'a'..=b'z').map(|letter| (letter, 100_000)).chain([(b'a', 1)]);
     assert!(letters.eq(expected), "every reply, in order");
     assert_eq!(seen.requests_of(0), 27);
-    assert_eq!(seen.flushed.len() as u64, reactor.stats().trips(Limit::SlowConsumer));
+    assert_eq!(seen.flushed.len() as u64, reactor.stats().limit_count(Limit::SlowConsumer));
     assert_eq!(seen.closed(), []);
 }
 
@@ -66,7 +66,7 @@ fn a_slow_consumer_may_be_disconnected() {
         assert_eq!(received(&quick).len(), 100_000);
     }
     assert_eq!(seen.closed(), [(0, "Limit(SlowConsumer)")]);
-    assert_eq!(reactor.stats().trips(Limit::SlowConsumer), 1);
+    assert_eq!(reactor.stats().limit_count(Limit::SlowConsumer), 1);
     assert!(has_ended(&slow));
     assert_eq!(seen.requests_of(1), 10);
 }
@@ -83,7 +83,7 @@ fn of_a_refused_reply_nothing_is_sent() {
         ask(&peer, "100000 100000 100000 50000 300000 10");
         settle(&mut reactor, &mut seen);
         assert_eq!(seen.refused, [(0, ErrorKind::WouldBlock); 2]);
-        assert_eq!(reactor.stats().trips(Limit::Output), 2);
+        assert_eq!(reactor.stats().limit_count(Limit::Output), 2);
         let sent =
             [b"a".repeat(100_000), b"b".repeat(100_000), b"d".repeat(50_000), b"f".repeat(10)].concat();
         let mut bytes = available(&peer).0;
@@ -137,7 +137,7 @@ fn a_thousand_deaf_peers_hold_no_more_than_they_may() {
     let peers = deaf(&mut reactor, &mut seen, 1_000);
     let (most, all) = unsent(&mut reactor);
     assert!(most <= 20 * KIB && all > 1_000 * 16 * KIB, "{most} at most, {all} together");
-    assert_eq!(reactor.stats().trips(Limit::SlowConsumer), 1_000);
+    assert_eq!(reactor.stats().limit_count(Limit::SlowConsumer), 1_000);
     assert_eq!(reactor.stats().clients, 1_000);
     // One that comes back to its senses is served on.
     while seen.requests_of(500) < 64 {
@@ -151,16 +151,17 @@ fn a_thousand_deaf_peers_hold_no_more_than_they_may() {
 
 #[test]
 fn all_clients_together_hold_no_more_than_they_may() {
-    for (held_max, held_per_uid, limit) in
-        [(KIB << 10, usize::MAX, Limit::Held), (usize::MAX, KIB << 10, Limit::HeldPerUid)]
+    for (buffered_max, buffered_per_uid, limit) in
+        [(KIB << 10, usize::MAX, Limit::Buffered), (usize::MAX, KIB << 10, Limit::BufferedPerUid)]
     {
-        let limits = Limits { output_high_water: 16 * KIB, held_max, held_per_uid, ..Limits::default() };
+        let limits =
+            Limits { output_high_water: 16 * KIB, buffered_max, buffered_per_uid, ..Limits::default() };
         let mut reactor = reactor(limits);
         let mut seen = Seen::default();
         let _peers = deaf(&mut reactor, &mut seen, 200);
         let (_, all) = unsent(&mut reactor);
         assert!(all <= KIB << 10, "{all}");
-        let closed = reactor.stats().trips(limit);
+        let closed = reactor.stats().limit_count(limit);
         assert!(closed >= 200 - 64, "{closed}");
         assert_eq!(seen.closed.len() as u64, closed);
         assert!(
@@ -175,8 +176,8 @@ fn all_clients_together_hold_no_more_than_they_may() {
         assert_eq!(received(&peer), "aaa");
         reactor.each_client(|client| client.abort());
         settle(&mut reactor, &mut seen);
-        let before = reactor.stats().trips(limit);
+        let before = reactor.stats().limit_count(limit);
         let _again = deaf(&mut reactor, &mut seen, 20);
-        assert_eq!(reactor.stats().trips(limit), before);
+        assert_eq!(reactor.stats().limit_count(limit), before);
     }
 }

@@ -78,7 +78,7 @@ fn who_is_listed_is_let_in_and_nobody_else() {
                 if kind == libc::SOCK_STREAM { options.unix(&path) } else { options.unix_seqpacket(&path) };
             let server = guarded(listener.unwrap(), allow.clone());
             assert_eq!(let_in(&path, kind), expected, "{allow:?}");
-            assert_eq!(server.ask(|cx, _| cx.stats().cirs_refused), u64::from(!expected));
+            assert_eq!(server.ask(|cx, _| cx.stats().refused), u64::from(!expected));
             let refused = server.stop();
             assert_eq!(refused.len(), usize::from(!expected));
             assert!(

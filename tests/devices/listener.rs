@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ipc_reactor::{Address, Listener, ListenerKind};
+use ipc_reactor::{Address, Listener, Transport};
 use tempfile::TempDir;
 
 struct Place {
@@ -65,7 +65,7 @@ fn refused(result: io::Result<Listener>, kind: ErrorKind, hint: &str) {
 fn binds_serves_and_leaves_nothing() {
     let place = place();
     let master = Listener::unix(&place.path).unwrap();
-    assert_eq!(master.kind(), ListenerKind::UnixStream);
+    assert_eq!(master.transport(), Transport::UnixStream);
     assert_eq!(master.local_address().unwrap(), Address::UnixStream(place.path.clone()));
     assert_eq!(fs::metadata(&place.path).unwrap().mode() & 0o777, 0o600);
     UnixStream::connect(&place.path).unwrap();
@@ -394,11 +394,14 @@ fn adoption_checks_what_it_gets() {
     let place = place();
     let adopted = |fd: OwnedFd| Listener::try_from(fd);
     assert_eq!(
-        adopted(UnixListener::bind(&place.path).unwrap().into()).unwrap().kind(),
-        ListenerKind::UnixStream
+        adopted(UnixListener::bind(&place.path).unwrap().into()).unwrap().transport(),
+        Transport::UnixStream
     );
-    assert_eq!(adopted(TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap().kind(), ListenerKind::Tcp);
-    assert_eq!(Listener::from(TcpListener::bind("[::1]:0").unwrap()).kind(), ListenerKind::Tcp);
+    assert_eq!(
+        adopted(TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap().transport(),
+        Transport::Tcp
+    );
+    assert_eq!(Listener::from(TcpListener::bind("[::1]:0").unwrap()).transport(), Transport::Tcp);
     refused(adopted(File::open("/dev/null").unwrap().into()), ErrorKind::InvalidInput, "no socket");
     refused(adopted(UnixStream::pair().unwrap().0.into()), ErrorKind::InvalidInput, "does not listen");
     refused(

@@ -94,7 +94,7 @@ fn role_server() {
     let mut served = Served::default();
     reactor.run(&mut served).unwrap();
     let stats = reactor.stats();
-    println!("answered {} of {}, cut {}", served.answered, stats.srms, stats.drain_cut);
+    println!("answered {} of {}, cut {}", served.answered, stats.requests, stats.drain_cut);
 }
 
 /// A server in a process of its own, gone when this is.

@@ -124,7 +124,7 @@ fn child_cannot_turn() {
     });
     // What had come before the fork is the parent's.
     let mut reply = [0; 6];
-    while service.reactor().stats().srms < 3 {
+    while service.reactor().stats().requests < 3 {
         assert_ne!(service.reactor().turn(None, &mut ()).unwrap(), Turn::Stopped);
     }
     service.client.read_exact(&mut reply).unwrap();

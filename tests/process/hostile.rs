@@ -182,9 +182,12 @@ fn a_hundred_thousand_hostile_messages_leak_nothing() {
     // Nor does anybody hold what was passed.
     assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
     let log = server.log();
-    for cause in
-        ["limit reached: descriptors held", "limit reached: largest frame", "handler failed", "the peer"]
-    {
+    for cause in [
+        "limit reached: descriptors per client",
+        "limit reached: largest frame",
+        "handler failed",
+        "the peer",
+    ] {
         assert!(log.iter().any(|line| line.contains(cause)), "{cause}: {log:?}");
     }
     let closed: usize =

@@ -6,7 +6,7 @@ use std::process::{ChildStdout, Stdio};
 use std::time::Duration;
 use std::{env, fs, thread};
 
-use ipc_reactor::Handout;
+use ipc_reactor::SubscriberSession;
 use ipc_reactor::shm::{Publisher, Update};
 use ipc_reactor::{
     Address, Cause, Context, Delivery, Limits, Listener, Reactor, Signal, SubscriptionHandler, signals,
@@ -137,8 +137,8 @@ fn child_publisher() {
     }
     let mut reactor = Reactor::<Service>::new().unwrap();
     reactor
-        .listen(Listener::bind(&given_address()).unwrap(), Handout::framing(), |_, _| {
-            Ok(Handout::new(|service: &mut Service| &mut service.publisher))
+        .listen(Listener::bind(&given_address()).unwrap(), SubscriberSession::framing(), |_, _| {
+            Ok(SubscriberSession::new(|service: &mut Service| &mut service.publisher))
         })
         .unwrap();
     let remote = reactor.remote();

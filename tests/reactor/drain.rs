@@ -210,7 +210,7 @@ fn those_in_the_backlog_are_served_and_nobody_after_them() {
     for client in tcp_clients {
         assert_eq!(all_that_came(client), "one\nlate\n");
     }
-    assert_eq!((reactor.stats().cirs, reactor.stats().drain_cut), (105, 0));
+    assert_eq!((reactor.stats().accepted, reactor.stats().drain_cut), (105, 0));
     assert!(UnixStream::connect(&path).is_err());
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
 }
@@ -376,6 +376,6 @@ fn an_outbox_takes_messages_to_the_end_of_a_drain() {
     while let Some(received) = theirs.try_recv(&mut buffer).unwrap() {
         heard.push(buffer[..received.len].to_vec());
     }
-    assert_eq!(posted, [Posted::Sent, Posted::Waits]);
+    assert_eq!(posted, [Posted::Sent, Posted::Buffered]);
     assert_eq!(heard, [b"first".to_vec(), b"second".to_vec()]);
 }

@@ -43,23 +43,23 @@ impl Diary {
 fn line(seen: &Seen<'_>) -> Option<String> {
     Some(match seen.what {
         What::Woke { events, .. } => format!("woke {events}"),
-        What::Edge { who, ready } => format!("edge {:?} {}", who.kind, ready.is_readable()),
+        What::Edge { source, ready } => format!("edge {:?} {}", source.kind, ready.is_readable()),
         What::Stale { .. } => "stale".into(),
-        What::Visit { who, .. } => format!("visit {:?}", who.kind),
-        What::Cir { master, client, peer, clients, .. } => {
-            assert_eq!((master.kind, client.kind), (SourceKind::Master, SourceKind::Client));
-            assert!(master.fd.is_some() && client.fd.is_some() && master.fd != client.fd);
+        What::Visit { source, .. } => format!("visit {:?}", source.kind),
+        What::Accepted { listener, client, peer, clients, .. } => {
+            assert_eq!((listener.kind, client.kind), (SourceKind::Listener, SourceKind::Client));
+            assert!(listener.fd.is_some() && client.fd.is_some() && listener.fd != client.fd);
             assert_eq!(peer.credentials().unwrap().pid, std::process::id() as i32);
             format!("CIR, clients {clients}")
         }
         What::Read { bytes, .. } => format!("read {bytes}"),
-        What::Srm { request, reply_bytes, .. } => {
+        What::Request { request, reply_bytes, .. } => {
             format!("SRM {:?} replied {reply_bytes}", str::from_utf8(request).unwrap())
         }
         What::Sent { bytes, left, .. } => format!("sent {bytes} left {left}"),
         What::Fault { cause, .. } => format!("fault: {cause}"),
         What::Limit { limit } => format!("limit {limit}"),
-        What::Closed { who, cause } => format!("closed {:?}: {cause}", who.kind),
+        What::Closed { source, cause } => format!("closed {:?}: {cause}", source.kind),
         What::Visited { end, .. } => format!("visited {end:?}"),
         What::Turned { ready, .. } => format!("turned {ready}"),
         _ => return None,
@@ -111,7 +111,8 @@ fn a_cir_and_an_srm_are_told_from_the_edge_to_the_answer() {
     let told = diary.take();
     assert_eq!(
         told[..5],
-        ["woke 1", "edge Master true", "visit Master", "CIR, clients 1", "visited Drained"].map(String::from)
+        ["woke 1", "edge Listener true", "visit Listener", "CIR, clients 1", "visited Drained"]
+            .map(String::from)
     );
     assert!(!served.send(b"ab\nc\n"));
     assert_eq!(
@@ -175,8 +176,8 @@ impl Observer for Times {
         assert!(seen.at_ns >= self.last_ns, "time does not run backwards");
         self.last_ns = seen.at_ns;
         match seen.what {
-            What::Srm { handler_ns, .. } => self.handlers_ns += handler_ns,
-            What::Visited { took_ns, end, who, .. } if who.kind == SourceKind::Client => {
+            What::Request { handler_ns, .. } => self.handlers_ns += handler_ns,
+            What::Visited { took_ns, end, source, .. } if source.kind == SourceKind::Client => {
                 assert_eq!(end, VisitEnd::Drained);
                 assert!(
                     took_ns >= self.handlers_ns,
@@ -208,8 +209,10 @@ struct Visits(u64);
 
 impl Observer for Visits {
     fn observe(&mut self, seen: &Seen<'_>) {
-        let of_messages =
-            matches!(seen.what, What::Edge { .. } | What::Srm { .. } | What::Read { .. } | What::Sent { .. });
+        let of_messages = matches!(
+            seen.what,
+            What::Edge { .. } | What::Request { .. } | What::Read { .. } | What::Sent { .. }
+        );
         assert!(!of_messages, "{:?}", seen.what);
         self.0 += u64::from(matches!(seen.what, What::Visited { .. }));
     }
@@ -248,7 +251,10 @@ fn a_visit_is_told_in_one_event_unless_something_happens_in_it() {
     let diary = VisitDiary::default();
     let mut served = serve(Limits { messages_per_visit: 1, ..Limits::default() }, diary.clone());
     let told = diary.0.take();
-    assert_eq!(told[..4], ["woke 1", "visit Master", "CIR, clients 1", "visited Drained"].map(String::from));
+    assert_eq!(
+        told[..4],
+        ["woke 1", "visit Listener", "CIR, clients 1", "visited Drained"].map(String::from)
+    );
     assert!(!served.send(b"1\n"));
     assert_eq!(diary.0.take(), ["woke 1", "visited Drained", "turned 0"]);
     assert!(served.send(b"1\n2\n"));
@@ -330,7 +336,7 @@ struct Clumsy;
 
 impl Observer for Clumsy {
     fn observe(&mut self, seen: &Seen<'_>) {
-        assert!(!matches!(seen.what, What::Srm { .. }), "clumsy");
+        assert!(!matches!(seen.what, What::Request { .. }), "clumsy");
     }
 }
 
@@ -358,8 +364,8 @@ struct Keys(Vec<Key>);
 impl Observer for Keys {
     fn observe(&mut self, seen: &Seen<'_>) {
         match seen.what {
-            What::Cir { client, .. } => self.0.push(client.key),
-            What::Closed { who, cause: Cause::Stop } => self.0.retain(|&key| key != who.key),
+            What::Accepted { client, .. } => self.0.push(client.key),
+            What::Closed { source, cause: Cause::Stop } => self.0.retain(|&key| key != source.key),
             _ => {}
         }
     }

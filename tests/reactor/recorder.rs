@@ -10,8 +10,8 @@ use std::{
 };
 
 use ipc_reactor::{
-    Cause, Context, FlightRecorder, Framing, Limits, Listener, Observer, Reactor, Seen, Session, SourceKind,
-    TimerKey, Turn, VisitEnd, What, Who,
+    Cause, Context, FlightRecorder, Framing, Limits, Listener, Observer, Reactor, Seen, Session, SourceInfo,
+    SourceKind, TimerKey, Turn, VisitEnd, What,
 };
 use tempfile::TempDir;
 
@@ -215,7 +215,7 @@ fn a_sessions_timer_that_held_up_the_loop_was_blamed_on_the_timers() {
 /// Visits of times that are made up, seen by a recorder that has no reactor.
 struct Visits {
     recorder: FlightRecorder,
-    who: Who,
+    source: SourceInfo,
 }
 
 impl Visits {
@@ -223,16 +223,16 @@ impl Visits {
         let mut served = serve(FlightRecorder::new());
         let _client = served.connect();
         let key = served.reactor.clients().next().unwrap();
-        Visits { recorder, who: Who { key, fd: Some(9), kind: SourceKind::Client } }
+        Visits { recorder, source: SourceInfo { key, fd: Some(9), kind: SourceKind::Client } }
     }
 
     /// A visit that ends at that second, and took so many milliseconds.
     fn take(&mut self, second: u64, millis: u64) {
-        let (who, ready, took_ns) = (self.who, Default::default(), millis * 1_000_000);
+        let (source, ready, took_ns) = (self.source, Default::default(), millis * 1_000_000);
         let at_ns = second * 1_000_000_000;
         let mut see = |at_ns, what| self.recorder.observe(&Seen { at_ns, turn: second, what });
         see(at_ns - took_ns, What::Woke { events: 1, waited_ns: 0 });
-        see(at_ns, What::Visited { who, ready, queued_ns: 0, took_ns, end: VisitEnd::Drained });
+        see(at_ns, What::Visited { source, ready, queued_ns: 0, took_ns, end: VisitEnd::Drained });
         see(at_ns, What::Turned { took_ns, ready: 0 });
     }
 }
@@ -246,7 +246,7 @@ fn a_slow_visit_is_dumped_and_a_storm_of_them_is_not() {
     assert_eq!(sink.take(), "");
     visits.take(2, 10);
     let dump = sink.take();
-    let name = format!("client {} fd 9", visits.who.key);
+    let name = format!("client {} fd 9", visits.source.key);
     let first = format!("flight recorder: {name} held up the loop for 10.0ms; slow is 10.0ms\n");
     assert!(dump.starts_with(&first), "{dump}");
     assert!(dump.contains("took 9.0ms, Drained") && dump.ends_with("took 10.0ms, Drained\n"), "{dump}");

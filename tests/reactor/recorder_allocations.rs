@@ -31,8 +31,8 @@ fn a_recorded_message_costs_no_allocation() {
             for _ in 0..rounds {
                 client.write_all(b"x\n").unwrap();
                 // The first message waits for the CIR and the opening.
-                let answered = reactor.stats().srms;
-                while reactor.stats().srms == answered {
+                let answered = reactor.stats().requests;
+                while reactor.stats().requests == answered {
                     let _ = reactor.turn(None, &mut ()).unwrap();
                 }
                 client.read_exact(&mut [0; 2]).unwrap();

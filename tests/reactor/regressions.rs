@@ -141,7 +141,7 @@ fn the_first_newcomer_that_was_turned_away_counted_twice() {
     for newcomers in 1..=3 {
         let _newcomer = UnixStream::connect(&path).unwrap();
         settle(&mut reactor, &mut ());
-        assert_eq!(reactor.stats().trips(Limit::Clients), newcomers);
+        assert_eq!(reactor.stats().limit_count(Limit::Clients), newcomers);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use ipc_reactor::Handout;
+use ipc_reactor::SubscriberSession;
 use ipc_reactor::shm::{Publisher, Subscriber, Update};
 use ipc_reactor::{Address, Cause, Context, Delivery, Key, Limits, Listener, Reactor, SubscriptionHandler};
 use tempfile::TempDir;
@@ -88,8 +88,8 @@ pub(crate) fn address() -> (TempDir, Address) {
 pub(crate) fn publishing_at(address: &Address, limits: Limits) -> Reactor<World> {
     let mut reactor = Reactor::<World>::builder().limits(limits).build().unwrap();
     reactor
-        .listen(Listener::bind(address).unwrap(), Handout::framing(), |_, _| {
-            Ok(Handout::new(|world: &mut World| &mut world.publisher))
+        .listen(Listener::bind(address).unwrap(), SubscriberSession::framing(), |_, _| {
+            Ok(SubscriberSession::new(|world: &mut World| &mut world.publisher))
         })
         .unwrap();
     reactor

@@ -162,8 +162,8 @@ fn limits(plan: &Plan) -> Limits {
         idle: Some(plan.timeout),
         output_high_water: request.max(defaults.output_high_water),
         output_max: request.max(defaults.output_max),
-        held_max: usize::MAX,
-        held_per_uid: usize::MAX,
+        buffered_max: usize::MAX,
+        buffered_per_uid: usize::MAX,
         ..defaults
     }
 }
@@ -178,10 +178,10 @@ impl Run {
         if let Some(queue) = queue {
             // A message a tick, unless the server lags behind.
             let least = self.tally.queue_sent < QUEUE_AT_LEAST;
-            if set.waiting(queue) == 0 && (!self.is_over() || least) {
+            if set.outbox_len(queue) == 0 && (!self.is_over() || least) {
                 self.post(queue, set);
             }
-            waiting = set.waiting(queue) + usize::from(self.tally.queue_sent < QUEUE_AT_LEAST);
+            waiting = set.outbox_len(queue) + usize::from(self.tally.queue_sent < QUEUE_AT_LEAST);
         }
         if let Some(done) = self.done
             && (waiting == 0 || now - done > self.timeout)

@@ -13,7 +13,7 @@ use crate::{
         address::{Address, Escaped},
         failure::failed,
         path::PathGuard,
-        transport::{ListenerKind, invalid},
+        transport::{Transport, invalid},
     },
     sys::{file, sockaddr::SockAddr, socket},
 };
@@ -96,7 +96,7 @@ impl ListenerOptions {
     ///
     /// As [`Listener::unix`]; `InvalidInput` for a mode above 0777.
     pub fn unix(&self, path: impl AsRef<Path>) -> io::Result<Listener> {
-        self.at_path(ListenerKind::UnixStream, path.as_ref())
+        self.at_path(Transport::UnixStream, path.as_ref())
     }
 
     /// [`Listener::unix_seqpacket`] with these options.
@@ -105,7 +105,7 @@ impl ListenerOptions {
     ///
     /// As [`unix`](Self::unix).
     pub fn unix_seqpacket(&self, path: impl AsRef<Path>) -> io::Result<Listener> {
-        self.at_path(ListenerKind::UnixSeqpacket, path.as_ref())
+        self.at_path(Transport::UnixSeqpacket, path.as_ref())
     }
 
     /// [`Listener::unix_abstract`] with these options.
@@ -114,7 +114,7 @@ impl ListenerOptions {
     ///
     /// As [`Listener::unix_abstract`].
     pub fn unix_abstract(&self, name: impl AsRef<[u8]>) -> io::Result<Listener> {
-        self.at_name(ListenerKind::UnixStream, name.as_ref())
+        self.at_name(Transport::UnixStream, name.as_ref())
     }
 
     /// [`Listener::seqpacket_abstract`] with these options.
@@ -123,7 +123,7 @@ impl ListenerOptions {
     ///
     /// As [`Listener::unix_abstract`].
     pub fn seqpacket_abstract(&self, name: impl AsRef<[u8]>) -> io::Result<Listener> {
-        self.at_name(ListenerKind::UnixSeqpacket, name.as_ref())
+        self.at_name(Transport::UnixSeqpacket, name.as_ref())
     }
 
     /// [`Listener::tcp`] with these options.
@@ -162,36 +162,36 @@ impl ListenerOptions {
         }
     }
 
-    fn at_path(&self, kind: ListenerKind, path: &Path) -> io::Result<Listener> {
+    fn at_path(&self, transport: Transport, path: &Path) -> io::Result<Listener> {
         if self.mode & !0o777 != 0 {
             return Err(invalid(format!("mode {:#o} has more than permission bits (0o777)", self.mode)));
         }
-        let mut listener = Listener::new(kind, libc::AF_UNIX)
+        let mut listener = Listener::new(transport, libc::AF_UNIX)
             .map_err(|cause| failed("cannot make a socket for", format_args!("{path:?}"), cause))?;
         file::fchmod(listener.as_fd(), self.mode)?;
-        let socket_type = kind.socket_type();
+        let socket_type = transport.socket_type();
         let guard = PathGuard::listen(listener.as_fd(), path, socket_type, self.backlog, self.takeover)?;
         listener.guard = Some(guard);
         listener.path = Some(path.to_owned());
         Ok(listener)
     }
 
-    fn at_name(&self, kind: ListenerKind, name: &[u8]) -> io::Result<Listener> {
+    fn at_name(&self, transport: Transport, name: &[u8]) -> io::Result<Listener> {
         let address = SockAddr::unix_abstract(name)?;
         let listen = || {
-            let listener = Listener::new(kind, libc::AF_UNIX)?;
+            let listener = Listener::new(transport, libc::AF_UNIX)?;
             socket::bind(listener.as_fd(), &address)?;
             socket::listen(listener.as_fd(), self.backlog)?;
             Ok(listener)
         };
-        let scheme = if kind.is_seqpacket() { "abstract-seq" } else { "abstract" };
+        let scheme = if transport.is_seqpacket() { "abstract-seq" } else { "abstract" };
         listen()
             .map_err(|cause| failed("cannot listen on", format_args!("{scheme}:{}", Escaped(name)), cause))
     }
 
     fn at_inet(&self, address: SocketAddr) -> io::Result<Listener> {
         let domain = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-        let listener = Listener::new(ListenerKind::Tcp, domain)?;
+        let listener = Listener::new(Transport::Tcp, domain)?;
         socket::bind(listener.as_fd(), &SockAddr::inet(address))?;
         socket::listen(listener.as_fd(), self.backlog)?;
         Ok(listener)

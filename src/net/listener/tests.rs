@@ -105,7 +105,7 @@ fn marking_an_adopted_client_marks_what_it_has_not_read_yet() {
     socket::send(client.as_fd(), b"").unwrap();
 
     let listener = Listener::try_from(plain).unwrap();
-    assert_eq!(listener.kind(), ListenerKind::UnixSeqpacket);
+    assert_eq!(listener.transport(), Transport::UnixSeqpacket);
     assert!(!listener.marks_records());
     let (handle, _) = listener.accept().unwrap();
     socket::set_passes_credentials(handle.as_fd(), true).unwrap();
@@ -121,7 +121,7 @@ fn a_unix_peer_tells_who_it_is() {
     let listener = Listener::unix(&path).unwrap();
     let _client = UnixStream::connect(&path).unwrap();
     let (handle, inet) = listener.accept().unwrap();
-    let peer = Peer::new(handle.as_fd(), listener.kind(), inet);
+    let peer = Peer::new(handle.as_fd(), listener.transport(), inet);
     let credentials = peer.credentials().unwrap();
     assert_eq!(credentials.pid.cast_unsigned(), std::process::id());
     assert_eq!(peer.to_string(), format!("uid {} pid {}", credentials.uid, credentials.pid));
@@ -142,7 +142,7 @@ fn a_tcp_peer_tells_its_address_alone() {
     let Address::Tcp(address) = listener.local_address().unwrap() else { panic!("TCP") };
     let client = std::net::TcpStream::connect(address).unwrap();
     let (handle, inet) = listener.accept().unwrap();
-    let peer = Peer::new(handle.as_fd(), listener.kind(), inet);
+    let peer = Peer::new(handle.as_fd(), listener.transport(), inet);
     let expected = client.local_addr().unwrap();
     assert_eq!(peer.address().unwrap(), PeerAddress::Inet(expected));
     assert_eq!(peer.to_string(), expected.to_string());

@@ -1,7 +1,7 @@
-//! What is kept of an event: all of it that has a fixed size.
+//! A record: the parts of an event that have a fixed size.
 
 use crate::{
-    observe::event::{VisitEnd, Who},
+    observe::event::{SourceInfo, VisitEnd},
     signals::signal::Signal,
     types::{
         cause::{Cause, Limit},
@@ -18,10 +18,10 @@ pub(super) struct Record {
 
 const _: () = assert!(size_of::<Record>() <= 48, "a record fits in a cache line");
 
-/// [`What`], without what it borrows.
+/// [`What`](crate::What), without borrowed data.
 #[derive(Clone, Copy)]
 pub(super) enum Event {
-    /// What is ready for the next is not known while it lasts.
+    /// `ready` is `None` until the turn has ended.
     Turn {
         turn: u64,
         events: u32,
@@ -29,9 +29,9 @@ pub(super) enum Event {
         waited_ns: u64,
         took_ns: u64,
     },
-    /// Without an end while it lasts.
+    /// `end` is `None` until the visit has ended.
     Visit {
-        who: Who,
+        source: SourceInfo,
         ready: Ready,
         end: Option<VisitEnd>,
         queued_ns: u64,
@@ -40,16 +40,16 @@ pub(super) enum Event {
     Stale {
         key: Key,
     },
-    Cir {
-        client: Who,
+    Accepted {
+        client: SourceInfo,
         clients: u32,
         handler_ns: u64,
     },
-    CirRefused,
+    Refused,
     Read {
         bytes: usize,
     },
-    Srm {
+    Request {
         bytes: u32,
         reply_bytes: u32,
         handler_ns: u64,
@@ -82,12 +82,12 @@ pub(super) enum Event {
         limit: Limit,
     },
     Closed {
-        who: Who,
+        source: SourceInfo,
         cause: Why,
     },
 }
 
-/// A [`Cause`], without its words.
+/// The fixed text of a [`Cause`].
 #[derive(Clone, Copy)]
 pub(super) struct Why(pub(super) &'static str);
 
@@ -95,7 +95,7 @@ impl Why {
     pub(super) fn of(cause: &Cause) -> Why {
         Why(match cause {
             Cause::Peer => "by the peer",
-            Cause::HalfFrame => "by the peer in the middle of a frame",
+            Cause::PartialFrame => "by the peer in the middle of a frame",
             Cause::Reset => "the peer left with bytes unread",
             Cause::Closed => "by a handler",
             Cause::Connect(_) => "connecting failed",

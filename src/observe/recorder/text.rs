@@ -1,4 +1,4 @@
-//! How a dump reads.
+//! The text of a dump.
 
 use std::{fmt, time::Duration};
 
@@ -7,7 +7,7 @@ use super::{
     event::{Event, Record, Why},
 };
 use crate::{
-    observe::event::{SourceKind, Who},
+    observe::event::{SourceInfo, SourceKind},
     types::ready::Ready,
 };
 
@@ -48,10 +48,10 @@ impl fmt::Display for Event {
                     None => f.write_str("not over yet"),
                 }
             }
-            Event::Visit { who, ready, end, queued_ns, took_ns } => {
+            Event::Visit { source, ready, end, queued_ns, took_ns } => {
                 match ready == Ready::NONE {
-                    true => write!(f, "  {}: ", Shown(who))?,
-                    false => write!(f, "  {} {ready}: ", Shown(who))?,
+                    true => write!(f, "  {}: ", Shown(source))?,
+                    false => write!(f, "  {} {ready}: ", Shown(source))?,
                 }
                 if queued_ns > 0 {
                     write!(f, "waited {:.1?}, ", time(queued_ns))?;
@@ -61,14 +61,14 @@ impl fmt::Display for Event {
                     None => f.write_str("not over yet"),
                 }
             }
-            Event::Stale { key } => write!(f, "  an event for {key}, which is gone"),
-            Event::Cir { client, clients, handler_ns } => {
+            Event::Stale { key } => write!(f, "  an event for {key}, which is closed"),
+            Event::Accepted { client, clients, handler_ns } => {
                 write!(f, "    CIR: {}, {clients} clients", Shown(client))?;
                 if handler_ns > 0 { write!(f, ", factory {:.1?}", time(handler_ns)) } else { Ok(()) }
             }
-            Event::CirRefused => f.write_str("    CIR refused"),
+            Event::Refused => f.write_str("    CIR refused"),
             Event::Read { bytes } => write!(f, "    read {bytes} bytes"),
-            Event::Srm { bytes, reply_bytes, handler_ns } => {
+            Event::Request { bytes, reply_bytes, handler_ns } => {
                 write!(f, "    SRM of {bytes} bytes, replies {reply_bytes}, handler {:.1?}", time(handler_ns))
             }
             Event::Sent { bytes, left } => write!(f, "    sent {bytes} bytes, {left} left"),
@@ -85,18 +85,18 @@ impl fmt::Display for Event {
             Event::Fault { key, panic: true } => write!(f, "    the handler of {key} panicked"),
             Event::Fault { key, panic: false } => write!(f, "    the handler of {key} failed"),
             Event::Limit { limit } => write!(f, "    limit reached: {limit}"),
-            Event::Closed { who, cause: Why(why) } => write!(f, "    {} closed: {why}", Shown(who)),
+            Event::Closed { source, cause: Why(why) } => write!(f, "    {} closed: {why}", Shown(source)),
         }
     }
 }
 
 /// A source: `client 5:7 fd 9`.
-pub(super) struct Shown(pub(super) Who);
+pub(super) struct Shown(pub(super) SourceInfo);
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.0.kind {
-            SourceKind::Master => "master socket",
+            SourceKind::Listener => "master socket",
             SourceKind::Client => "client",
             SourceKind::Datagram => "datagram socket",
             SourceKind::Queue => "queue",
@@ -104,7 +104,8 @@ impl fmt::Display for Shown {
             SourceKind::SharedMemory => "shared memory",
             SourceKind::Timers => "timers",
             SourceKind::Remote => "remotes",
-            SourceKind::Open => "descriptor",
+            SourceKind::Child => "child",
+            SourceKind::Fd => "descriptor",
         };
         write!(f, "{kind} {}", self.0.key)?;
         self.0.fd.map_or(Ok(()), |fd| write!(f, " fd {fd}"))

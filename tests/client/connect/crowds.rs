@@ -65,8 +65,8 @@ fn crowd_meets(listener: Listener, framing: Framing) {
     reactor.run(&mut counts).unwrap();
     let expected = Counts { opened: CROWD, answered: CROWD, closed: CROWD, strange: Vec::new() };
     assert_eq!(counts, expected, "{address}");
-    let (cirs, srms) = server.ask(|cx, ()| (cx.stats().cirs, cx.stats().srms));
-    assert_eq!((cirs, srms), (CROWD as u64, CROWD as u64));
+    let (accepted, requests) = server.ask(|cx, ()| (cx.stats().accepted, cx.stats().requests));
+    assert_eq!((accepted, requests), (CROWD as u64, CROWD as u64));
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn two_reactors_exchange_ten_thousand_messages() {
         let mut answered = 0;
         reactor.run(&mut answered).unwrap();
         assert_eq!(answered, MESSAGES);
-        assert_eq!(server.ask(|cx, ()| cx.stats().srms), u64::from(MESSAGES));
+        assert_eq!(server.ask(|cx, ()| cx.stats().requests), u64::from(MESSAGES));
         let turns = reactor.stats().turns;
         assert!(turns <= u64::from(MESSAGES) + 50, "{turns} turns: no message is waited for twice");
     }

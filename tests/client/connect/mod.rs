@@ -56,7 +56,7 @@ fn every_kind_connects_to_its_own_reactors_master_socket() {
         reactor.run(&mut told).unwrap();
         let expected = ["A open", "A got early", "A got open", "A closed: closed by a handler"];
         assert_eq!(told.lines, expected, "{text}");
-        assert_eq!(reactor.stats().cirs, 1, "a connection of one's own is no CIR");
+        assert_eq!(reactor.stats().accepted, 1, "a connection of one's own is no CIR");
     }
 }
 
@@ -165,7 +165,7 @@ fn a_backlog_that_stays_full_is_given_up_at_the_deadline() {
         reactor.run(&mut told).unwrap();
         assert_eq!(told.lines, ["A closed: limit reached: connect deadline"]);
         let stats = reactor.stats();
-        assert_eq!(stats.trips(Limit::Connect), 1);
+        assert_eq!(stats.limit_count(Limit::Connect), 1);
         assert!(stats.turns < 40, "it sleeps while it waits: {} turns", stats.turns);
     }
 }

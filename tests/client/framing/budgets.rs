@@ -23,7 +23,7 @@ fn per_turn(limits: Limits, read_buffer: usize) -> (Vec<usize>, Reactor<Heard>) 
         assert!(turn == Turn::Pending || heard.messages.len() == sent.len(), "forgotten after {turns:?}");
     }
     assert_eq!(heard.messages, sent);
-    assert_eq!(reactor.stats().srms, 60);
+    assert_eq!(reactor.stats().requests, 60);
     (turns, reactor)
 }
 
@@ -32,7 +32,7 @@ fn messages_per_visit() {
     let limits = Limits { messages_per_visit: 7, ..Limits::default() };
     let (turns, reactor) = per_turn(limits, 128 << 10);
     assert_eq!(turns, [7, 7, 7, 7, 7, 7, 7, 7, 4]);
-    assert_eq!(reactor.stats().trips(Limit::Messages), 8);
+    assert_eq!(reactor.stats().limit_count(Limit::Messages), 8);
 }
 
 #[test]
@@ -47,5 +47,5 @@ fn bytes_per_visit() {
     let limits = Limits { bytes_per_visit: 640, ..Limits::default() };
     let (turns, reactor) = per_turn(limits, 128);
     assert_eq!(turns, [10; 6]);
-    assert!(reactor.stats().trips(Limit::Bytes) >= 5);
+    assert!(reactor.stats().limit_count(Limit::Bytes) >= 5);
 }

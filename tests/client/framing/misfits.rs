@@ -40,7 +40,7 @@ fn a_message_of_the_largest_size_passes_and_one_byte_more_does_not() {
             let heard = hears(&mut reactor, framing, &wire);
             assert_eq!(heard.messages, [[b'x'; 100]], "{kind:?}");
             assert_eq!(heard.closed, ["Limit(Frame)"], "{kind:?}");
-            assert_eq!(reactor.stats().trips(Limit::Frame), 1, "{kind:?}");
+            assert_eq!(reactor.stats().limit_count(Limit::Frame), 1, "{kind:?}");
         }
     }
 }
@@ -72,7 +72,7 @@ fn a_last_line_that_is_too_long_is_refused_at_the_end_too() {
         assert_eq!(heard.messages.len(), messages, "{length}");
         assert_eq!(heard.closed, [cause], "{length}");
     }
-    assert_eq!(reactor.stats().trips(Limit::Frame), 1);
+    assert_eq!(reactor.stats().limit_count(Limit::Frame), 1);
 }
 
 /// The most address space that this process has ever had, in KiB.
@@ -91,7 +91,7 @@ fn a_length_is_believed_when_its_bytes_have_come() {
         assert_eq!(hears(&mut modest, Framing::prefixed(prefix), &wire).closed, ["Limit(Frame)"]);
         // Where anything is allowed, the client may go on; but it has four gigabytes to send first.
         let mut boundless = reactor(Limits { frame_max: usize::MAX, ..Limits::default() });
-        assert_eq!(hears(&mut boundless, Framing::prefixed(prefix), &wire).closed, ["HalfFrame"]);
+        assert_eq!(hears(&mut boundless, Framing::prefixed(prefix), &wire).closed, ["PartialFrame"]);
     }
     let grown = peak() - before;
     assert!(grown < 1 << 20, "{grown} KiB more");
@@ -178,5 +178,5 @@ fn messages_before_a_fault_are_handled_and_counted() {
     let heard = hears(&mut reactor, Framing::prefixed(Prefix::U8), &wire);
     assert_eq!(heard.messages, [&b"one"[..], b""]);
     // With the one of the client beside.
-    assert_eq!(reactor.stats().srms, 3);
+    assert_eq!(reactor.stats().requests, 3);
 }

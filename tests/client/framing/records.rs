@@ -126,7 +126,7 @@ fn a_record_too_large_is_counted() {
     settle(&mut reactor, &mut heard);
     assert_eq!(heard.messages, [[1; 100]]);
     assert_eq!(heard.closed, ["Limit(Frame)"]);
-    assert_eq!(reactor.stats().trips(Limit::Frame), 1);
+    assert_eq!(reactor.stats().limit_count(Limit::Frame), 1);
     seqpacket::send(&other, b"still here");
     settle(&mut reactor, &mut heard);
     assert_eq!(heard.messages.last().unwrap(), b"still here");

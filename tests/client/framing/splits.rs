@@ -19,7 +19,7 @@ fn hears(mut reactor: Reactor<Heard>, framing: Framing, pieces: &[&[u8]]) -> Hea
     drop(peer);
     settle(&mut reactor, &mut heard);
     assert_eq!(reactor.stats().clients, 0);
-    assert_eq!(reactor.stats().srms, heard.messages.len() as u64);
+    assert_eq!(reactor.stats().requests, heard.messages.len() as u64);
     heard
 }
 
@@ -68,7 +68,7 @@ fn a_stream_that_ends_in_the_middle_of_a_message() {
                 Kind::Lines | Kind::CrLines => {
                     (vec![message.clone(), wire[wire.len() / 2..end].to_vec()], "Peer")
                 }
-                _ => (vec![message.clone()], "HalfFrame"),
+                _ => (vec![message.clone()], "PartialFrame"),
             };
             assert_eq!(heard.messages, messages, "{kind:?} ended at {end}");
             assert_eq!(heard.closed, [cause], "{kind:?} ended at {end}");

@@ -214,14 +214,14 @@ fn outcome(case: &Case, observer: Option<Curious>) -> Outcome {
     }
     let stats = reactor.stats();
     let counts = vec![
-        ("srms", stats.srms),
+        ("srms", stats.requests),
         ("bytes in", stats.bytes_in),
         ("closed", stats.closed),
         ("drained", stats.drained),
         ("panics", stats.panics),
         ("handler errors", stats.handler_errors),
-        ("trips of output", stats.trips(Limit::Output)),
-        ("trips of slow consumers", stats.trips(Limit::SlowConsumer)),
+        ("trips of output", stats.limit_count(Limit::Output)),
+        ("trips of slow consumers", stats.limit_count(Limit::SlowConsumer)),
     ];
     let received =
         received.map(|bytes| String::from_utf8_lossy(&bytes[..bytes.len().min(LARGE / 3)]).into_owned());

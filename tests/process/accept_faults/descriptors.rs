@@ -16,7 +16,7 @@ pub(crate) fn limit_is_raised() {
         clients[..room].iter_mut().for_each(Client::is_answered);
         let before = server.until(|numbers| numbers.descriptors >= episode);
         server.assert_idle(RETRY);
-        assert_eq!(server.numbers().cirs, before.cirs, "accepted without a descriptor");
+        assert_eq!(server.numbers().accepted, before.accepted, "accepted without a descriptor");
         // Nobody leaves: it is the timer that finds the room.
         server.limit_descriptors(1_000);
         clients[room..].iter_mut().for_each(Client::is_answered);

@@ -25,7 +25,7 @@ pub(crate) fn errnos_of_accept() {
         resident.is_served();
     }
     let numbers = server.numbers();
-    assert_eq!((numbers.cirs, numbers.refused), (1 + 8 * 2 * 4, 0));
+    assert_eq!((numbers.accepted, numbers.refused), (1 + 8 * 2 * 4, 0));
 }
 
 pub(crate) fn accept_keeps_failing() {
@@ -75,7 +75,7 @@ pub(crate) fn registration_fails() {
     assert_eq!(tracer.detach(), 1);
     resident.is_served();
     let numbers = server.numbers();
-    assert_eq!((numbers.cirs, numbers.refused), (3, 1));
+    assert_eq!((numbers.accepted, numbers.refused), (3, 1));
     assert!(server.log().contains("max_user_watches"), "{}", server.log());
 }
 
@@ -115,5 +115,5 @@ pub(crate) fn credentials_fail() {
     assert_eq!(tracer.detach(), 1);
     resident.is_served();
     let numbers = server.numbers();
-    assert_eq!((numbers.cirs, numbers.refused), (3, 1));
+    assert_eq!((numbers.accepted, numbers.refused), (3, 1));
 }

@@ -42,7 +42,7 @@ impl Session<()> for Control {
 
     fn on_request(&mut self, _: &[u8], cx: &mut Context<'_, ()>, (): &mut ()) -> io::Result<()> {
         let stats = cx.stats();
-        let numbers = [stats.turns, stats.cirs, stats.cirs_refused, stats.trips(Limit::Descriptors)];
+        let numbers = [stats.turns, stats.accepted, stats.refused, stats.limit_count(Limit::Descriptors)];
         cx.reply_frame(numbers.map(|number| number.to_string()).join(" ").as_bytes())
     }
 
@@ -100,7 +100,7 @@ pub(crate) struct Server {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Numbers {
     pub(crate) turns: u64,
-    pub(crate) cirs: u64,
+    pub(crate) accepted: u64,
     pub(crate) refused: u64,
     pub(crate) descriptors: u64,
 }
@@ -136,8 +136,8 @@ impl Server {
         self.control.get_mut().write_all(b"\n").unwrap();
         let line = self.control_line();
         let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().unwrap()).collect();
-        let &[turns, cirs, refused, descriptors] = &numbers[..] else { panic!("numbers: {line:?}") };
-        Numbers { turns, cirs, refused, descriptors }
+        let &[turns, accepted, refused, descriptors] = &numbers[..] else { panic!("numbers: {line:?}") };
+        Numbers { turns, accepted, refused, descriptors }
     }
 
     fn path(&self) -> PathBuf {

@@ -17,7 +17,7 @@ pub(crate) fn through_cat() {
             while self.1 < self.0.len() {
                 let piece = &self.0[self.1..(self.1 + 50_000).min(self.0.len())];
                 self.1 += piece.len();
-                if cat.write(piece)? == Posted::Waits {
+                if cat.write(piece)? == Posted::Buffered {
                     return Ok(());
                 }
             }
@@ -76,7 +76,7 @@ pub(crate) fn bounded() {
     until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
     waker.unwrap().wait().unwrap();
     assert_eq!(first_number(&seen.out), Some(taken), "what was taken came, what was refused did not");
-    assert_eq!(reactor.stats().trips(Limit::Output), 1);
+    assert_eq!(reactor.stats().limit_count(Limit::Output), 1);
 }
 
 /// Puts SIGPIPE at its default, as a program has it that does not begin with Rust's main.
@@ -104,7 +104,7 @@ pub(crate) fn dies_with_input_waiting() {
     let (mut reactor, mut seen) = new();
     let key = start(&mut reactor, &mut piped("sleep", &["60"]));
     let child = reactor.child(key).unwrap();
-    assert_eq!(child.write(&[0; 1 << 20]).unwrap(), Posted::Waits);
+    assert_eq!(child.write(&[0; 1 << 20]).unwrap(), Posted::Buffered);
     settle(&mut reactor, &mut seen);
     assert_eq!(seen.flushed, 0);
     reactor.child(key).unwrap().kill(Signal::KILL).unwrap();

@@ -280,7 +280,7 @@ fn flood() {
     let quiet = reactor.run_child(&mut piped("cat", &[]), Quiet).unwrap();
     reactor.child(quiet).unwrap().write(b"here").unwrap();
     until(&mut reactor, &mut counts, |counts| counts.echoed);
-    assert!(reactor.stats().trips(Limit::Bytes) > 0);
+    assert!(reactor.stats().limit_count(Limit::Bytes) > 0);
 }
 
 fn both_ways() {

@@ -185,7 +185,7 @@ fn run(steps: &[Step], builder: Builder<World>, mut world: World) {
     assert_eq!(world.sessions.get(), 0, "sessions left");
     assert_eq!(reactor.stats().panics, world.panics);
     assert_eq!(reactor.stats().closed, (world.inner.len() - world.connecting.len()) as u64);
-    assert_eq!(reactor.stats().srms, world.inner.iter().map(|inner| inner.handled as u64).sum::<u64>());
+    assert_eq!(reactor.stats().requests, world.inner.iter().map(|inner| inner.handled as u64).sum::<u64>());
 }
 
 /// Turns, and has all peers read, until nothing moves any more.

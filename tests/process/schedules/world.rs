@@ -249,7 +249,7 @@ impl Session<World> for Tagged {
         let own = numbers[..2] == [self.tag, world.inner[self.tag].handled];
         self.check(world, own, &format!("handled {text:?}"));
         world.inner[self.tag].handled += 1;
-        if world.drain_at == Some(cx.stats().srms) {
+        if world.drain_at == Some(cx.stats().requests) {
             world.draining = true;
             cx.drain(Duration::from_secs(60))?;
         }

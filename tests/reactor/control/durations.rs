@@ -7,8 +7,8 @@ use std::{
 };
 
 use ipc_reactor::{
-    Address, Cause, Clock, Context, Delivery, Drain, Framing, Handout, Limits, Listener, QueueHandler,
-    Reactor, Session, SubscriptionHandler, TimerKey, Turn, WhenFull,
+    Address, Cause, Clock, Context, Delivery, Drain, Framing, Limits, Listener, QueueHandler, Reactor,
+    Session, SubscriberSession, SubscriptionHandler, TimerKey, Turn, WhenFull,
     shm::{Publisher, Update},
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -39,8 +39,8 @@ fn limits(long: Duration) -> Limits {
     let Limits {
         clients,
         clients_per_uid,
-        held_max,
-        held_per_uid,
+        buffered_max,
+        buffered_per_uid,
         when_full: _,
         accepts_per_visit,
         bytes_per_visit,
@@ -50,7 +50,7 @@ fn limits(long: Duration) -> Limits {
         slow_consumer,
         output_max,
         idle: _,
-        half_frame: _,
+        frame_timeout: _,
         connect: _,
         flush: _,
         drain: _,
@@ -61,8 +61,8 @@ fn limits(long: Duration) -> Limits {
     Limits {
         clients,
         clients_per_uid,
-        held_max,
-        held_per_uid,
+        buffered_max,
+        buffered_per_uid,
         when_full: WhenFull::Wait,
         accepts_per_visit,
         bytes_per_visit,
@@ -72,7 +72,7 @@ fn limits(long: Duration) -> Limits {
         slow_consumer,
         output_max,
         idle: Some(long),
-        half_frame: Some(long),
+        frame_timeout: Some(long),
         connect: long,
         flush: long,
         drain: long,
@@ -200,9 +200,9 @@ fn limits_that_no_clock_reaches_close_nothing() {
             // One whose publisher is another client of this reactor: each tells the other that it is there.
             let address = Address::UnixStream(folder.path().join("publisher"));
             let handout = |_: &ipc_reactor::Peer<'_>, _: &mut World| {
-                Ok(Handout::new(|world: &mut World| world.publisher.as_mut().unwrap()))
+                Ok(SubscriberSession::new(|world: &mut World| world.publisher.as_mut().unwrap()))
             };
-            reactor.listen(Listener::bind(&address).unwrap(), Handout::framing(), handout).unwrap();
+            reactor.listen(Listener::bind(&address).unwrap(), SubscriberSession::framing(), handout).unwrap();
             reactor.connect_subscriber(&address, Delivery::Every, Patient("subscription")).unwrap();
             // A backlog that stays full.
             let path = folder.path().join("full");
@@ -250,10 +250,10 @@ fn a_listener_that_never_tries_again_accepts_when_there_is_a_place() {
         let _waits = connect(&address);
         let case = format!("{long:?}");
         nothing_happens(&mut reactor, &mut world, &clock, &[SECOND, CENTURY, CENTURY, Duration::MAX], &case);
-        assert_eq!(reactor.stats().cirs, 0, "{case}");
+        assert_eq!(reactor.stats().accepted, 0, "{case}");
         assert!(reactor.abort(key));
         settle(&mut reactor, &mut world);
-        assert_eq!(reactor.stats().cirs, 1, "{case}");
+        assert_eq!(reactor.stats().accepted, 1, "{case}");
         assert_eq!(world.calls, ["first: Closed"], "{case}");
     }
 }

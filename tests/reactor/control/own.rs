@@ -146,11 +146,11 @@ fn a_queue_is_posted_to_and_asked_from_its_own_handler() {
             if message.bytes == b"fill" {
                 // The capacity is four.
                 let posted: Vec<_> = (0..6).map(|_| cx.post(key, b"own", 0).unwrap()).collect();
-                assert_eq!(posted, [[Posted::Sent; 4].as_slice(), &[Posted::Waits; 2]].concat());
-                assert_eq!(cx.waiting(key), 2);
+                assert_eq!(posted, [[Posted::Sent; 4].as_slice(), &[Posted::Buffered; 2]].concat());
+                assert_eq!(cx.outbox_len(key), 2);
             }
             if message.bytes == b"last" {
-                assert_eq!(cx.waiting(key), 0);
+                assert_eq!(cx.outbox_len(key), 0);
                 assert!(cx.close(key));
                 assert_eq!(
                     cx.post(key, b"unread", 0).unwrap(),
@@ -169,7 +169,7 @@ fn a_queue_is_posted_to_and_asked_from_its_own_handler() {
     settle(&mut reactor, &mut heard);
     assert_eq!(heard.len(), 8);
     assert!(reactor.post(key, b"", 0).is_err());
-    assert_eq!(reactor.waiting(key), 0);
+    assert_eq!(reactor.outbox_len(key), 0);
     assert_eq!(peer.attributes().unwrap().queued, 1);
 }
 

@@ -79,7 +79,7 @@ fn a_factory_that_panics_or_fails_refuses_one_newcomer() {
     stage.echoes(&peers[2], "third");
     stage.echoes(&peers[3], "fourth");
     let stats = stage.reactor.stats();
-    assert_eq!((stats.panics, stats.handler_errors, stats.cirs_refused, stats.cirs), (1, 1, 2, 2));
+    assert_eq!((stats.panics, stats.handler_errors, stats.refused, stats.accepted), (1, 1, 2, 2));
     assert_eq!(stage.world.closed(), []);
 }
 

@@ -117,7 +117,7 @@ fn a_budget_smaller_than_the_backlog_loses_no_edge_to_a_blocked_sender() {
         until(&mut reactor, &mut numbers, |numbers| numbers.len() == MESSAGES as usize);
     });
     assert!(numbers.into_iter().eq(0..MESSAGES));
-    assert!(reactor.stats().trips(Limit::Messages) >= 2);
+    assert!(reactor.stats().limit_count(Limit::Messages) >= 2);
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn what_there_is_room_for_is_sent_at_once() {
     for text in ["one", "two", ""] {
         assert_eq!(reactor.post(key, text.as_bytes(), 0).unwrap(), Posted::Sent);
     }
-    assert_eq!(reactor.waiting(key), 0);
+    assert_eq!(reactor.outbox_len(key), 0);
     assert_eq!([(); 3].map(|()| next(&receiver)), ["one", "two", ""]);
 }
 
@@ -43,20 +43,20 @@ fn what_waits_keeps_its_order_and_priorities_and_goes_out_as_the_receiver_drains
     assert_eq!([post("queued 1", 9), post("queued 2", 9)], [Posted::Sent; 2]);
     let waits = [("low 1", 1), ("high 1", 5), ("low 2", 1), ("high 2", 5), ("highest", 7), ("lowest", 0)];
     for (text, priority) in waits {
-        assert_eq!(post(text, priority), Posted::Waits);
+        assert_eq!(post(text, priority), Posted::Buffered);
     }
-    assert_eq!(reactor.waiting(key), 6);
+    assert_eq!(reactor.outbox_len(key), 6);
     settle(&mut reactor, &mut ());
-    assert_eq!(reactor.waiting(key), 6, "there is no room yet");
+    assert_eq!(reactor.outbox_len(key), 6, "there is no room yet");
 
     let mut received = Vec::new();
     for _ in 0..8 {
         received.push(next(&receiver));
         let still = (8 - received.len()).saturating_sub(2);
-        while reactor.waiting(key) > still {
+        while reactor.outbox_len(key) > still {
             let _ = reactor.turn(Some(PATIENCE), &mut ()).unwrap();
         }
-        assert_eq!(reactor.waiting(key), still, "one goes out for one that is taken");
+        assert_eq!(reactor.outbox_len(key), still, "one goes out for one that is taken");
     }
     assert_eq!(received, ["queued 1", "queued 2", "highest", "high 1", "high 2", "low 1", "low 2", "lowest"]);
     assert_eq!(reactor.post(key, b"again", 0).unwrap(), Posted::Sent);
@@ -69,15 +69,15 @@ fn a_newcomer_of_high_priority_does_not_overtake_what_waits_with_as_high_a_one()
     let mut reactor = Reactor::<()>::new().unwrap();
     let key = reactor.outbox(name.open(1)).unwrap();
     assert_eq!(reactor.post(key, b"first", 3).unwrap(), Posted::Sent);
-    assert_eq!(reactor.post(key, b"second", 3).unwrap(), Posted::Waits);
+    assert_eq!(reactor.post(key, b"second", 3).unwrap(), Posted::Buffered);
     assert_eq!(next(&receiver), "first");
     // There is room now, but the loop has not turned yet.
-    assert_eq!(reactor.post(key, b"third", 3).unwrap(), Posted::Waits);
-    while reactor.waiting(key) > 1 {
+    assert_eq!(reactor.post(key, b"third", 3).unwrap(), Posted::Buffered);
+    while reactor.outbox_len(key) > 1 {
         let _ = reactor.turn(Some(PATIENCE), &mut ()).unwrap();
     }
     assert_eq!(next(&receiver), "second");
-    while reactor.waiting(key) > 0 {
+    while reactor.outbox_len(key) > 0 {
         let _ = reactor.turn(Some(PATIENCE), &mut ()).unwrap();
     }
     assert_eq!(next(&receiver), "third");
@@ -89,20 +89,20 @@ fn a_full_outbox_refuses_and_counts() {
     let receiver = name.open(1);
     let mut reactor = small_outbox(2);
     let key = reactor.outbox(name.open(1)).unwrap();
-    for expected in [Posted::Sent, Posted::Waits, Posted::Waits] {
+    for expected in [Posted::Sent, Posted::Buffered, Posted::Buffered] {
         assert_eq!(reactor.post(key, b"job", 0).unwrap(), expected);
     }
     for trips in 1..=3 {
         let error = reactor.post(key, b"too many", 9).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::WouldBlock);
         assert_eq!(error.to_string(), "the queue is full and 2 messages wait for it; raise Limits::outbox");
-        assert_eq!((reactor.waiting(key), reactor.stats().trips(Limit::Outbox)), (2, trips));
+        assert_eq!((reactor.outbox_len(key), reactor.stats().limit_count(Limit::Outbox)), (2, trips));
     }
     next(&receiver);
-    while reactor.waiting(key) > 1 {
+    while reactor.outbox_len(key) > 1 {
         let _ = reactor.turn(Some(PATIENCE), &mut ()).unwrap();
     }
-    assert_eq!(reactor.post(key, b"one more", 0).unwrap(), Posted::Waits);
+    assert_eq!(reactor.post(key, b"one more", 0).unwrap(), Posted::Buffered);
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn what_can_never_be_sent_is_refused_at_once_also_while_others_wait() {
     assert!(complaints[0][0].contains("65 bytes exceeds the queue's message size 64"), "{complaints:?}");
     assert!(complaints[0][1].contains("priority 32768 exceeds the highest, 32767"), "{complaints:?}");
     assert_eq!(complaints[0], complaints[1]);
-    assert_eq!(reactor.waiting(key), 3);
+    assert_eq!(reactor.outbox_len(key), 3);
 }
 
 /// The class: an operation on the running source's own key is refused (C5).
@@ -138,8 +138,8 @@ fn a_handler_posts_to_its_own_queue() {
             match received.len() {
                 1 => {
                     assert_eq!(cx.post(own, b"sent", 0).unwrap(), Posted::Sent);
-                    assert_eq!(cx.post(own, b"waits", 0).unwrap(), Posted::Waits);
-                    assert_eq!(cx.waiting(own), 1);
+                    assert_eq!(cx.post(own, b"waits", 0).unwrap(), Posted::Buffered);
+                    assert_eq!(cx.outbox_len(own), 1);
                 }
                 3 => cx.finish(),
                 _ => {}
@@ -153,7 +153,7 @@ fn a_handler_posts_to_its_own_queue() {
     assert_eq!(received, [&b"from outside"[..], b"sent", b"waits"]);
     let gone = reactor.post(inserted, b"it is closed", 0).unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::NotFound);
-    assert_eq!(reactor.waiting(inserted), 0);
+    assert_eq!(reactor.outbox_len(inserted), 0);
 }
 
 /// Posts one message in each turn, by a timer that sets itself anew.
@@ -242,7 +242,7 @@ fn what_waits_goes_out_to_a_receiver_in_another_thread() {
         });
         run(&mut reactor, &mut ());
     });
-    assert_eq!(reactor.waiting(key), 0);
+    assert_eq!(reactor.outbox_len(key), 0);
 }
 
 struct TellsTheCause;
@@ -296,7 +296,7 @@ fn a_drain_does_not_wait_for_a_receiver_past_its_deadline() {
     // Sent by the queue's owner to itself, and never received: a drain takes what is there when it begins.
     receiver.send(b"fills it", 0).unwrap();
     let blocked = reactor.outbox(name.open(1)).unwrap();
-    assert_eq!(reactor.post(blocked, b"waits", 0).unwrap(), Posted::Waits);
+    assert_eq!(reactor.post(blocked, b"waits", 0).unwrap(), Posted::Buffered);
     assert!(reactor.abort(key));
     reactor.drain(Duration::from_millis(5)).unwrap();
     let mut causes = Vec::new();

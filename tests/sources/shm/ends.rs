@@ -5,7 +5,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::time::{Duration, Instant};
 
-use ipc_reactor::Handout;
+use ipc_reactor::SubscriberSession;
 use ipc_reactor::shm::{Access, Mapping, Memfd, PublisherOptions, Subscriber, Ticket, Update};
 use ipc_reactor::{
     Address, Cause, Context, Delivery, Drain, Framing, Limit, Limits, Listener, Reactor, Session,
@@ -272,13 +272,13 @@ fn a_factory_that_refuses_and_a_publisher_that_is_full() {
     let mut reactor = Reactor::<World>::new().unwrap();
     let mut refusals = 1;
     reactor
-        .listen(Listener::bind(&address).unwrap(), Handout::framing(), move |peer, _| {
+        .listen(Listener::bind(&address).unwrap(), SubscriberSession::framing(), move |peer, _| {
             peer.credentials()?;
             if refusals > 0 {
                 refusals -= 1;
                 return Err(io::ErrorKind::PermissionDenied.into());
             }
-            Ok(Handout::new(|world: &mut World| &mut world.publisher))
+            Ok(SubscriberSession::new(|world: &mut World| &mut world.publisher))
         })
         .unwrap();
     let mut world = World::new(PublisherOptions::latest(8).subscribers_max(1).create().unwrap());
@@ -297,8 +297,8 @@ fn a_ticket_does_not_go_over_tcp() {
     let listener = Listener::tcp("127.0.0.1:0").unwrap();
     let Address::Tcp(address) = listener.local_address().unwrap() else { unreachable!() };
     reactor
-        .listen(listener, Handout::framing(), |_, _| {
-            Ok(Handout::new(|world: &mut World| &mut world.publisher))
+        .listen(listener, SubscriberSession::framing(), |_, _| {
+            Ok(SubscriberSession::new(|world: &mut World| &mut world.publisher))
         })
         .unwrap();
     let mut world = World::new(numbers(7));
@@ -320,7 +320,7 @@ fn values_that_change_seldom_end_no_subscription() {
             let _ = reactor.turn(Some(PATIENCE), &mut world).unwrap();
             held_up = before.elapsed() >= idle * 3 / 4;
             before = Instant::now();
-            assert!(reactor.stats().trips(Limit::Idle) == 0 || held_up, "idle after {idle:?}");
+            assert!(reactor.stats().limit_count(Limit::Idle) == 0 || held_up, "idle after {idle:?}");
         }
         if held_up {
             continue;
@@ -425,7 +425,7 @@ fn a_client_that_never_answers_is_closed() {
     let silent = UnixStream::connect(path).unwrap();
     until(&mut reactor, &mut world, |world| world.publisher.subscribers() == 1);
     until(&mut reactor, &mut world, |world| world.publisher.subscribers() == 0);
-    assert_eq!(reactor.stats().trips(Limit::Idle), 1);
+    assert_eq!(reactor.stats().limit_count(Limit::Idle), 1);
     drop(silent);
 }
 
@@ -443,7 +443,7 @@ fn a_client_that_answers_stays() {
         let _ = publishing.turn(Some(Duration::from_millis(1)), &mut world).unwrap();
         let _ = reactor.turn(Some(Duration::ZERO), &mut listening).unwrap();
     }
-    assert_eq!(publishing.stats().trips(Limit::Idle), 0);
+    assert_eq!(publishing.stats().limit_count(Limit::Idle), 0);
     assert_eq!((world.publisher.subscribers(), &listening.heard[..]), (1, &[Heard::Open][..]));
 }
 
@@ -474,8 +474,8 @@ fn no_other_user_takes_all_subscriptions() {
     let name = unique();
     let mut reactor = Reactor::<World>::new().unwrap();
     reactor
-        .listen(Listener::unix_abstract(&name).unwrap(), Handout::framing(), |_, _| {
-            Ok(Handout::new(|world: &mut World| &mut world.publisher))
+        .listen(Listener::unix_abstract(&name).unwrap(), SubscriberSession::framing(), |_, _| {
+            Ok(SubscriberSession::new(|world: &mut World| &mut world.publisher))
         })
         .unwrap();
     let mut world = World::new(PublisherOptions::latest(8).subscribers_max(8).create().unwrap());

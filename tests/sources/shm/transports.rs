@@ -4,7 +4,7 @@ use crate::support::names::QueueName;
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 
-use ipc_reactor::Handout;
+use ipc_reactor::SubscriberSession;
 use ipc_reactor::shm::{QueueNotifier, SocketNotifier, Subscriber, Ticket, UPDATED};
 use ipc_reactor::{Address, Delivery, Listener, Queue, Reactor};
 
@@ -16,8 +16,9 @@ use crate::support::world::{Ear, Heard, World, address, numbers, value};
 fn telling_by_socket(address: &Address) -> Reactor<World> {
     let mut reactor = Reactor::<World>::new().unwrap();
     reactor
-        .listen(Listener::bind(address).unwrap(), Handout::framing(), |peer, _| {
-            Ok(Handout::new(|world: &mut World| &mut world.publisher).via(SocketNotifier::new(peer)?))
+        .listen(Listener::bind(address).unwrap(), SubscriberSession::framing(), |peer, _| {
+            Ok(SubscriberSession::new(|world: &mut World| &mut world.publisher)
+                .via(SocketNotifier::new(peer)?))
         })
         .unwrap();
     reactor
@@ -35,13 +36,13 @@ fn over_the_socket_there_is_one_message_for_each_sleep() {
         reactor.connect_subscriber(&address, Delivery::Every, Ear).unwrap();
         until(&mut reactor, &mut world, |world| world.heard == [Heard::Open]);
         settle(&mut reactor, &mut world);
-        let tickets = reactor.stats().srms;
+        let tickets = reactor.stats().requests;
         for round in 0..50 {
             world.publish(round * 100..(round + 1) * 100);
             settle(&mut reactor, &mut world);
         }
         assert!(world.heard[1..].iter().cloned().eq((0..5000).map(value)), "{address}");
-        assert_eq!(reactor.stats().srms - tickets, 50, "{address}");
+        assert_eq!(reactor.stats().requests - tickets, 50, "{address}");
     }
 }
 
@@ -92,10 +93,10 @@ fn through_a_message_queue_there_is_one_message_for_each_sleep() {
         .unwrap();
     let to = name.0.clone();
     reactor
-        .listen(Listener::bind(&address).unwrap(), Handout::framing(), move |_, _| {
+        .listen(Listener::bind(&address).unwrap(), SubscriberSession::framing(), move |_, _| {
             let queue = Queue::options().read(false).write(true).open(&to)?;
             let notify = QueueNotifier::new(queue, 3)?;
-            Ok(Handout::new(|world: &mut World| &mut world.publisher).via(notify))
+            Ok(SubscriberSession::new(|world: &mut World| &mut world.publisher).via(notify))
         })
         .unwrap();
     let mut world = World::new(numbers(127));

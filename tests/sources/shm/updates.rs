@@ -1,7 +1,7 @@
 //! What a subscriber is told of, and in which order.
 
 use crate::support::names::unique;
-use ipc_reactor::Handout;
+use ipc_reactor::SubscriberSession;
 use ipc_reactor::shm::{Publisher, Subscriber, TypedPublisher, Update};
 use ipc_reactor::{Address, Delivery, Limits, Listener, Reactor, Turn};
 
@@ -166,8 +166,8 @@ fn values_of_a_type() {
     let (_folder, address) = address();
     let mut reactor = Reactor::<Rates>::new().unwrap();
     reactor
-        .listen(Listener::bind(&address).unwrap(), Handout::framing(), |_, _| {
-            Ok(Handout::new(|rates: &mut Rates| rates.publisher.get_mut()))
+        .listen(Listener::bind(&address).unwrap(), SubscriberSession::framing(), |_, _| {
+            Ok(SubscriberSession::new(|rates: &mut Rates| rates.publisher.get_mut()))
         })
         .unwrap();
     let mut rates = Rates { publisher: TypedPublisher::every(1).unwrap(), heard: Vec::new() };

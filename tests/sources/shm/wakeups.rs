@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ipc_reactor::Handout;
+use ipc_reactor::SubscriberSession;
 use ipc_reactor::shm::{SocketNotifier, Subscriber, Update};
 use ipc_reactor::{Cause, Context, Delivery, Limits, Listener, Reactor, SubscriptionHandler};
 
@@ -141,8 +141,9 @@ fn the_last_update_arrives_when_told_over_the_socket() {
         scope.spawn(move || {
             let mut reactor = Reactor::<World>::new().unwrap();
             reactor
-                .listen(listener, Handout::framing(), |peer, _| {
-                    Ok(Handout::new(|world: &mut World| &mut world.publisher).via(SocketNotifier::new(peer)?))
+                .listen(listener, SubscriberSession::framing(), |peer, _| {
+                    Ok(SubscriberSession::new(|world: &mut World| &mut world.publisher)
+                        .via(SocketNotifier::new(peer)?))
                 })
                 .unwrap();
             let mut world = World::new(numbers(63));
