@@ -13,7 +13,6 @@ use std::{
 pub(crate) mod closer;
 mod cmsg;
 pub(crate) mod datagram;
-pub(crate) mod epoll;
 pub(crate) mod file;
 pub(crate) mod fork;
 mod lingering;

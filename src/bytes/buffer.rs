@@ -183,7 +183,8 @@ impl Buffer {
 /// Buffers that are not in use, kept for the next client that needs one.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    // A client keeps its buffer boxed, so that an idle client is small. Boxed here too, so that `take` allocates nothing.
+    // A client keeps its buffer boxed, so that an idle client is small. Boxed here too, so that `take` allocates
+    // nothing.
     #[allow(clippy::vec_box)]
     free: Vec<Box<Buffer>>,
     bytes: usize,
@@ -197,7 +198,7 @@ impl Pool {
     /// The most buffers that are kept.
     const COUNT_MAX: usize = 4096;
 
-    pub(crate) fn lend(&mut self) -> Box<Buffer> {
+    pub(crate) fn take(&mut self) -> Box<Buffer> {
         match self.free.pop() {
             Some(buffer) => {
                 self.bytes -= buffer.data.len();
@@ -315,7 +316,7 @@ mod tests {
         let mut pool = Pool::default();
         let buffers: Vec<_> = (0..1000)
             .map(|_| {
-                let mut buffer = pool.lend();
+                let mut buffer = pool.take();
                 buffer.extend(&[0; 32 << 10]).unwrap();
                 buffer
             })
@@ -324,7 +325,7 @@ mod tests {
             pool.give_back(buffer);
         }
         assert!(pool.bytes <= Pool::BYTES_MAX && pool.free.len() < 1000);
-        let mut large = pool.lend();
+        let mut large = pool.take();
         large.extend(&vec![0; 1 << 20]).unwrap();
         let before = pool.free.len();
         pool.give_back(large);

@@ -17,8 +17,8 @@ use crate::{
     types::posted::Posted,
 };
 
-/// How long the end of a killed process is waited for where nothing can wait for it later. It takes far less, unless the
-/// process is in the middle of I/O that the kernel does not break off.
+/// How long the end of a killed process is waited for where nothing can wait for it later. It takes far less, unless
+/// the process is in the middle of I/O that the kernel does not break off.
 const KILLED_MS_MAX: u64 = 100;
 
 const EXIT: Token = Token(0);
@@ -46,8 +46,8 @@ impl ChildProcess {
         self.pid
     }
 
-    /// Writes `bytes` to the child's standard input, without ever waiting: what the pipe has no room for is kept, and written
-    /// when there is room.
+    /// Writes `bytes` to the child's standard input, without ever waiting: what the pipe has no room for is kept, and
+    /// written when there is room.
     ///
     /// # Errors
     /// `WouldBlock`: more than [`Limits::output_max`](crate::Limits::output_max) bytes would wait; nothing of these was
@@ -124,7 +124,7 @@ impl KillOnDrop {
         KillOnDrop { pidfd, collected: false, made_in: sys::fork::generation() }
     }
 
-    /// The exit, as it is told: the status once it has ended, or word that there will be none.
+    /// The exit, once the child has ended. Without a status if it was reaped elsewhere.
     pub(crate) fn collect(&mut self) -> Option<Option<ExitStatus>> {
         let status = match self.pidfd.try_wait() {
             Ok(None) => return None,
@@ -136,7 +136,7 @@ impl KillOnDrop {
     }
 
     pub(crate) fn kill(&self) {
-        // It fails only for one that is gone.
+        // It fails only for a process that has ended.
         let _ = self.pidfd.kill(Signal::KILL);
     }
 
@@ -221,16 +221,16 @@ impl Output {
 
 /// A child in the poll set, without its handler.
 ///
-/// It has up to four descriptors: a pidfd and three pipes. They are in a poll set of their own, whose descriptor is the one
-/// that is registered: so a child has one key.
+/// It has up to four descriptors: a pidfd and three pipes. They are in a poll set of their own, whose descriptor is the
+/// one that is registered: so a child has one key.
 pub(crate) struct ChildPort {
     pub(crate) process: ChildProcess,
     events: Events,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
     pub(crate) exit: Option<Exit>,
-    /// The handler was told of the exit.
-    pub(crate) told: bool,
+    /// `on_exit` has been called.
+    pub(crate) exit_delivered: bool,
 }
 
 impl ChildPort {
@@ -276,10 +276,11 @@ impl ChildPort {
             refused: 0,
         };
         let events = Events::with_capacity(4);
-        Ok(ChildPort { process, events, stdout, stderr, exit: None, told: false })
+        Ok(ChildPort { process, events, stdout, stderr, exit: None, exit_delivered: false })
     }
 
-    /// Takes the events of the child's own poll set. True: what waited for its standard input is written, or it is closed.
+    /// Takes the events of the child's own poll set. True: what waited for its standard input is written, or it is
+    /// closed.
     pub(crate) fn poll(&mut self) -> io::Result<bool> {
         while let Err(error) = self.process.poll.poll(&mut self.events, Some(Duration::ZERO)) {
             if error.kind() != io::ErrorKind::Interrupted {

@@ -42,7 +42,7 @@ pub(crate) fn admit<S>(
     let now_ns = set.now_ns();
     let mut io = ClientIo::new(socket, config, now_ns, 0);
     if io.config.rights == Rights::Discarded {
-        // What was passed before is in the socket, to be read; since Linux 6.16 no more is let in.
+        // Descriptors that were passed before are in the socket. Since Linux 6.16 the kernel refuses more.
         let refuses = socket::set_passes_rights(io.fd(), false).is_ok();
         io.flags.set(Flags::REFUSES_RIGHTS, refuses);
     }
@@ -129,7 +129,7 @@ impl<S> PollSet<S> {
         }
         let config = Rc::new(ConnectionConfig::new(transport, framing, Rights::Discarded));
         let key = admit(self, socket, config, Box::new(session), Registration::AtOnce)?;
-        // An out-of-band byte may have come before: the first visit reads to EAGAIN.
+        // An out-of-band byte may have come before: the first visit reads until EAGAIN.
         self.mark_ready(key, Ready::READABLE | Ready::PRIORITY);
         Ok(key)
     }

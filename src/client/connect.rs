@@ -33,9 +33,9 @@ impl<S> PollSet<S> {
     /// Connects to a Unix stream, Unix seqpacket or TCP address without waiting for it. The session's
     /// [`on_open`](Session::on_open) is called once the connection is established; what is sent to it before waits.
     ///
-    /// If the connection cannot be made, [`on_close`](Session::on_close) is called once, with [`Cause::Connect`], or with
-    /// [`Limit::Connect`](crate::Limit::Connect) after [`Limits::connect`](crate::Limits::connect). If the listener's
-    /// backlog is full, the reactor tries again until then.
+    /// If the connection cannot be made, [`on_close`](Session::on_close) is called once, with [`Cause::Connect`], or
+    /// with [`Limit::Connect`](crate::Limit::Connect) after [`Limits::connect`](crate::Limits::connect). If the
+    /// listener's backlog is full, the reactor tries again until then.
     ///
     /// Host names are resolved with `getaddrinfo(3)`, which blocks: use numeric addresses where that matters. The
     /// addresses of a host are tried in order, all within the one limit; `on_close` gets the error of the last one.
@@ -63,8 +63,8 @@ impl<S> PollSet<S> {
     /// ```
     ///
     /// # Errors
-    /// The address is of no such kind, or cannot be resolved; no descriptors. What the *peer* refuses is told to
-    /// `on_close`.
+    /// `InvalidInput`: the address is not that of a stream or seqpacket socket. Those of `getaddrinfo(3)`, `socket(2)`
+    /// and `epoll_ctl(2)`. Errors of `connect(2)` go to `on_close`.
     pub fn connect(
         &mut self,
         address: &Address,
@@ -147,7 +147,7 @@ fn prepare(transport: Transport, domain: libc::c_int, framing: &Framing) -> io::
     if transport.is_tcp() {
         socket::set_nodelay(socket.as_fd(), true)?;
     } else {
-        // A kernel before 6.16 has no such option.
+        // Linux before 6.16 has no such option.
         let _ = socket::set_passes_rights(socket.as_fd(), framing.descriptors_max() > 0);
     }
     if transport.is_seqpacket() {
@@ -173,8 +173,8 @@ pub(super) fn poll_connect<S>(visit: &mut Visit<'_, S>) -> Flow<bool> {
         return Ok(false);
     }
     let target = connecting.targets[0].1;
-    // A second connect tells where the first has got to, on every kind of socket. Not once it is established: a Unix socket
-    // looks for the listener before it looks at itself, and that may be closed or full by now.
+    // A second connect reports the state of the first, on every transport. Not after it is established: on a Unix
+    // socket, connect looks for the listener first, which may be closed or full by now.
     let polled = match socket::getpeername(io.fd()) {
         Ok(_) => Ok(()),
         Err(_) => socket::connect_nonblocking(io.fd(), &target),
@@ -201,8 +201,8 @@ pub(super) fn poll_connect<S>(visit: &mut Visit<'_, S>) -> Flow<bool> {
     connecting_is_over(io);
     io.flags.set(Flags::WRITABLE, true);
     io.active_ns = now_ns;
-    // Edges from before (an unconnected socket shows a hang-up) mean nothing now; registering anew tells what is true. The
-    // connection's deadline is put off when it comes.
+    // Earlier edges are out of date (an unconnected socket reports a hang-up). The new registration reports the present
+    // state. The connect deadline is computed again when it comes.
     visit.left = Ready::READABLE;
     visit.set_write_interest(false)?;
     Ok(true)

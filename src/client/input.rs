@@ -122,7 +122,7 @@ impl<S> Visit<'_, S> {
         Pass::Drained
     }
 
-    /// One read: into the loop's buffer, or to the end of a partial frame. Also returns how much room there was.
+    /// One read: into the loop's buffer, or after a partial frame. Also returns the room that there was.
     fn read(&mut self) -> Flow<(Read, usize)> {
         if let Some(read) = self.first.take() {
             return Ok((read, self.scratch.len()));
@@ -287,7 +287,7 @@ impl<S> Visit<'_, S> {
 /// Buffers a partial frame, or frames that a budget has left.
 #[cold]
 pub(super) fn keep_rest(io: &mut ClientIo, frames: &Frames<'_>, pool: &mut Pool, now_ns: u64) -> Outcome<()> {
-    let mut input = pool.lend();
+    let mut input = pool.take();
     input.extend(frames.rest).map_err(|error| Box::new(Cause::Io(error)))?;
     input.since_ns = now_ns;
     input.scanned = frames.scanned;

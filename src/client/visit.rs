@@ -1,11 +1,11 @@
 //! A visit to a client: reads, calls the session with each frame, and sends the replies.
 //!
 //! It begins with the straight line ([`visit_at_once`]), which is all of most visits: the event is readable and nothing
-//! else, nothing about the client is unusual, the read is short, every byte of it belongs to a whole frame, and one send
-//! takes all replies. Such a visit leaves no state behind, and skips the ready list.
+//! else, nothing about the client is unusual, the read is short, every byte of it belongs to a whole frame, and one
+//! send takes all replies. Such a visit leaves no state behind, and skips the ready list.
 //!
-//! Everything else is [`Visit::run`]: it sends buffered output, reads until nothing is left or the budget is spent, calls
-//! the session with each whole frame (`input.rs`), and sends all replies at once (`output.rs`).
+//! Everything else is [`Visit::run`]: it sends buffered output, reads until nothing is left or the budget is spent,
+//! calls the session with each whole frame (`input.rs`), and sends all replies at once (`output.rs`).
 
 use std::{mem, ops::Range};
 
@@ -17,7 +17,7 @@ use crate::{
         deadlines::arm_deadline,
         input::keep_rest,
         output::{keep_borrowed, send_copied},
-        visit_state::{Exit, Flow, Lent, Visit, halves, io_of},
+        visit_state::{Exit, Flow, Visit, VisitArgs, halves, io_of},
     },
     observe::{
         event::{SourceInfo, SourceKind, VisitEnd, What},
@@ -69,7 +69,7 @@ pub(crate) fn is_plain<S, const RIGHTS: bool>(set: &PollSet<S>, key: Key) -> boo
 pub(crate) fn visit_at_once<S, P: Probe, const RIGHTS: bool>(
     set: &mut PollSet<S>,
     key: Key,
-    lent: &mut Lent<'_, S>,
+    args: &mut VisitArgs<'_, S>,
 ) -> AtOnce {
     if P::ON {
         let io = io_of(&mut set.registry, key);
@@ -78,68 +78,68 @@ pub(crate) fn visit_at_once<S, P: Probe, const RIGHTS: bool>(
     }
     let (io, session) = halves(&mut set.registry, key);
     let read = if RIGHTS {
-        // A plain client keeps no descriptors, so the inbox is empty.
-        io.recv(lent.scratch, &mut set.io.inbox, usize::MAX)
+        // A plain client has no descriptors, so the inbox is empty.
+        io.recv(args.scratch, &mut set.io.inbox, usize::MAX)
     } else {
-        socket::recv(io.fd(), lent.scratch).into()
+        socket::recv(io.fd(), args.scratch).into()
     };
     let count = match read {
-        Read::Bytes(count) if count < lent.scratch.len() => count,
-        unusual => return go_on(set, key, lent, Progress::Read(unusual)),
+        Read::Bytes(count) if count < args.scratch.len() => count,
+        unusual => return go_on(set, key, args, Progress::Read(unusual)),
     };
     set.stats.bytes_in += count as u64;
     if P::ON || io.config.framing.known_size(count) != Some(count) {
-        return visit_frames::<S, P>(set, key, lent, count);
+        return visit_frames::<S, P>(set, key, args, count);
     }
     let Some(mut taken) = session.take() else { unreachable!("it is there unless it runs") };
     set.stats.requests += 1;
-    let (read, state) = (&lent.scratch[..count], &mut *lent.state);
+    let (read, state) = (&args.scratch[..count], &mut *args.state);
     set.io.begin_replies(read);
     if let Err(called) = call_session(set, key, |cx| taken.on_request(read, cx, state).map_err(failed)) {
-        return finish_unusual(set, key, lent, taken, called, count);
+        return finish_unusual(set, key, args, taken, called, count);
     }
     let borrowed = set.io.end_replies(read);
     match answer(set, key, taken, borrowed) {
         Ok(()) => AtOnce::Straight,
-        Err(sent) => finish_request(set, key, lent, sent..borrowed.len()),
+        Err(sent) => finish_request(set, key, args, sent..borrowed.len()),
     }
 }
 
 /// The first visit to a client that was just accepted and is not registered yet: opens the session, and handles a
 /// request that came with the connection. Bytes that come later make an edge when the client is registered.
-pub(crate) fn first_visit<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) {
+pub(crate) fn first_visit<S>(set: &mut PollSet<S>, key: Key, args: &mut VisitArgs<'_, S>) {
     let Some(ready) = set.registry.begin_visit(key) else { return };
     let io = io_of(&mut set.registry, key);
     let (config, received) = (io.config.clone(), set.stats.bytes_in);
     if !io.becomes_plain() {
-        visit(set, key, ready, lent);
+        visit(set, key, ready, args);
         return;
     }
     io.flags.set(Flags::OPENED, true);
     set.io.begin_replies(&[]);
-    let state = &mut *lent.state;
+    let state = &mut *args.state;
     let called = call(set, key, |session: &mut Box<dyn Driver<S>>, cx| session.on_open(cx, state));
     set.io.end_replies(&[]);
     if !called.is_plain() || !set.io.out.is_empty() {
-        go_on(set, key, lent, Progress::handled(called, Ok(()), 0));
+        go_on(set, key, args, Progress::handled(called, Ok(()), 0));
     } else if set.observes() {
-        visit_first::<S, On>(set, key, lent);
+        visit_first::<S, On>(set, key, args);
     } else {
-        visit_first::<S, Off>(set, key, lent);
+        visit_first::<S, Off>(set, key, args);
     }
     config.note_first_visit(set.stats.bytes_in > received);
 }
 
-fn visit_first<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) {
+fn visit_first<S, P: Probe>(set: &mut PollSet<S>, key: Key, args: &mut VisitArgs<'_, S>) {
     if io_of(&mut set.registry, key).takes_rights() {
-        visit_at_once::<S, P, true>(set, key, lent);
+        visit_at_once::<S, P, true>(set, key, args);
     } else {
-        visit_at_once::<S, P, false>(set, key, lent);
+        visit_at_once::<S, P, false>(set, key, args);
     }
 }
 
-/// Puts the session back, which has asked for nothing, and sends the replies if all of them are borrowed. `Err`: not all
-/// are sent, but this many bytes.
+/// Puts the session back, which has asked for nothing, and sends the replies if all of them are borrowed. `Err`: not
+/// all are sent, but this many bytes.
 #[inline(always)]
 fn answer<S>(
     set: &mut PollSet<S>,
@@ -167,10 +167,15 @@ fn answer<S>(
 
 /// The straight line, if not all replies are sent. `unsent`: the range of the borrowed ones in the read buffer.
 #[inline(never)]
-fn finish_request<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, unsent: Range<usize>) -> AtOnce {
-    match send_copied(set, key, &lent.scratch[unsent]) {
+fn finish_request<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    args: &mut VisitArgs<'_, S>,
+    unsent: Range<usize>,
+) -> AtOnce {
+    match send_copied(set, key, &args.scratch[unsent]) {
         Ok(true) => AtOnce::Straight,
-        sent => go_on(set, key, lent, Progress::handled(Called::plain(), sent.map(drop), 0)),
+        sent => go_on(set, key, args, Progress::handled(Called::plain(), sent.map(drop), 0)),
     }
 }
 
@@ -179,13 +184,13 @@ fn finish_request<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, uns
 fn finish_unusual<S>(
     set: &mut PollSet<S>,
     key: Key,
-    lent: &mut Lent<'_, S>,
+    args: &mut VisitArgs<'_, S>,
     session: Box<dyn Driver<S>>,
     called: Called<()>,
     count: usize,
 ) -> AtOnce {
-    let kept = put_back_unusual(set, key, session, &lent.scratch[..count]);
-    go_on(set, key, lent, Progress::handled(called, kept, 0))
+    let kept = put_back_unusual(set, key, session, &args.scratch[..count]);
+    go_on(set, key, args, Progress::handled(called, kept, 0))
 }
 
 #[cold]
@@ -202,14 +207,19 @@ fn put_back_unusual<S>(
 
 /// The straight line, if the read is not exactly one frame.
 #[inline(never)]
-fn visit_frames<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, count: usize) -> AtOnce {
+fn visit_frames<S, P: Probe>(
+    set: &mut PollSet<S>,
+    key: Key,
+    args: &mut VisitArgs<'_, S>,
+    count: usize,
+) -> AtOnce {
     if P::ON && set.observes_messages() {
         set.emit_timed(|_, source| What::Read { source, bytes: count });
     }
     let (io, session) = halves(&mut set.registry, key);
     let Some(mut taken) = session.take() else { unreachable!("it is there unless it runs") };
     let config = io.config.clone();
-    let (read, state) = (&lent.scratch[..count], &mut *lent.state);
+    let (read, state) = (&args.scratch[..count], &mut *args.state);
     let mut frames = Frames::new(&config.framing, read, set.limits.messages_per_visit);
     set.io.begin_replies(read);
     let called = call_session(set, key, |cx| {
@@ -255,15 +265,15 @@ fn visit_frames<S, P: Probe>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_,
         }
     }
     let progress = Progress::handled(called, sent.map(drop), frames.messages);
-    go_on(set, key, lent, progress)
+    go_on(set, key, args, progress)
 }
 
 /// How far the straight line has come when something unusual ends it.
 enum Progress {
     /// This was read, and is not handled yet.
     Read(Read),
-    /// All that was read is handled or buffered, and its replies are sent or in the reactor's buffer. `messages`: what is
-    /// left of the budget.
+    /// All that was read is handled or buffered, and its replies are sent or in the reactor's buffer. `messages`: what
+    /// is left of the budget.
     Handled { outcome: Outcome<()>, asked: Asked, messages: usize },
 }
 
@@ -276,8 +286,8 @@ impl Progress {
 
 /// Continues where the straight line ends.
 #[cold]
-fn go_on<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, progress: Progress) -> AtOnce {
-    let mut visit = Visit::new(set, key, Ready::READABLE, lent);
+fn go_on<S>(set: &mut PollSet<S>, key: Key, args: &mut VisitArgs<'_, S>, progress: Progress) -> AtOnce {
+    let mut visit = Visit::new(set, key, Ready::READABLE, args);
     visit.begin();
     let flow = match progress {
         Progress::Read(read) => {
@@ -297,9 +307,14 @@ fn go_on<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>, progress: Pr
 // ---- Everything else ----
 
 /// One visit to a client from the ready list.
-pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, lent: &mut Lent<'_, S>) -> VisitEnd {
+pub(crate) fn visit<S>(
+    set: &mut PollSet<S>,
+    key: Key,
+    ready: Ready,
+    args: &mut VisitArgs<'_, S>,
+) -> VisitEnd {
     let received = set.stats.bytes_in;
-    let mut visit = Visit::new(set, key, ready, lent);
+    let mut visit = Visit::new(set, key, ready, args);
     visit.begin();
     let io = visit.io();
     let first = (!io.flags.has(Flags::OPENED)).then(|| io.config.clone());
@@ -315,11 +330,11 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, lent: &mut 
 }
 
 /// A session's timer is due.
-pub(crate) fn wake<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, lent: &mut Lent<'_, S>) {
+pub(crate) fn wake<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, args: &mut VisitArgs<'_, S>) {
     if !matches!(set.registry.get(key), Some(Source::Client { io, .. }) if io.is_open()) {
         return;
     }
-    let mut visit = Visit::new(set, key, Ready::NONE, lent);
+    let mut visit = Visit::new(set, key, Ready::NONE, args);
     visit.begin();
     let flow = visit.call(|session, cx, state| session.on_timer(timer, cx, state)).and_then(|()| {
         visit.flush()?;
@@ -379,7 +394,7 @@ impl<S> Visit<'_, S> {
             return set.finish_visit(key, visited);
         }
         if !set.io.out.is_empty() {
-            let mut waiting = set.io.pool.lend();
+            let mut waiting = set.io.pool.take();
             mem::swap(&mut set.io.out, &mut waiting);
             io.put_output(waiting);
         }
@@ -435,7 +450,7 @@ impl<S> Visit<'_, S> {
                 Pass::Budget => {}
                 Pass::EndOfFile => {
                     self.io().flags.set(Flags::READ_CLOSED, true);
-                    // The session may have closed the client at its last message, which the end of file made whole.
+                    // The session may have closed the client when it handled the last message.
                     if self.io().ending() != Some(Ending::Closed)
                         && self.call(|session, cx, state| session.on_half_close(cx, state))?
                             == HalfClose::Close

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// What the loop passes to a visit.
-pub(crate) struct Lent<'a, S> {
+pub(crate) struct VisitArgs<'a, S> {
     /// The read buffer.
     pub(crate) scratch: &'a mut [u8],
     pub(crate) state: &'a mut S,
@@ -102,11 +102,11 @@ impl<'a, S> Visit<'a, S> {
         set: &'a mut PollSet<S>,
         key: Key,
         ready: Ready,
-        lent: &'a mut Lent<'_, S>,
+        args: &'a mut VisitArgs<'_, S>,
     ) -> Visit<'a, S> {
         let budget = Budget { bytes: set.limits.bytes_per_visit, messages: set.limits.messages_per_visit };
         let left = ready.without(Ready::WRITABLE);
-        Visit { set, key, scratch: lent.scratch, state: lent.state, left, first: None, budget }
+        Visit { set, key, scratch: args.scratch, state: args.state, left, first: None, budget }
     }
 
     pub(super) fn io(&mut self) -> &mut ClientIo {

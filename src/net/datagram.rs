@@ -35,8 +35,8 @@ pub use options::DatagramOptions;
 /// that was bound here. A running server does not notice the test connection.
 ///
 /// Descriptors cannot be sent to this socket. Where the kernel can refuse them (`SO_PASSRIGHTS`, since Linux 6.16), the
-/// sender gets `EPERM`. On an older kernel, and of an adopted socket, those that arrive are closed, by a thread of its own:
-/// closing what another process has passed can block.
+/// sender gets `EPERM`. On an older kernel, and of an adopted socket, those that arrive are closed, by a thread of its
+/// own: closing what another process has passed can block.
 ///
 /// ```
 /// use ipc_reactor::Datagram;

@@ -30,7 +30,7 @@ struct Visit {
     since_ns: u64,
     begun_ns: u64,
     /// Its beginning has been emitted.
-    told: bool,
+    emitted: bool,
 }
 
 /// Events outside of any visit have no source.
@@ -164,7 +164,7 @@ impl Observers {
         if mem::take(&mut self.closed) {
             self.lap();
         }
-        self.visit = Some(Visit { source, ready, since_ns, begun_ns: self.now_ns, told: false });
+        self.visit = Some(Visit { source, ready, since_ns, begun_ns: self.now_ns, emitted: false });
     }
 
     /// Ends the visit under way, if there is one.
@@ -206,8 +206,8 @@ impl Observers {
     #[inline]
     pub(crate) fn emit_visit(&mut self, turn: u64) -> bool {
         match &mut self.visit {
-            Some(visit) if !visit.told => {
-                visit.told = true;
+            Some(visit) if !visit.emitted => {
+                visit.emitted = true;
                 let Visit { source, ready, since_ns, begun_ns, .. } = *visit;
                 let queued_ns = begun_ns.saturating_sub(since_ns);
                 self.show(begun_ns, turn, What::Visit { source, ready, queued_ns })
@@ -237,26 +237,26 @@ mod tests {
     /// Notes the events that it sees, and panics at the `panics_at`th.
     struct Counts {
         wants: Detail,
-        told: Vec<&'static str>,
+        events: Vec<&'static str>,
         panics_at: usize,
     }
 
     impl Counts {
         fn new(wants: Detail) -> Box<Counts> {
-            Box::new(Counts { wants, told: Vec::new(), panics_at: usize::MAX })
+            Box::new(Counts { wants, events: Vec::new(), panics_at: usize::MAX })
         }
     }
 
     impl Observer for Counts {
         fn observe(&mut self, seen: &Seen<'_>) {
-            self.told.push(match seen.what {
+            self.events.push(match seen.what {
                 What::Visit { .. } => "visit",
                 What::Visited { .. } => "visited",
                 What::Read { .. } => "read",
                 What::Woke { .. } => "woke",
                 _ => "other",
             });
-            assert_ne!(self.told.len(), self.panics_at, "as asked for");
+            assert_ne!(self.events.len(), self.panics_at, "as asked for");
         }
 
         fn detail(&self) -> Detail {
@@ -279,8 +279,8 @@ mod tests {
         observers.emit(1, What::Read { source: SOURCE, bytes: 1 });
         observers.end_visit(1, VisitEnd::Drained);
         observers.end_visit(1, VisitEnd::Drained);
-        let told = &observers.get_mut::<Counts>().unwrap().told;
-        assert_eq!(told, &["woke", "visited", "visit", "read", "visited"]);
+        let events = &observers.get_mut::<Counts>().unwrap().events;
+        assert_eq!(events, &["woke", "visited", "visit", "read", "visited"]);
     }
 
     #[test]
@@ -290,7 +290,7 @@ mod tests {
         observers.add(Counts::new(Detail::Visits));
         assert!(!observers.want_messages());
         observers.emit(1, What::Read { source: SOURCE, bytes: 1 });
-        assert!(observers.take::<Counts>().unwrap().told.is_empty());
+        assert!(observers.take::<Counts>().unwrap().events.is_empty());
         assert!(observers.is_empty());
     }
 
@@ -304,6 +304,6 @@ mod tests {
         assert!(!observers.woke(1, 0));
         assert_eq!(observers.drop_panicked(), 1);
         assert!(!observers.want_messages());
-        assert_eq!(observers.take::<Counts>().unwrap().told, ["woke"]);
+        assert_eq!(observers.take::<Counts>().unwrap().events, ["woke"]);
     }
 }

@@ -29,9 +29,9 @@ mod text;
 ///
 /// # When it dumps by itself
 /// Only if [`dump_to`](FlightRecorder::dump_to) was called: when a handler has panicked, and when a visit took at least
-/// the time of [`slow`](FlightRecorder::slow). The loop waits while it writes. So that many slow handlers do not keep it
-/// writing, no other dump follows for ten seconds, or for the time of [`apart`](FlightRecorder::apart). The next dump
-/// says how many were left out.
+/// the time of [`slow`](FlightRecorder::slow). The loop waits while it writes. So that many slow handlers do not keep
+/// it writing, no other dump follows for ten seconds, or for the time of [`apart`](FlightRecorder::apart). The next
+/// dump says how many were left out.
 ///
 /// A handler that never returns causes no dump, and no signal is read while it runs: only a watchdog outside of the
 /// process detects it.

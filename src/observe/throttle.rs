@@ -102,18 +102,18 @@ mod tests {
     #[test]
     fn a_million_faults_are_few_lines_and_an_exact_count() {
         let mut throttle = Throttle::new();
-        let (mut lines, mut told) = (0, 0);
+        let (mut lines, mut reported) = (0, 0);
         for fault in 0..1_000_000_u64 {
             // 20 seconds of faults, evenly.
             if let Some(suppressed) = throttle.take(Kind::Limit, fault * 20_000) {
                 lines += 1;
-                told += suppressed;
+                reported += suppressed;
             }
         }
         let left = throttle.buckets[Kind::Limit as usize].suppressed;
         throttle.buckets[Kind::Limit as usize].suppressed = 0;
         assert!(lines <= 100, "{lines} lines");
-        assert_eq!(lines + told + left, 1_000_000);
+        assert_eq!(lines + reported + left, 1_000_000);
     }
 
     #[test]

@@ -34,7 +34,7 @@ use crate::sys::time::{monotonic_ns, nanos};
 #[derive(Clone, Default)]
 pub struct Clock(Option<Rc<Cell<u64>>>);
 
-/// Where a manual clock ends: before `u64::MAX`, which is "never" as a deadline.
+/// The last time of a manual clock: before `u64::MAX`, which as a deadline means never.
 const END_NS: u64 = u64::MAX - 1;
 
 impl Clock {
@@ -49,11 +49,11 @@ impl Clock {
         Clock(Some(Rc::new(Cell::new(monotonic_ns()))))
     }
 
-    /// Moves a manual clock forward, by 584 years in all at most: a deadline that is later stays for ever in its future. What is
-    /// due then is handled in the next turn.
+    /// Moves a manual clock forward. The next turn fires the timers that are due. The clock stops at 584 years: later
+    /// deadlines are never due.
     ///
     /// # Panics
-    /// The clock is the monotonic one, which nobody can move.
+    /// If the clock is [`monotonic`](Clock::monotonic).
     pub fn advance(&self, by: Duration) {
         let now_ns = self.0.as_ref().expect("only a clock made by Clock::manual can be advanced");
         now_ns.set(now_ns.get().saturating_add(nanos(by)).min(END_NS));

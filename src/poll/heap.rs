@@ -98,7 +98,7 @@ impl Heap {
         }
     }
 
-    /// Takes the earliest out if it is due; tells whose it is, and for when it was set.
+    /// Takes the earliest entry out, if it is due. Returns its owner and its deadline.
     pub(crate) fn pop_due(
         &mut self,
         now_ns: u64,

@@ -38,13 +38,13 @@ pub(crate) enum Noted {
 pub(crate) struct Registry<T> {
     pub(crate) poll: Poll,
     slots: Slab<Slot<T>>,
-    /// Given to the next value.
+    /// The serial number of the next value.
     serial: u32,
-    /// Those that are visited in the next round.
+    /// The ready list: the sources that are visited in the next round.
     pub(crate) ready: Vec<Key>,
-    /// Memory is given back when fewer slots than this are in use: each attempt looks at all slots.
+    /// The slab shrinks only when fewer slots than this are in use, because each attempt scans all slots.
     shrink_below: usize,
-    /// How many forks away from the first process it was made.
+    /// The fork generation in which the registry was made (`sys/fork.rs`).
     made_in: u32,
 }
 
@@ -118,7 +118,7 @@ impl<T> Registry<T> {
         let (len, capacity) = (self.slots.len(), self.slots.capacity());
         if capacity > 1024 && len < capacity / 8 && len < self.shrink_below {
             self.slots.shrink_to_fit();
-            // A slot in use near the end keeps the memory: the next attempt is worth it when half of them have left.
+            // A used slot near the end keeps the memory. The next attempt is made when half of the slots are free.
             self.shrink_below = if self.slots.capacity() < capacity { usize::MAX } else { len / 2 };
         }
         Some(slot)
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(refused.raw_os_error(), Some(libc::ENOENT));
     }
 
-    /// The class: work for each removal that grows with the number of slots.
+    /// A removal must not cost time that grows with the number of slots.
     #[test]
     fn a_slot_in_use_at_the_end_is_not_looked_for_at_each_removal() {
         let mut registry = Registry::new().unwrap();

@@ -155,7 +155,7 @@ impl<T> Timers<T> {
         }
     }
 
-    /// Takes the earliest deadline out, if it is due. Also returns when it was due.
+    /// Takes the earliest deadline out, if it is due. Also returns its time.
     pub(crate) fn pop_due(&mut self, now_ns: u64) -> Option<(Due, u64)> {
         let (owner, due_ns) = self.heap.pop_due(now_ns, &mut self.positions)?;
         let due = match owner {

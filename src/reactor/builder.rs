@@ -61,10 +61,10 @@ impl<S> Builder<S> {
     /// within that time. Default zero: it never spins.
     ///
     /// Waking up from sleep takes longer than handling most requests: some 25 µs on a virtual machine. Spinning saves
-    /// that time, and uses the processor for it. A good limit is a little more than the usual time between an answer and
-    /// the next request, including the wake-up of the peer: 50 to 200 µs. The loop spins while at least half of the last
-    /// eight waits were no longer than the limit, so an idle service sleeps. [`Stats::spins`], [`Stats::spin_hits`] and
-    /// [`Stats::spin_time`] show what it costs and how often it helps.
+    /// that time, and uses the processor for it. A good limit is a little more than the usual time between an answer
+    /// and the next request, including the wake-up of the peer: 50 to 200 µs. The loop spins while at least half of the
+    /// last eight waits were no longer than the limit, so an idle service sleeps. [`Stats::spins`],
+    /// [`Stats::spin_hits`] and [`Stats::spin_time`] show what it costs and how often it helps.
     ///
     /// On a single processor it never spins: that would keep the processor from the process that it waits for.
     ///

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    client::{deadlines::slot_due, visit::wake, visit_state::Lent},
+    client::{deadlines::slot_due, visit::wake, visit_state::VisitArgs},
     observe::event::{SourceInfo, What},
     poll::timers::Due,
     set::{
@@ -22,14 +22,14 @@ use crate::{
 };
 
 /// One visit: everything that is due by the turn's time, within the budget. Timers set meanwhile are not due yet.
-pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) -> Visited {
+pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, args: &mut VisitArgs<'_, S>) -> Visited {
     set.timers.fired();
     let now_ns = set.now_ns();
     for _ in 0..set.limits.messages_per_visit.max(1) {
         match set.timers.pop_due(now_ns) {
             None => return Visited::Drained,
             Some((Due::Slot(index), _)) => slot_due(set, index, now_ns),
-            Some((Due::Timer(timer), due_ns)) => fire(set, key, timer, due_ns, lent),
+            Some((Due::Timer(timer), due_ns)) => fire(set, key, timer, due_ns, args),
         }
         if set.lifecycle.phase() == Phase::Stopped {
             return Visited::Drained;
@@ -38,7 +38,7 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) -
     Visited::Again(Ready::READABLE)
 }
 
-fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, lent: &mut Lent<'_, S>) {
+fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, args: &mut VisitArgs<'_, S>) {
     let Some(task) = set.timers.take(timer) else { return };
     if !matches!(task, Task::Every(..)) {
         set.timers.remove(timer);
@@ -50,22 +50,22 @@ fn fire<S>(set: &mut PollSet<S>, key: Key, timer: TimerKey, due_ns: u64, lent: &
     if source.is_some() {
         set.lap();
     }
-    // What the handler asks is of no source; a stop is noticed by the visit.
+    // A timer's handler has no source to close. The visit checks for a stop.
     match task {
         Task::Once(f) => {
-            call_once(set, key, |cx| f(cx, lent.state)).or_report(set, key, "timer");
+            call_once(set, key, |cx| f(cx, args.state)).or_report(set, key, "timer");
         }
         Task::Every(period, mut f) => {
-            call_once(set, key, |cx| f(cx, lent.state)).or_report(set, key, "timer");
+            call_once(set, key, |cx| f(cx, args.state)).or_report(set, key, "timer");
             again(set, timer, due_ns, period, f);
         }
-        Task::Session(client) => wake(set, client, timer, lent),
+        Task::Session(client) => wake(set, client, timer, args),
         Task::Resume(source) => {
             set.acceptors.retried(timer);
             set.mark_ready(source, Ready::READABLE | Ready::WRITABLE);
         }
         Task::CheckQueue(queue, period) => {
-            if queue::check(set, queue, lent.state) {
+            if queue::check(set, queue, args.state) {
                 set.timers.add(period, Task::CheckQueue(queue, period));
             }
         }

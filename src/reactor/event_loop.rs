@@ -14,7 +14,7 @@ use crate::{
     client::{
         admit::register,
         visit::{AtOnce, first_visit, is_plain, visit as visit_client, visit_at_once},
-        visit_state::Lent,
+        visit_state::VisitArgs,
     },
     observe::{
         event::VisitEnd,
@@ -109,8 +109,8 @@ impl<S> Reactor<S> {
     /// and its `on_close` called.
     ///
     /// # Errors
-    /// Those of `epoll_wait(2)` and `timerfd_settime(2)`. `Unsupported`: this is a forked child of the process that made
-    /// the reactor. Errors of clients and of handlers do not end the loop.
+    /// Those of `epoll_wait(2)` and `timerfd_settime(2)`. `Unsupported`: this is a forked child of the process that
+    /// made the reactor. Errors of clients and of handlers do not end the loop.
     pub fn run(&mut self, state: &mut S) -> io::Result<()> {
         while self.turn(None, state)? != Turn::Stopped {}
         Ok(())
@@ -171,7 +171,7 @@ impl<S> Reactor<S> {
             mem::swap(round, &mut set.registry.ready);
         }
         set.lifecycle.begin_turn();
-        take_events::<S, P>(set, events, round, &mut Lent { scratch, state });
+        take_events::<S, P>(set, events, round, &mut VisitArgs { scratch, state });
         Ok(())
     }
 
@@ -209,21 +209,21 @@ impl<S> Reactor<S> {
             // The last visit may have inserted a source that needs a larger read buffer.
             self.make_room();
             let Reactor { set, scratch, .. } = self;
-            let mut lent = Lent { scratch, state };
+            let mut args = VisitArgs { scratch, state };
             let key = self.round[at];
             let observed = set.observers.is_some();
             if observed {
                 set.begin_visit(key);
             }
-            let end = visit(set, key, &mut lent);
+            let end = visit(set, key, &mut args);
             if observed {
                 set.end_visit(end);
             }
             if !set.acceptors.unregistered.is_empty() {
-                visit_unregistered(set, &mut lent);
+                visit_unregistered(set, &mut args);
             }
             if !set.lifecycle.pending.is_empty() {
-                deliver_closed(set, lent.state);
+                deliver_closed(set, args.state);
             }
         }
         self.round.clear();
@@ -273,14 +273,14 @@ impl<S> Reactor<S> {
     }
 }
 
-/// Visits plain clients as soon as their event is read, and notes the edges of all other sources. With [`On`], emits the
-/// events for observers.
+/// Visits plain clients as soon as their event is read, and notes the edges of all other sources. With [`On`], emits
+/// the events for observers.
 #[inline(always)]
 fn take_events<S, P: Probe>(
     set: &mut PollSet<S>,
     events: &Events,
     round: &mut Vec<Key>,
-    lent: &mut Lent<'_, S>,
+    args: &mut VisitArgs<'_, S>,
 ) {
     let mut events = events.iter();
     // A drain, a stop or a new observer ends this. After a straight line none of them need be checked.
@@ -290,15 +290,15 @@ fn take_events<S, P: Probe>(
             set.stats.events += 1;
             let key = Key::from_token(event.token());
             if !(Ready::is_just_readable(event) && is_plain::<S, false>(set, key)) {
-                if !take_unusual::<S, P>(set, round, event, lent) {
+                if !take_unusual::<S, P>(set, round, event, args) {
                     break;
                 }
-            } else if visit_at_once::<S, P, false>(set, key, lent) == AtOnce::Other {
+            } else if visit_at_once::<S, P, false>(set, key, args) == AtOnce::Other {
                 break;
             }
         }
         if !set.lifecycle.pending.is_empty() {
-            deliver_closed(set, lent.state);
+            deliver_closed(set, args.state);
         }
     }
     for event in events {
@@ -307,18 +307,18 @@ fn take_events<S, P: Probe>(
     }
 }
 
-/// The rest of what comes: clients whose reads must take descriptors are visited at once as well, all other edges are noted.
-/// True: nothing has changed that concerns the loop.
+/// The other events: visits clients whose reads must take descriptors at once as well, and notes all other edges. True:
+/// the loop has nothing to check.
 #[inline(never)]
 fn take_unusual<S, P: Probe>(
     set: &mut PollSet<S>,
     round: &mut Vec<Key>,
     event: &Event,
-    lent: &mut Lent<'_, S>,
+    args: &mut VisitArgs<'_, S>,
 ) -> bool {
     let key = Key::from_token(event.token());
     if Ready::is_just_readable(event) && is_plain::<S, true>(set, key) {
-        return visit_at_once::<S, P, true>(set, key, lent) == AtOnce::Straight;
+        return visit_at_once::<S, P, true>(set, key, args) == AtOnce::Straight;
     }
     note_edge(set, round, event);
     false
@@ -340,12 +340,12 @@ fn note_edge<S>(set: &mut PollSet<S>, round: &mut Vec<Key>, event: &Event) {
 /// Visits clients that were just accepted, before they are registered. The budget of the listener's visit limits their
 /// number.
 #[cold]
-fn visit_unregistered<S>(set: &mut PollSet<S>, lent: &mut Lent<'_, S>) {
+fn visit_unregistered<S>(set: &mut PollSet<S>, args: &mut VisitArgs<'_, S>) {
     let mut unregistered = mem::take(&mut set.acceptors.unregistered);
     for key in unregistered.drain(..) {
         // If another client has put it into the ready list, it is visited from there.
         if set.lifecycle.phase() != Phase::Stopped && !set.registry.is_queued(key) {
-            first_visit(set, key, lent);
+            first_visit(set, key, args);
         }
         register(set, key);
     }
@@ -353,13 +353,13 @@ fn visit_unregistered<S>(set: &mut PollSet<S>, lent: &mut Lent<'_, S>) {
 }
 
 /// **Everything that can happen.** The result of a visit decides whether the source is visited again, or removed.
-fn visit<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) -> VisitEnd {
+fn visit<S>(set: &mut PollSet<S>, key: Key, args: &mut VisitArgs<'_, S>) -> VisitEnd {
     // The source may have been closed since it became ready.
     let Some(ready) = set.registry.begin_visit(key) else { return VisitEnd::Closed };
     let Some(source) = set.registry.get(key) else { return VisitEnd::Closed };
-    let Lent { scratch, state } = lent;
+    let VisitArgs { scratch, state } = args;
     let visited = match source {
-        Source::Client { .. } => return visit_client(set, key, ready, lent),
+        Source::Client { .. } => return visit_client(set, key, ready, args),
         Source::Listener { .. } => accept::visit(set, key, state),
         Source::Datagram { .. } => datagram::visit(set, key, ready, state),
         Source::Queue { .. } => queue::visit(set, key, ready, scratch, state),
@@ -368,7 +368,7 @@ fn visit<S>(set: &mut PollSet<S>, key: Key, lent: &mut Lent<'_, S>) -> VisitEnd 
         Source::Child { .. } => child::visit(set, key, ready, scratch, state),
         Source::Fd { .. } => fd::visit(set, key, ready, state),
         Source::Remote(_) => remote::visit(set, key, state),
-        Source::Timers => due::visit(set, key, lent),
+        Source::Timers => due::visit(set, key, args),
     };
     set.finish_visit(key, visited)
 }
@@ -387,8 +387,8 @@ impl<S> DerefMut for Reactor<S> {
     }
 }
 
-/// The epoll descriptor. It is readable when a [`turn`](Reactor::turn) has something to do, so a reactor can be a source
-/// in another loop. After a change between turns, such as a new timer, run a turn with a zero timeout.
+/// The epoll descriptor. It is readable when a [`turn`](Reactor::turn) has something to do, so a reactor can be a
+/// source in another loop. After a change between turns, such as a new timer, run a turn with a zero timeout.
 impl<S> AsFd for Reactor<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.nested.set(true);

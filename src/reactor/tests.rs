@@ -53,11 +53,11 @@ fn a_paused_listener_has_one_retry_timer() {
     }
 }
 
-struct Told;
+struct Calls;
 
-impl Session<Vec<String>> for Told {
-    fn on_open(&mut self, cx: &mut Context<'_, Vec<String>>, told: &mut Vec<String>) -> io::Result<()> {
-        told.push("open".into());
+impl Session<Vec<String>> for Calls {
+    fn on_open(&mut self, cx: &mut Context<'_, Vec<String>>, calls: &mut Vec<String>) -> io::Result<()> {
+        calls.push("open".into());
         cx.finish();
         Ok(())
     }
@@ -71,20 +71,20 @@ impl Session<Vec<String>> for Told {
         Ok(())
     }
 
-    fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, Vec<String>>, told: &mut Vec<String>) {
-        told.push(cause.to_string());
+    fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, Vec<String>>, calls: &mut Vec<String>) {
+        calls.push(cause.to_string());
         cx.stop();
     }
 }
 
 /// Connects to a host with these addresses.
-fn told(addresses: &[SocketAddr]) -> Vec<String> {
+fn calls(addresses: &[SocketAddr]) -> Vec<String> {
     let targets: VecDeque<_> = addresses.iter().map(|ip| target(*ip)).collect();
     let mut reactor = Reactor::<Vec<String>>::new().unwrap();
-    reactor.connect_to(Transport::Tcp, targets, Framing::raw(), Box::new(Told)).unwrap();
-    let mut told = Vec::new();
-    reactor.run(&mut told).unwrap();
-    told
+    reactor.connect_to(Transport::Tcp, targets, Framing::raw(), Box::new(Calls)).unwrap();
+    let mut calls = Vec::new();
+    reactor.run(&mut calls).unwrap();
+    calls
 }
 
 #[test]
@@ -105,8 +105,8 @@ fn a_host_is_reached_at_whichever_address_serves() {
     let (_v6, v6) = deaf("[::1]:0").or_else(|_| deaf("127.0.0.1:0")).unwrap();
     for addresses in [&[serves][..], &[refuses, serves], &[v6, refuses, refuses, serves], &[serves, refuses]]
     {
-        assert_eq!(told(addresses), ["open", "closed by a handler"], "{addresses:?}");
+        assert_eq!(calls(addresses), ["open", "closed by a handler"], "{addresses:?}");
     }
-    let refused = told(&[v6, refuses]);
+    let refused = calls(&[v6, refuses]);
     assert!(refused.len() == 1 && refused[0].contains("Connection refused"), "{refused:?}");
 }

@@ -63,7 +63,7 @@ impl<T> Called<T> {
         self.result.is_ok() && self.asked == Asked::Nothing
     }
 
-    /// The handler was not called, because the loop has stopped or the handler is gone.
+    /// The handler was not called, because the loop has stopped or there is no handler any more.
     #[cold]
     fn not_made() -> Called<T> {
         Called { result: Err(Box::new(Cause::Stop)), asked: Asked::Stop }

@@ -34,21 +34,22 @@ pub(crate) struct ConnectionConfig {
     first_request: FirstRequest,
 }
 
-/// What becomes of descriptors that the peer passes.
+/// What happens to descriptors that the peer passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rights {
-    /// There are none: the transport has none, or the kernel refuses them (`SO_PASSRIGHTS`, since Linux 6.16).
+    /// None arrive: the transport cannot pass them, or the kernel refuses them (`SO_PASSRIGHTS`, since Linux 6.16).
     Refused,
-    /// They are closed, and the client with them: it could have known that they are not wanted.
+    /// They are closed, and so is the client, whose protocol has none.
     EndClient,
     /// They are closed: they may have been passed before the socket was adopted.
     Discarded,
-    /// They are for the session.
+    /// They are kept for the session.
     Wanted,
 }
 
 impl Rights {
-    /// Each read must take what comes, or the kernel would close it in this thread, which can block (`sys/closer.rs`).
+    /// Whether each read must take descriptors. Otherwise the kernel would close them in this thread, which can block
+    /// (`sys/closer.rs`).
     pub(crate) fn are_taken(self) -> bool {
         self != Rights::Refused
     }
@@ -59,7 +60,7 @@ impl Rights {
 struct FirstRequest(Cell<u8>);
 
 impl ConnectionConfig {
-    /// `unwanted`: what becomes of descriptors that the framing does not ask for.
+    /// `unwanted`: what happens to descriptors if the framing allows none.
     pub(crate) fn new(transport: Transport, framing: Framing, unwanted: Rights) -> ConnectionConfig {
         let rights = match framing.descriptors_max() {
             _ if transport.is_tcp() => Rights::Refused,
@@ -116,7 +117,7 @@ impl Flags {
     pub(crate) const OPENED: Flags = Flags(1);
     /// The last send was complete.
     pub(crate) const WRITABLE: Flags = Flags(1 << 1);
-    /// Reads are bytes, not records: a short one proves that nothing is left.
+    /// Reads return bytes, not records: a short read proves that nothing is left.
     const STREAM: Flags = Flags(1 << 2);
     /// Not registered with epoll yet: the first visit comes before the registration.
     pub(crate) const UNREGISTERED: Flags = Flags(1 << 3);
@@ -134,17 +135,17 @@ impl Flags {
     pub(crate) const READ_SHUTDOWN: Flags = Flags(1 << 9);
     /// `on_drain` has been called.
     pub(crate) const DRAIN_NOTIFIED: Flags = Flags(1 << 10);
-    /// There is input, output or something extra, or it is being closed.
+    /// It has an input buffer, an output buffer or an [`Extra`], or it is being closed.
     const HOLDS: Flags = Flags(1 << 11);
     /// Each read must take the descriptors that come with it.
     const TAKES_RIGHTS: Flags = Flags(1 << 12);
-    /// The kernel lets no more descriptors in: what is left to be taken has come before.
+    /// The kernel refuses more descriptors: those that are left to take came before.
     pub(crate) const REFUSES_RIGHTS: Flags = Flags(1 << 13);
 
     /// Nothing about the connection is unusual: one test instead of many.
     const PLAIN: Flags = Flags::OPENED.or(Flags::WRITABLE).or(Flags::STREAM);
 
-    /// The same, where each read must take descriptors.
+    /// The same, if each read must take descriptors.
     const PLAIN_WITH_RIGHTS: Flags = Flags::PLAIN.or(Flags::TAKES_RIGHTS);
 
     #[inline]
@@ -205,7 +206,7 @@ pub(crate) struct Inbox {
 /// The result of a read.
 pub(crate) enum Read {
     Bytes(usize),
-    /// Bytes, and descriptors, at which the kernel stops: however short, there may be more.
+    /// Bytes with descriptors. The kernel stops a read at them, so a short read proves nothing.
     BytesAndRights(usize),
     End,
     Failed(io::Error),
@@ -301,13 +302,13 @@ impl ClientIo {
         self.flags == Flags::PLAIN
     }
 
-    /// As [`is_plain`](ClientIo::is_plain), of a client whose reads must take descriptors.
+    /// [`is_plain`](ClientIo::is_plain), for a client whose reads must take descriptors.
     #[inline]
     pub(crate) fn is_plain_with_rights(&self) -> bool {
         self.flags == Flags::PLAIN_WITH_RIGHTS
     }
 
-    /// It will be plain, with rights or without, once its session is opened and it is registered.
+    /// Whether it is plain, with rights or without, once its session is opened and it is registered.
     pub(crate) fn becomes_plain(&self) -> bool {
         let changes = Flags::UNREGISTERED.or(Flags::TAKES_RIGHTS).0;
         Flags(self.flags.0 & !changes | Flags::OPENED.0) == Flags::PLAIN
@@ -318,27 +319,27 @@ impl ClientIo {
         self.flags.has(Flags::TAKES_RIGHTS)
     }
 
-    /// All that has come is read. If no descriptors are let in any more, none can come.
+    /// All that has come is read. If the kernel refuses more descriptors, later reads need not take any.
     pub(crate) fn note_drained(&mut self) {
         if self.flags.has(Flags::REFUSES_RIGHTS) {
             self.flags.set(Flags::TAKES_RIGHTS.or(Flags::REFUSES_RIGHTS), false);
         }
     }
 
-    /// Closes the socket and all that the peer has passed: off the loop, where that could block.
-    /// How many of these there were.
+    /// Closes the socket and the descriptors that the peer has passed: on another thread if that could block. Returns how many
+    /// of these there were.
     pub(crate) fn close(mut self) -> u64 {
         let discarded = self.extra.as_mut().map_or(0, |extra| closer::close_all(&mut extra.descriptors));
-        // After the end of file nothing is left to be read.
+        // After the end of file nothing is unread.
         if !self.takes_rights() || self.flags.has(Flags::READ_CLOSED) {
             return discarded;
         }
         let refuses = self.flags.has(Flags::REFUSES_RIGHTS);
         if refuses && !self.config.records && file::unread(self.fd()).is_ok_and(|unread| unread == 0) {
-            // None is there, and none is let in: it is closed here.
+            // It holds no descriptors, and the kernel refuses more: it is closed here.
         } else if refuses {
-            // No more are let in, so this cannot be had again and again: the peer sees the end at once, unless it delays
-            // that itself.
+            // The kernel refuses more descriptors, so a peer cannot repeat this wait. It sees the end of file at once,
+            // unless it delays the close itself.
             closer::close_soon(self.socket);
         } else {
             closer::close_connection(self.socket);
@@ -359,7 +360,7 @@ impl ClientIo {
         if self.is_open() {
             self.ending = Some(ending);
             self.active_ns = now_ns;
-            self.note_what_it_holds();
+            self.update_holds();
         }
     }
 
@@ -402,13 +403,13 @@ impl ClientIo {
 
     pub(crate) fn take_input(&mut self) -> Option<Box<Buffer>> {
         let input = self.input.take();
-        self.note_what_it_holds();
+        self.update_holds();
         input
     }
 
     pub(crate) fn put_input(&mut self, input: Box<Buffer>) {
         self.input = Some(input);
-        self.note_what_it_holds();
+        self.update_holds();
     }
 
     pub(crate) fn has_output(&self) -> bool {
@@ -417,19 +418,19 @@ impl ClientIo {
 
     pub(crate) fn take_output(&mut self) -> Option<Box<Buffer>> {
         let output = self.output.take();
-        self.note_what_it_holds();
+        self.update_holds();
         output
     }
 
     pub(crate) fn put_output(&mut self, output: Box<Buffer>) {
         self.output = Some(output);
-        self.note_what_it_holds();
+        self.update_holds();
     }
 
     /// The output buffer, outside of a visit.
     pub(crate) fn output(&mut self, pool: &mut Pool) -> &mut Buffer {
         self.flags.set(Flags::HOLDS, true);
-        self.output.get_or_insert_with(|| pool.lend())
+        self.output.get_or_insert_with(|| pool.take())
     }
 
     pub(crate) fn extra(&mut self) -> Option<&mut Extra> {
@@ -438,10 +439,10 @@ impl ClientIo {
 
     pub(crate) fn set_extra(&mut self, extra: Option<Box<Extra>>) {
         self.extra = extra;
-        self.note_what_it_holds();
+        self.update_holds();
     }
 
-    fn note_what_it_holds(&mut self) {
+    fn update_holds(&mut self) {
         let holds =
             self.input.is_some() || self.output.is_some() || self.extra.is_some() || self.ending.is_some();
         self.flags.set(Flags::HOLDS, holds);
@@ -449,10 +450,10 @@ impl ClientIo {
 
     // ---- System calls ----
 
-    /// One read into `room`; descriptors that come with it go to `inbox`, up to what the framing allows. Past that, all in
-    /// `inbox` are closed.
+    /// One read into `room`. Descriptors that come with it go to `inbox`; if they are too many, all in `inbox` are
+    /// closed.
     ///
-    /// A record must fit into `room` and into `frame_max`.
+    /// A record must fit into `room`, and not exceed `frame_max`.
     pub(crate) fn recv(&self, room: &mut [u8], inbox: &mut Inbox, frame_max: usize) -> Read {
         let config = &*self.config;
         let before = inbox.descriptors.len();
@@ -485,15 +486,15 @@ impl ClientIo {
         }
     }
 
-    /// Descriptors have come, and some may be missing: whether they can stay.
+    /// Checks descriptors that have come. `Err`: they were closed, and the read ends so.
     #[cold]
     fn check_rights(&self, inbox: &mut Inbox, some_are_missing: bool) -> Result<(), Read> {
         let result = match self.config.rights {
             Rights::Refused | Rights::Discarded => Ok(()),
             Rights::EndClient => Err(Read::Limit(Limit::DescriptorsPerClient)),
             Rights::Wanted if some_are_missing => {
-                // Which of them are missing cannot be seen: none can be used.
-                let why = "descriptors were lost on their way in (MSG_CTRUNC): the process has no room for them; \
+                // The kernel does not say which of them are missing, so none can be used.
+                let why = "recvmsg: descriptors were lost (MSG_CTRUNC), because the process has no room for them; \
                            raise RLIMIT_NOFILE";
                 Err(Read::Failed(io::Error::other(why)))
             }
@@ -634,7 +635,7 @@ mod tests {
         assert_eq!((io.unsent(), io.waiting()), (5, 5));
         io.take_output();
         assert!(io.is_plain());
-        io.put_input(pool.lend());
+        io.put_input(pool.take());
         assert!(!io.is_plain());
         assert_eq!(io.partial_frame_since_ns(), Some(0));
         io.take_input();

@@ -70,9 +70,9 @@ impl<S> Context<'_, S> {
     /// Takes the oldest descriptor that the client of the running session has passed and the session has not taken.
     /// Only if the framing allows descriptors: [`Framing::descriptors`](crate::Framing::descriptors). It is `CLOEXEC`.
     ///
-    /// It can be of any type and in any state, and the peer may still share its offset and its flags (`O_NONBLOCK` among
-    /// them): check it with `fstat(2)`, and never read it in a way that could block. A descriptor that is not taken is
-    /// closed with its client.
+    /// It can be of any type and in any state, and the peer may still share its offset and its flags (`O_NONBLOCK`
+    /// among them): check it with `fstat(2)`, and never read it in a way that could block. A descriptor that is not
+    /// taken is closed with its client.
     pub fn descriptor(&mut self) -> Option<OwnedFd> {
         self.set.io.inbox.descriptors.pop_front()
     }

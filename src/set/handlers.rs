@@ -94,8 +94,8 @@ impl Incoming<'_> {
     }
 }
 
-/// The handler of a datagram socket. A closure given to [`PollSet::datagram`](crate::PollSet::datagram) is one that only
-/// handles datagrams.
+/// The handler of a datagram socket. A closure given to [`PollSet::datagram`](crate::PollSet::datagram) is one that
+/// only handles datagrams.
 ///
 /// All senders share a datagram socket, so if the handler fails or panics, the datagram is lost and the socket stays
 /// open.
@@ -175,8 +175,8 @@ pub trait SubscriptionHandler<S> {
     /// Ends the subscription.
     fn on_update(&mut self, update: Update<&[u8]>, cx: &mut Context<'_, S>, state: &mut S) -> io::Result<()>;
 
-    /// The subscription has ended. Called exactly once. [`Cause::Peer`] and [`Cause::Reset`] mean that the publisher has
-    /// closed the connection, or its process has ended; all that it had published was delivered before.
+    /// The subscription has ended. Called exactly once. [`Cause::Peer`] and [`Cause::Reset`] mean that the publisher
+    /// has closed the connection, or its process has ended; all that it had published was delivered before.
     fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, S>, state: &mut S) {
         let _ = (cause, cx, state);
     }

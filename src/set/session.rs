@@ -13,8 +13,9 @@ pub(crate) type Factory<S> = Box<dyn FnMut(&Peer<'_>, &mut S) -> io::Result<Box<
 
 /// The handler of one client, with its state.
 ///
-/// The factory given to [`listen`](crate::PollSet::listen) makes one for each connection (CIR) of the master socket. The
-/// reactor owns it, and calls it for each request (SRM). `S` is the service's shared state, which every call borrows.
+/// The factory given to [`listen`](crate::PollSet::listen) makes one for each connection (CIR) of the master socket.
+/// The reactor owns it, and calls it for each request (SRM). `S` is the service's shared state, which every call
+/// borrows.
 ///
 /// A method that returns an error, or panics, closes its own client and nothing else: `on_close` is called with the
 /// cause. **Never block** in any of them: all other clients wait meanwhile.

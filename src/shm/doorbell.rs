@@ -1,12 +1,21 @@
 //! How a sleeping subscriber is notified.
 
 use std::{
+    collections::VecDeque,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    net::Shutdown,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     time::Duration,
 };
 
-use crate::sys::{epoll, time::timeout_ms};
+use super::{
+    foreign::{Foreign, discard},
+    protocol::SLEEPS_UNREAD,
+};
+use crate::sys::{file, fork, scm, socket};
 
 /// How one subscriber gets the notification "shared memory has been updated".
 ///
@@ -29,54 +38,137 @@ impl<F: FnMut() -> io::Result<()> + Send> Notify for F {
     }
 }
 
-/// The publisher's end of a doorbell: an eventfd, which is only written to.
+/// Bytes of memory that unread rings may take: as few as the kernel allows, which is about five rings.
+const RINGS_MAX_BYTES: u32 = 1;
+/// Messages that are received before a doorbell is closed in another thread.
+const DRAINED_AT_ONCE: usize = 64;
+
+/// The publisher's end of a doorbell.
 #[derive(Debug)]
 pub(super) struct Bell(OwnedFd);
 
-impl Notify for Bell {
-    fn notify(&mut self) -> io::Result<()> {
-        match epoll::eventfd_add_one(self.0.as_fd()) {
-            // The counter is at 2^64 - 2, so an event is outstanding already.
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            rung => rung,
+impl Bell {
+    /// Rings, in one call that neither blocks nor waits for the subscriber. `asked` is what the subscriber has written
+    /// into its page.
+    pub(super) fn ring(&self, asked: u64) -> io::Result<()> {
+        if asked != SLEEPS_UNREAD {
+            match socket::send(self.0.as_fd(), &[1]) {
+                // There are rings that it has not read. It only has to be woken, as one that never reads.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM)) => {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                sent => return sent.map(drop),
+            }
         }
+        // This end receives nothing since it was made, so this shuts nothing down. But the other end is told that the
+        // state may have changed, and epoll finds the unread byte there: a new edge, and nothing more to read.
+        socket::shutdown(self.0.as_fd(), Shutdown::Read)
     }
 }
 
-/// The subscriber's end: a descriptor that becomes readable when the publisher rings.
+/// The subscriber's end: a socket that becomes readable when the publisher rings, and hangs up when the publisher is
+/// gone or has ended the subscription.
 ///
-/// Register it for reading, edge-triggered. Each ring is a new edge, so it need not be read.
+/// Register it for reading, edge-triggered, and do not read it: each ring is a new edge, and
+/// [`Subscriber::arm`](super::Subscriber::arm) relies on the bytes that are in it. What was rung before a hang-up comes
+/// before it.
 ///
-/// It is an epoll instance that contains the publisher's eventfd, and not the eventfd itself. `O_NONBLOCK` belongs to
-/// the open file description, so a subscriber that has the eventfd could clear the flag and fill the counter, and the
-/// publisher's next write would block for ever. With an epoll instance the subscriber can only poll. That costs less
-/// than 0.1 µs for a ring.
+/// # Trust
+///
+/// With this descriptor a subscriber can neither hold up nor outlive its publisher. It cannot send anything, neither
+/// bytes nor descriptors; it cannot change how the other end behaves, nor add watches that are charged to the
+/// publisher's user, as it could with an epoll instance; and it can hold no lock that a ring takes, as it could with a
+/// pipe. It can leave rings unread, which takes a few bytes of memory. It can register the descriptor in many epoll
+/// instances of its own: each ring then costs the publisher the time to wake all of them, at most once for each value,
+/// and only while the subscriber says that it sleeps.
 #[derive(Debug)]
-pub struct Doorbell(OwnedFd);
+pub struct Doorbell {
+    descriptor: Option<OwnedFd>,
+    /// A forked child shares the socket with its parent.
+    made_in: u32,
+}
+
+/// What is in a doorbell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Nothing.
+    Silence,
+    /// Rings, which have been read now.
+    Rings,
+    /// The publisher has ended the subscription, or is gone.
+    HangUp,
+}
 
 impl Doorbell {
-    pub(super) fn pair() -> io::Result<(Bell, Doorbell)> {
-        let (bell, doorbell) = (epoll::eventfd()?, epoll::epoll_create()?);
-        epoll::epoll_add_edge(doorbell.as_fd(), bell.as_fd())?;
-        Ok((Bell(bell), Doorbell(doorbell)))
+    /// The publisher's end, and the one for the subscriber.
+    pub(super) fn pair() -> io::Result<(Bell, OwnedFd)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        // From now on what the other end sends fails: no descriptor can ever wait here to be closed.
+        ours.shutdown(Shutdown::Read)?;
+        socket::set_send_buffer(ours.as_fd(), RINGS_MAX_BYTES)?;
+        Ok((Bell(ours.into()), theirs.into()))
     }
 
-    pub(super) fn from_fd(fd: OwnedFd) -> Doorbell {
-        Doorbell(fd)
+    /// `InvalidData` if it is no stream socket of this machine.
+    pub(super) fn open(descriptor: Foreign) -> io::Result<Doorbell> {
+        let has = |option, value| {
+            socket::option(descriptor.as_fd(), libc::SOL_SOCKET, option).map(|found| found == value)
+        };
+        let proof = || -> io::Result<bool> {
+            Ok(has(libc::SO_DOMAIN, libc::AF_UNIX)?
+                && has(libc::SO_TYPE, libc::SOCK_STREAM)?
+                && has(libc::SO_ACCEPTCONN, 0)?)
+        };
+        let why = match proof() {
+            Ok(true) => {
+                let descriptor = Some(descriptor.into_inner());
+                return Ok(Doorbell { descriptor, made_in: fork::generation() });
+            }
+            Ok(false) => "it is a socket of another kind".to_owned(),
+            Err(e) => format!("it is no socket ({e})"),
+        };
+        Err(io::Error::new(io::ErrorKind::InvalidData, format!("the doorbell refused: {why}")))
     }
 
-    pub(super) fn into_fd(self) -> OwnedFd {
-        self.0
-    }
-
-    /// Blocks until the next ring since the last call. False: the time is up.
+    /// Blocks until there is something in it. False: the time is up.
     pub(super) fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
-        epoll::epoll_wait_one(self.0.as_fd(), timeout_ms(timeout))
+        file::wait_readable(self.as_fd(), timeout)
+    }
+
+    /// Takes out what is in it, if anything. It does not block, whatever flags the descriptor has.
+    pub(super) fn read(&self) -> io::Result<Heard> {
+        let mut descriptors = VecDeque::new();
+        let read = scm::recv(self.as_fd(), &mut [0; 256], &mut descriptors);
+        // Closing them here could block.
+        descriptors.into_iter().for_each(discard);
+        match read {
+            Ok(record) if record.end => Ok(Heard::HangUp),
+            Ok(_) => Ok(Heard::Rings),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Ok(Heard::Silence)
+            }
+            // No connection, or one that was reset: there will be no ring.
+            Err(_) => Ok(Heard::HangUp),
+        }
     }
 }
 
 impl AsFd for Doorbell {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.descriptor.as_ref().expect("it is taken by the drop only").as_fd()
+    }
+}
+
+/// The close of a socket closes the descriptors in the messages that are unread in it, which may block. So nothing more
+/// is let in, and what is there is received.
+impl Drop for Doorbell {
+    fn drop(&mut self) {
+        let is_ours = self.made_in == fork::generation();
+        let is_shut = is_ours && socket::shutdown(self.as_fd(), Shutdown::Read).is_ok();
+        let is_empty = is_shut && (0..DRAINED_AT_ONCE).any(|_| matches!(self.read(), Ok(Heard::HangUp)));
+        if !is_empty && let Some(descriptor) = self.descriptor.take() {
+            discard(descriptor);
+        }
     }
 }

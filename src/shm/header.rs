@@ -79,6 +79,7 @@ impl Geometry {
 
     /// Bytes of the whole segment.
     pub(super) fn segment_len(&self) -> u64 {
+        // At most 2^20 slots of 2^21 lines: no product overflows.
         (SLOTS_AT as u64 + self.slots() * (u64::from(self.slot_last) + 1)) * LINE as u64 * 8
     }
 

@@ -9,7 +9,11 @@ use std::{
 };
 
 use super::protocol::{Word, copy_in_at, copy_out_at};
-use crate::sys::{self, file, shm};
+use crate::sys::{
+    self,
+    file::{self, FileSystem},
+    shm,
+};
 
 impl Word for AtomicU64 {
     #[inline]
@@ -107,9 +111,10 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// - `InvalidInput`: the length is 0, the offset is no multiple of the page size, or their sum overflows.
+    /// - `InvalidInput`: the length is 0, the offset is no multiple of the page size, or their sum overflows; or the object
+    ///   has huge pages, and this is a part of one.
     /// - `UnexpectedEof`: the object is too short for a read-only mapping.
-    /// - `StorageFull`: the range cannot be reserved.
+    /// - `StorageFull`: the range cannot be reserved, or files of this process may not be that long (`RLIMIT_FSIZE`).
     /// - `PermissionDenied`: the descriptor is not open for this access, or the object is sealed against it.
     /// - Those of `mmap(2)`.
     pub fn of(object: impl AsFd, offset: u64, len: usize, access: Access) -> io::Result<Mapping> {
@@ -127,6 +132,7 @@ impl Mapping {
             )?;
         let stat = file::fstat(fd)?;
         if stat.is_regular && len != 0 {
+            require_whole_blocks(fd, offset, len)?;
             match access {
                 Access::ReadWrite => shm::allocate(fd, offset, len as u64).map_err(|e| {
                     let (kind, why) = match e.raw_os_error() {
@@ -147,6 +153,12 @@ impl Mapping {
             }
         }
         Mapping::map(Some(fd), offset, len, access)
+    }
+
+    /// Maps a sealed object from its start, which has at least `len` bytes. Nothing is reserved: `fallocate(2)` waits for
+    /// a lock of the object, and another process that has it can hold that lock for as long as it likes.
+    pub(super) fn of_sealed(object: impl AsFd, len: usize, access: Access) -> io::Result<Mapping> {
+        Mapping::map(Some(object.as_fd()), 0, len, access)
     }
 
     fn map(fd: Option<BorrowedFd<'_>>, offset: u64, len: usize, access: Access) -> io::Result<Mapping> {
@@ -239,8 +251,26 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: this is the range that `map` has mapped, and no reference into it outlives `self`.
-        unsafe { libc::munmap(self.lines.as_ptr().cast(), self.len) };
+        let unmapped = unsafe { libc::munmap(self.lines.as_ptr().cast(), self.len) };
+        if unmapped == -1 {
+            let (len, e) = (self.len, io::Error::last_os_error());
+            log::error!(target: "ipc_reactor", "{len} bytes of memory stay mapped: {e}");
+        }
     }
+}
+
+/// `InvalidInput` if the object has huge pages and this is a part of one: the kernel maps the whole page, and refuses to
+/// unmap the part.
+fn require_whole_blocks(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<()> {
+    const HUGETLBFS_MAGIC: u32 = 0x9584_58f6;
+    let FileSystem { magic, block } = file::fstatfs(fd)?;
+    let is_whole = |bytes: u64| block == 0 || bytes.is_multiple_of(block);
+    if magic != HUGETLBFS_MAGIC || is_whole(offset) && is_whole(len as u64) {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "{len} bytes from offset {offset} of an object whose pages have {block} bytes; map whole pages"
+    )))
 }
 
 fn invalid(message: String) -> io::Error {

@@ -6,8 +6,18 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use super::mapping::{Access, Mapping};
-use crate::sys::{file, process, shm};
+use super::{
+    foreign::Foreign,
+    mapping::{Access, Mapping},
+};
+use crate::sys::{
+    self,
+    file::{self, FileSystem},
+    process, shm,
+};
+
+/// The file system of a memfd of usual pages: one of huge pages has another (`statfs(2)`).
+const TMPFS_MAGIC: u32 = 0x0102_1994;
 
 /// The seals that make a size final.
 const FIXED_SIZE: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
@@ -26,7 +36,8 @@ impl Memfd {
     ///
     /// # Errors
     ///
-    /// `InvalidInput`: the name contains a NUL byte. Those of `memfd_create(2)` and `posix_fallocate(3)`.
+    /// `InvalidInput`: the name contains a NUL byte. `StorageFull`: files of this process may not be that long
+    /// (`RLIMIT_FSIZE`). Those of `memfd_create(2)` and `posix_fallocate(3)`.
     pub fn create(name: &str, len: u64) -> io::Result<Memfd> {
         let fd = shm::memfd_create(&c_name(name)?)?;
         if len != 0 {
@@ -68,20 +79,30 @@ impl From<Memfd> for OwnedFd {
 }
 
 /// `InvalidData` if the object could still shrink while it is mapped.
-pub(super) fn require_fixed_size(fd: BorrowedFd<'_>, what: &str) -> io::Result<()> {
-    require_seals(fd, FIXED_SIZE, what)
+pub(super) fn require_fixed_size(foreign: Foreign, what: &str) -> io::Result<OwnedFd> {
+    require_seals(foreign, FIXED_SIZE, what)
 }
 
 /// `InvalidData` if another process than the publisher could still get write access.
-pub(super) fn require_published(fd: BorrowedFd<'_>, what: &str) -> io::Result<()> {
-    require_seals(fd, PUBLISHED, what)
+pub(super) fn require_published(foreign: Foreign, what: &str) -> io::Result<OwnedFd> {
+    require_seals(foreign, PUBLISHED, what)
 }
 
-fn require_seals(fd: BorrowedFd<'_>, wanted: i32, what: &str) -> io::Result<()> {
+fn require_seals(foreign: Foreign, wanted: i32, what: &str) -> io::Result<OwnedFd> {
     let refuse =
         |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, format!("{what} refused: {why}")));
-    match shm::seals(fd) {
-        Ok(seals) if seals & wanted == wanted => Ok(()),
+    // The kernel answers this by itself, and for a file of any other kind with an error. `fstat(2)`, for one, asks the
+    // file system, which can be another process.
+    match shm::seals(foreign.as_fd()) {
+        Ok(seals) if seals & wanted == wanted => {
+            // The seals of a memfd of huge pages do not keep another process from punching holes into it, with which a
+            // read of the mapping is SIGBUS.
+            let FileSystem { magic, block } = file::fstatfs(foreign.as_fd())?;
+            if magic == TMPFS_MAGIC && block == sys::page_size() as u64 {
+                return Ok(foreign.into_inner());
+            }
+            refuse(format!("its pages have {block} bytes, on file system {magic:#x}"))
+        }
         Ok(seals) => refuse(format!("it bears seals {seals:#x} and needs {wanted:#x}")),
         Err(e) => refuse(format!("it is no memfd ({e})")),
     }
@@ -120,7 +141,8 @@ impl SharedObject {
     ///
     /// - `AlreadyExists`: there is an object of that name.
     /// - `InvalidInput`: no object can have that name.
-    /// - `StorageFull`: there is not enough memory. The name is removed again.
+    /// - `StorageFull`: there is not enough memory, or files of this process may not be that long (`RLIMIT_FSIZE`). The
+    ///   name is removed again.
     /// - Those of `shm_open(3)`.
     pub fn create(name: &str, len: u64, mode: u32) -> io::Result<SharedObject> {
         let path = posix_name(name)?;

@@ -148,11 +148,23 @@ fn copy_rest_in<W: Word>(to: &[W], from: &[u8]) {
     }
 }
 
+/// What the first word of a subscriber's page says: it sleeps. Its doorbell may be empty.
+pub(crate) const SLEEPS: u64 = 1;
+/// It sleeps, and there is an unread byte in its doorbell, which it does not read. (Any other number but 0 is
+/// [`SLEEPS`].)
+pub(crate) const SLEEPS_UNREAD: u64 = 2;
+
 /// The subscriber's part of not losing a wake-up: after this the publisher notifies it. False: there is a newer value
 /// than `seen` already, and the publisher does not notify.
 #[inline]
 pub(crate) fn arm<W: Word>(armed: &W, published: &W, seen: u64) -> bool {
-    armed.store(1);
+    arm_as(SLEEPS, armed, published, seen)
+}
+
+/// [`arm`], which says how to be notified.
+#[inline]
+pub(crate) fn arm_as<W: Word>(sleeps: u64, armed: &W, published: &W, seen: u64) -> bool {
+    armed.store(sleeps);
     // Pairs with the fence in `wake_fence`: either this side sees the new value, or the other side sees `armed`.
     W::fence(Ordering::SeqCst);
     let asleep = published.load() <= seen;
@@ -181,7 +193,7 @@ pub(crate) fn disarm<W: Word>(armed: &W) {
 
 /// Undoes [`disarm`] if the subscriber could not be notified.
 pub(crate) fn rearm<W: Word>(armed: &W) {
-    armed.store(1);
+    armed.store(SLEEPS);
 }
 
 /// Copies from byte `offset` on. `from` must have that many bytes.

@@ -3,14 +3,14 @@
 use std::{fmt, io, os::fd::OwnedFd, sync::atomic::AtomicU64};
 
 use super::{
-    doorbell::{Doorbell, Notify},
+    doorbell::{Bell, Doorbell, Notify},
     header::Geometry,
     mapping::{Access, Mapping},
     object::Memfd,
     protocol::{Word, copy_in_at, copy_value_in, disarm, is_armed, rearm, wake_fence},
     ticket::Ticket,
 };
-use crate::sys;
+use crate::sys::{self, fork, process};
 
 /// How many values are readable in a segment of [`Publisher::latest`]. A reader fails only if the publisher writes that
 /// many while it copies one.
@@ -24,6 +24,7 @@ pub struct PublisherOptions {
     capacity: usize,
     tag: u64,
     subscribers_max: usize,
+    subscribers_per_uid: Option<usize>,
 }
 
 impl PublisherOptions {
@@ -34,7 +35,7 @@ impl PublisherOptions {
 
     /// Values of up to `payload_max` bytes, of which at least the last `capacity` are readable.
     pub fn every(payload_max: usize, capacity: usize) -> Self {
-        PublisherOptions { payload_max, capacity, tag: 0, subscribers_max: 1024 }
+        PublisherOptions { payload_max, capacity, tag: 0, subscribers_max: 1024, subscribers_per_uid: None }
     }
 
     /// A number that identifies the meaning of the values, such as the version of their type. A subscriber can compare
@@ -50,14 +51,23 @@ impl PublisherOptions {
         self
     }
 
+    /// The most subscriptions at a time of one user, where the user is known: with [`SubscriberSession`](crate::SubscriberSession). Default
+    /// seven eighths of [`subscribers_max`](Self::subscribers_max), rounded up: no other user can take all. The publisher's
+    /// own user can.
+    pub fn subscribers_per_uid(mut self, count: usize) -> Self {
+        self.subscribers_per_uid = Some(count);
+        self
+    }
+
     /// Makes the segment.
     ///
     /// # Errors
     ///
-    /// `InvalidInput`: no segment can have such sizes. `StorageFull`, `OutOfMemory`: there is not enough memory.
-    /// `Unsupported`: before Linux 5.1.
+    /// `InvalidInput`: no segment can have such sizes. `StorageFull`, `OutOfMemory`: there is not enough memory, or files of
+    /// this process may not be that long (`RLIMIT_FSIZE`). `Unsupported`: before Linux 5.1.
     pub fn create(self) -> io::Result<Publisher> {
         let geometry = Geometry::new(self.payload_max, self.capacity, self.tag)?;
+        fork::start_counting()?;
         let segment = Memfd::create("ipc-segment", geometry.segment_len())?;
         let len = usize::try_from(geometry.segment_len()).unwrap_or(usize::MAX);
         let mapping = Mapping::of(&segment, 0, len, Access::ReadWrite)?;
@@ -76,7 +86,11 @@ impl PublisherOptions {
             published: 0,
             subscribers: Vec::new(),
             subscribers_max: self.subscribers_max,
+            subscribers_per_uid: self
+                .subscribers_per_uid
+                .unwrap_or(self.subscribers_max - self.subscribers_max / 8),
             next_id: 0,
+            made_in: fork::generation(),
         })
     }
 }
@@ -90,13 +104,21 @@ struct Subscription {
     /// The subscriber's page. It contains a hint only: a wrong one costs the subscriber a wake-up, or the publisher a
     /// ring.
     page: Mapping,
-    notify: Box<dyn Notify>,
+    notify: By,
+    /// The subscriber's user, where it is known.
+    uid: Option<u32>,
+}
+
+/// How a subscriber is notified.
+enum By {
+    Doorbell(Bell),
+    Other(Box<dyn Notify>),
 }
 
 /// The one writer of a segment of shared memory. It also notifies the subscribers.
 ///
 /// There can only be one: a `Publisher` is not `Clone`, publishing takes `&mut`, and the segment is sealed against
-/// other writers. Publishing never blocks and does not allocate. It makes one system call for each subscriber that
+/// other writers. After a fork only the process that made it can use it. Publishing never blocks and does not allocate. It makes one system call for each subscriber that
 /// sleeps, and none for others.
 ///
 /// # Example
@@ -121,7 +143,10 @@ pub struct Publisher {
     published: u64,
     subscribers: Vec<Subscription>,
     subscribers_max: usize,
+    subscribers_per_uid: usize,
     next_id: u64,
+    /// A forked child has the same mapping. Two writers would tear the values.
+    made_in: u32,
 }
 
 impl Publisher {
@@ -165,16 +190,37 @@ impl Publisher {
 
     /// Makes a subscription whose subscriber is notified of updates by a [`Doorbell`].
     ///
-    /// It lasts until [`unsubscribe`](Self::unsubscribe). It does not end when the subscriber's process ends, which
-    /// then costs at most one more ring. The hang-up of the subscriber's socket tells of its end.
+    /// It lasts until [`unsubscribe`](Self::unsubscribe), which the subscriber is told, or until a ring fails because the
+    /// subscriber is gone. The hang-up of the socket that the ticket went through tells of its end at once.
     ///
     /// # Errors
     ///
     /// `QuotaExceeded`: there are [`subscribers_max`](PublisherOptions::subscribers_max) already. `EMFILE`, `ENFILE`,
     /// `StorageFull`: no descriptor or not enough memory is free.
     pub fn subscribe(&mut self) -> io::Result<(SubscriberId, Ticket)> {
+        self.subscribe_user(None, None)
+    }
+
+    /// Makes a subscription of this user, which is notified in this way, or by a doorbell.
+    pub(crate) fn subscribe_user(
+        &mut self,
+        uid: Option<u32>,
+        notify: Option<Box<dyn Notify>>,
+    ) -> io::Result<(SubscriberId, Ticket)> {
+        let own = Some(process::effective_uid());
+        if uid.is_some() && uid != own {
+            let count = self.subscribers.iter().filter(|subscription| subscription.uid == uid).count();
+            if count >= self.subscribers_per_uid {
+                let what =
+                    format!("this user has {count} subscriptions; raise subscribers_per_uid to allow more");
+                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, what));
+            }
+        }
+        if let Some(notify) = notify {
+            return self.admit(uid, By::Other(notify), None);
+        }
         let (bell, doorbell) = Doorbell::pair()?;
-        self.admit(Box::new(bell), Some(doorbell))
+        self.admit(uid, By::Doorbell(bell), Some(doorbell))
     }
 
     /// Makes a subscription whose subscriber is notified by `notify`. Its ticket has no doorbell.
@@ -183,14 +229,16 @@ impl Publisher {
     ///
     /// Those of [`subscribe`](Self::subscribe).
     pub fn subscribe_via(&mut self, notify: impl Notify + 'static) -> io::Result<(SubscriberId, Ticket)> {
-        self.admit(Box::new(notify), None)
+        self.subscribe_user(None, Some(Box::new(notify)))
     }
 
     fn admit(
         &mut self,
-        notify: Box<dyn Notify>,
-        doorbell: Option<Doorbell>,
+        uid: Option<u32>,
+        notify: By,
+        doorbell: Option<OwnedFd>,
     ) -> io::Result<(SubscriberId, Ticket)> {
+        self.check_not_forked()?;
         if self.subscribers.len() >= self.subscribers_max {
             let what = format!(
                 "there are {} subscriptions; raise subscribers_max to allow more",
@@ -206,8 +254,10 @@ impl Publisher {
         let segment = self.segment.try_clone()?;
         let id = SubscriberId(self.next_id);
         self.next_id += 1;
-        self.subscribers.push(Subscription { id, page, notify });
-        Ok((id, Ticket { segment, page: memory.into(), doorbell, start: self.published }))
+        self.subscribers.push(Subscription { id, page, notify, uid });
+        let page = OwnedFd::from(memory).into();
+        let doorbell = doorbell.map(Into::into);
+        Ok((id, Ticket { segment: segment.into(), page, doorbell, start: self.published }))
     }
 
     /// Ends a subscription: its subscriber is not notified any more. False: there is none with that id.
@@ -222,13 +272,15 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// `InvalidInput`: it is longer than [`payload_max`](Self::payload_max). Nothing is published.
+    /// Nothing is published. `InvalidInput`: it is longer than [`payload_max`](Self::payload_max). `Unsupported`: this is a
+    /// forked child, and the publisher is its parent's.
     // Inlining removes the branches of the copy where the compiler knows the length, as for a typed value.
     #[inline(always)]
     pub fn publish(&mut self, value: &[u8]) -> io::Result<()> {
         if value.len() > self.geometry.payload_max {
             return Err(too_long(value.len(), self.geometry.payload_max));
         }
+        self.check_not_forked()?;
         let number = self.published + 1;
         let ring = self.geometry.ring(self.mapping.lines());
         let (lines, len) = ring.begin(number);
@@ -260,12 +312,17 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// Those of `fill`. Nothing is published.
+    /// Those of `fill`, and `Unsupported` in a forked child. Nothing is published.
     pub fn write<R>(&mut self, fill: impl FnOnce(&mut Loan<'_>) -> io::Result<R>) -> io::Result<R> {
         let mut loan = self.loan();
         let answer = fill(&mut loan)?;
-        loan.publish();
+        loan.publish()?;
         Ok(answer)
+    }
+
+    #[inline]
+    fn check_not_forked(&self) -> io::Result<()> {
+        if self.made_in == fork::generation() { Ok(()) } else { Err(forked()) }
     }
 
     #[inline]
@@ -279,11 +336,16 @@ impl Publisher {
     #[cold]
     fn ring(&mut self) {
         self.subscribers.retain_mut(|subscription| {
-            if !is_armed(subscription.armed()) {
+            let asked = Word::load(subscription.armed());
+            if asked == 0 {
                 return true;
             }
             disarm(subscription.armed());
-            match subscription.notify.notify() {
+            let notified = match &mut subscription.notify {
+                By::Doorbell(bell) => bell.ring(asked),
+                By::Other(notify) => notify.notify(),
+            };
+            match notified {
                 Ok(()) => true,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     rearm(subscription.armed());
@@ -340,8 +402,10 @@ impl Loan<'_> {
     ///
     /// # Errors
     ///
-    /// `InvalidInput`: they would exceed [`payload_max`](Publisher::payload_max).
+    /// `InvalidInput`: they would exceed [`payload_max`](Publisher::payload_max). `Unsupported`: this is a forked child,
+    /// and the publisher is its parent's.
     pub fn write_at(&mut self, offset: usize, bytes: &[u8]) -> io::Result<()> {
+        self.publisher.check_not_forked()?;
         let payload_max = self.publisher.geometry.payload_max;
         let end = offset.saturating_add(bytes.len());
         if end > payload_max {
@@ -354,12 +418,18 @@ impl Loan<'_> {
     }
 
     /// Publishes it as the newest value, and notifies the subscribers.
-    pub fn publish(self) {
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported`: this is a forked child, and the publisher is its parent's. Nothing is published.
+    pub fn publish(self) -> io::Result<()> {
+        self.publisher.check_not_forked()?;
         let ring = self.publisher.geometry.ring(self.publisher.mapping.lines());
         Word::store(ring.slot(self.number).1, self.len as u64);
         ring.commit(self.number);
         self.publisher.published = self.number;
         self.publisher.notify_sleeping();
+        Ok(())
     }
 }
 
@@ -373,6 +443,12 @@ impl io::Write for Loan<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+#[cold]
+fn forked() -> io::Error {
+    let what = "this publisher was made before a fork, and its segment can have one writer only: the process that made it";
+    io::Error::new(io::ErrorKind::Unsupported, what)
 }
 
 #[cold]

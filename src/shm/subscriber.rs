@@ -7,14 +7,14 @@ use std::{
 };
 
 use super::{
-    doorbell::Doorbell,
+    doorbell::{Doorbell, Heard},
     header::{Geometry, LINE},
     mapping::{Access, Mapping},
     object::{require_fixed_size, require_published},
-    protocol::arm,
+    protocol::{SLEEPS_UNREAD, arm, arm_as, is_armed},
     ticket::Ticket,
 };
-use crate::sys::{self, file};
+use crate::sys::{self, file, fork};
 
 /// How many values in a row may be overwritten while they are copied, before [`Subscriber::latest`] returns an error.
 const ATTEMPTS: usize = 1000;
@@ -66,9 +66,9 @@ struct Overtaken;
 ///
 /// # When the publisher ends
 ///
-/// The newest whole value stays readable, even if the publisher was killed while it wrote the next one. There are no
-/// more rings, and a ring that was not read yet is lost. The socket that the ticket came through gets a hang-up: read
-/// the last values then.
+/// The newest whole value stays readable, even if the publisher was killed while it wrote the next one. The doorbell
+/// hangs up, and so does the socket that the ticket came through: read the last values then. No ring is lost: what the
+/// publisher published last wakes a sleeping subscriber, also if it ends right after that.
 ///
 /// # Trust
 ///
@@ -85,6 +85,13 @@ pub struct Subscriber {
     /// The number of the newest value that this reader has seen and need not be notified of. It starts below the
     /// cursor: a new subscriber has not seen the value that was published before the subscription.
     seen: u64,
+    /// The last call to arm said that this subscriber sleeps.
+    armed: bool,
+    /// There is a ring in the doorbell that is not read: the next one need not add another.
+    unread: bool,
+    /// The doorbell has hung up.
+    ended: bool,
+    made_in: u32,
     copy: Vec<[[u8; 8]; LINE]>,
 }
 
@@ -99,21 +106,36 @@ impl Subscriber {
     /// - Those of `mmap(2)`.
     pub fn open(ticket: Ticket) -> io::Result<Subscriber> {
         let Ticket { segment, page, doorbell, start } = ticket;
-        require_published(segment.as_fd(), "the segment")?;
-        require_fixed_size(page.as_fd(), "the subscriber's page")?;
+        // Nothing else is done with a descriptor before its kind is proved.
+        let segment = require_published(segment, "the segment")?;
+        let page = require_fixed_size(page, "the subscriber's page")?;
+        let doorbell = doorbell.map(Doorbell::open).transpose()?;
+        fork::start_counting()?;
 
         let len = mappable(segment.as_fd(), "the segment")?;
-        let segment = Mapping::of(&segment, 0, len, Access::ReadOnly)?;
+        let segment = Mapping::of_sealed(&segment, len, Access::ReadOnly)?;
         let geometry = Geometry::load(segment.lines(), len as u64)?;
         let len = mappable(page.as_fd(), "the subscriber's page")?.min(sys::page_size());
-        let page = Mapping::of(&page, 0, len, Access::ReadWrite)?;
+        let page = Mapping::of_sealed(&page, len, Access::ReadWrite)?;
 
         let mut copy = Vec::new();
         let lines = geometry.payload_max.div_ceil(8 * LINE);
         copy.try_reserve_exact(lines)?;
         copy.resize(lines, [[0; 8]; LINE]);
         let cursor = start.min(geometry.ring(segment.lines()).newest());
-        Ok(Subscriber { segment, page, doorbell, geometry, cursor, seen: 0, copy })
+        Ok(Subscriber {
+            segment,
+            page,
+            doorbell,
+            geometry,
+            cursor,
+            seen: 0,
+            armed: false,
+            unread: false,
+            ended: false,
+            made_in: fork::generation(),
+            copy,
+        })
     }
 
     /// Bytes of the longest value.
@@ -238,7 +260,7 @@ impl Subscriber {
     }
 
     fn skip_to(&mut self, number: u64) -> Update<&'static [u8]> {
-        let lost = number.saturating_sub(self.cursor + 1);
+        let lost = number.saturating_sub(self.cursor.saturating_add(1));
         self.cursor += lost;
         Update::Lost(lost)
     }
@@ -259,15 +281,30 @@ impl Subscriber {
     /// After a notification there is no other one before the next call.
     #[must_use = "if this is false, there will be no notification"]
     pub fn arm(&mut self) -> bool {
-        arm(&self.page.lines()[0][0], self.geometry.published(self.segment.lines()), self.seen)
+        let word = &self.page.lines()[0][0];
+        // The publisher has cleared the word, and has put a byte into the doorbell before it looks at the word again.
+        self.unread |= self.armed && !is_armed(word);
+        let published = self.geometry.published(self.segment.lines());
+        self.armed = match self.unread {
+            true => arm_as(SLEEPS_UNREAD, word, published, self.seen),
+            false => arm(word, published, self.seen),
+        };
+        self.armed
     }
 
-    /// Blocks until there is a new value, for at most `timeout`. False: the time is up.
+    /// Blocks until there is a new value, for at most `timeout`. False: the time is up. A timeout of 0 only looks whether
+    /// there is one.
     ///
     /// # Errors
     ///
-    /// `Unsupported`: there is no doorbell. Those of `epoll_wait(2)`.
+    /// - `BrokenPipe`: there is no new value, and there will be none, because the publisher is gone or has ended this
+    ///   subscription.
+    /// - `Unsupported`: there is no doorbell; or this is a forked child, which would take its parent's notifications.
+    /// - Those of `poll(2)`.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
+        if self.made_in != fork::generation() {
+            return Err(forked());
+        }
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             if !self.arm() {
@@ -277,11 +314,25 @@ impl Subscriber {
                 let what = "this subscription has no doorbell; wait for its notifications where they come";
                 return Err(io::Error::new(io::ErrorKind::Unsupported, what));
             };
+            // This is looked at each time: a publisher can ring without end.
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(false);
+            }
+            if self.ended {
+                let what =
+                    "the publisher is gone, or has ended this subscription, and all its values were read";
+                return Err(io::Error::new(io::ErrorKind::BrokenPipe, what));
+            }
             match doorbell.wait(left) {
-                Ok(false) if left.is_some_and(|left| left.is_zero()) => return Ok(!self.arm()),
-                Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
-                _ => {}
+                Ok(false) => {}
+                Ok(true) => match doorbell.read()? {
+                    Heard::Silence => {}
+                    Heard::Rings => (self.armed, self.unread) = (false, false),
+                    Heard::HangUp => self.ended = true,
+                },
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
             }
         }
     }
@@ -296,7 +347,41 @@ fn mappable(fd: BorrowedFd<'_>, what: &str) -> io::Result<usize> {
 }
 
 #[cold]
+fn forked() -> io::Error {
+    let what = "this subscriber was opened before a fork; only the process that opened it can wait with it";
+    io::Error::new(io::ErrorKind::Unsupported, what)
+}
+
+#[cold]
 fn too_long(len: u64, payload_max: usize) -> io::Error {
     let what = format!("a value of {len} bytes exceeds the segment's {payload_max}");
     io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::Publisher;
+
+    /// What a publisher reaches by changing its index between two looks of a reader at it.
+    #[test]
+    fn no_number_of_a_publisher_overflows() {
+        let mut publisher = Publisher::every(8, 7).unwrap();
+        let mut subscriber = Subscriber::open(publisher.subscribe().unwrap().1).unwrap();
+        publisher.publish(b"x").unwrap();
+        let numbers = [0, 1, 2, 7, 8, 1 << 32, 1 << 63, u64::MAX - 8, u64::MAX - 1, u64::MAX];
+        for cursor in numbers {
+            for newest in numbers {
+                subscriber.cursor = cursor;
+                let before = subscriber.position();
+                subscriber.overtaken(newest);
+                assert!(subscriber.position() >= before);
+                subscriber.cursor = cursor;
+                subscriber.out_of_reach(newest);
+                let _ = subscriber.recv();
+                let _ = subscriber.latest();
+                let _ = subscriber.arm();
+            }
+        }
+    }
 }

@@ -14,7 +14,7 @@ use super::{
     mapping::Access,
     object::{SharedObject, reserve},
 };
-use crate::sys;
+use crate::sys::{self, file};
 
 /// Bytes of the longest text that is read, with its NUL.
 const TEXT_MAX: usize = 64 << 10;
@@ -79,7 +79,8 @@ impl NamedText {
     ///
     /// # Errors
     ///
-    /// Those of [`SharedObject::create`] and [`SharedObject::open`].
+    /// Those of [`SharedObject::create`] and [`SharedObject::open`]. `StorageFull`: there is not enough memory, or files of
+    /// this process may not be that long (`RLIMIT_FSIZE`).
     pub fn write(&self, text: &CStr) -> io::Result<()> {
         let bytes = text.to_bytes_with_nul();
         let len = self.len.max(bytes.len() as u64);
@@ -89,6 +90,8 @@ impl NamedText {
         };
         // It is never made shorter, because another process may have mapped it.
         reserve(object.as_fd(), len, &self.name)?;
+        // A write counts also where the object is that long already.
+        file::check_size_limit(bytes.len() as u64)?;
         File::from(OwnedFd::from(object)).write_all_at(bytes, 0)
     }
 

@@ -80,7 +80,7 @@ impl<T: NoUninit> TypedPublisher<T> {
     ///
     /// # Errors
     ///
-    /// None: the value always fits.
+    /// `Unsupported`: this is a forked child, and the publisher is its parent's. The value always fits.
     pub fn publish(&mut self, value: &T) -> io::Result<()> {
         self.publisher.publish(bytemuck::bytes_of(value))
     }

@@ -40,8 +40,9 @@ use crate::{
 };
 
 impl<S> PollSet<S> {
-    /// Puts a listener (a master socket) into the poll set. For each connection (CIR), `factory` sees the peer and makes
-    /// the session of the new client; its error refuses the connection. `framing` cuts the stream into requests (SRMs).
+    /// Puts a listener (a master socket) into the poll set. For each connection (CIR), `factory` sees the peer and
+    /// makes the session of the new client; its error refuses the connection. `framing` cuts the stream into requests
+    /// (SRMs).
     ///
     /// # Errors
     /// Those of `setsockopt(2)` and `epoll_ctl(2)`. The error returns the listener.
@@ -191,7 +192,7 @@ fn refused<S>(set: &mut PollSet<S>) {
     }
 }
 
-/// Closes a connection of which nothing was read.
+/// Closes a connection without reading from it.
 fn close_unread(takes_rights: bool, socket: OwnedFd) {
     if takes_rights {
         closer::close_connection(socket);
@@ -204,7 +205,7 @@ fn dropped<S>(set: &mut PollSet<S>, key: Key, error: &io::Error) {
     set.warn(Kind::Accept, format_args!("connection at listener {key} dropped: {error}"));
 }
 
-/// One connection was accepted. Returns it if it does not become a client.
+/// Makes a client of an accepted connection. `Err`: the connection, which the caller closes.
 fn accepted<S>(
     set: &mut PollSet<S>,
     key: Key,

@@ -36,8 +36,8 @@ impl<S> PollSet<S> {
     /// | signals go | to this child, by pidfd | to a pid, which may be another process by then |
     /// | closed early | kills the child | does not affect the child |
     ///
-    /// Use this for children that exchange data with the service, or in a process that cannot block SIGCHLD. Use SIGCHLD
-    /// for many children of which only the exit matters. One reactor can use both.
+    /// Use this for children that exchange data with the service, or in a process that cannot block SIGCHLD. Use
+    /// SIGCHLD for many children of which only the exit matters. One reactor can use both.
     ///
     /// ```
     /// use ipc_reactor::{ChildHandler, Context, Reactor, children::Exit};
@@ -46,8 +46,8 @@ impl<S> PollSet<S> {
     /// struct Listing;
     ///
     /// impl ChildHandler<String> for Listing {
-    ///     fn on_stdout(&mut self, bytes: &[u8], _: &mut Context<'_, String>, heard: &mut String) -> io::Result<()> {
-    ///         heard.push_str(&String::from_utf8_lossy(bytes));
+    ///     fn on_stdout(&mut self, bytes: &[u8], _: &mut Context<'_, String>, output: &mut String) -> io::Result<()> {
+    ///         output.push_str(&String::from_utf8_lossy(bytes));
     ///         Ok(())
     ///     }
     ///     fn on_exit(&mut self, exit: Exit, cx: &mut Context<'_, String>, _: &mut String) -> io::Result<()> {
@@ -62,9 +62,9 @@ impl<S> PollSet<S> {
     /// let cat = reactor.child(key).expect("it was just started");
     /// cat.write(b"hello")?;
     /// cat.close_stdin();
-    /// let mut heard = String::new();
-    /// reactor.run(&mut heard)?;
-    /// assert_eq!(heard, "hello");
+    /// let mut output = String::new();
+    /// reactor.run(&mut output)?;
+    /// assert_eq!(output, "hello");
     /// # std::io::Result::Ok(())
     /// ```
     ///
@@ -168,7 +168,7 @@ fn next(port: &mut ChildPort, output: impl Fn(&mut ChildPort) -> &mut Output, ch
 fn exit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, state: &mut S) -> Result<Visited, Visited> {
     let port = port(set, key);
     let Some(exit) = port.exit else { return Ok(Visited::Drained) };
-    port.told = true;
+    port.exit_delivered = true;
     let called =
         call(set, key, |handler: &mut Box<dyn ChildHandler<S>>, cx| handler.on_exit(exit, cx, state));
     applied(set, key, called, ready)?;
@@ -197,7 +197,7 @@ pub(crate) fn closed<S>(
     cause: &Cause,
     state: &mut S,
 ) {
-    if !port.told {
+    if !port.exit_delivered {
         call_closed(set, key, move |cx| handler.on_close(cause, cx, state));
     }
     if let Some(process) = port.process.process.take_if(|process| !process.collected)

@@ -29,8 +29,8 @@ use crate::{
 /// How many datagrams a visit receives one by one before it receives [`BATCH`] per call: for single datagrams a batch
 /// costs more. `cargo test --release --lib batch_prices -- --ignored --nocapture` measures it.
 ///
-/// Measured on Linux 6.18 with 64 bytes each, the time of `recvfrom` until `EAGAIN`, divided by that of `recvmmsg` of 16
-/// until a short count: 0.88 for 1 datagram, 1.0 for 2, 1.1 to 1.2 for 4, 1.2 to 1.3 for 10 and 16.
+/// Measured on Linux 6.18 with 64 bytes each, the time of `recvfrom` until `EAGAIN`, divided by that of `recvmmsg` of
+/// 16 until a short count: 0.88 for 1 datagram, 1.0 for 2, 1.1 to 1.2 for 4, 1.2 to 1.3 for 10 and 16.
 const SINGLES: usize = 2;
 
 /// How many datagrams a drain handles at most, so that a sender that does not stop cannot prolong it. A receive buffer
@@ -87,8 +87,8 @@ impl<S> PollSet<S> {
         Ok(self.place(Source::Datagram { port: Box::new(port), handler: Some(Box::new(handler)) }))
     }
 
-    /// The datagram socket of this key, to send with it or to connect it, the running handler's included. `None` once it
-    /// is closed.
+    /// The datagram socket of this key, to send with it or to connect it, the running handler's included. `None` once
+    /// it is closed.
     pub fn datagram_socket(&self, key: Key) -> Option<&Datagram> {
         match self.registry.get(key)? {
             Source::Datagram { port, .. } => Some(&port.socket),
@@ -100,8 +100,8 @@ impl<S> PollSet<S> {
     /// when one of a Unix socket's many receivers has room again.
     ///
     /// # Errors
-    /// `NotFound`: the key names no datagram socket. Those of [`Datagram::send_to`]; `WouldBlock` where the receiver's queue
-    /// is full.
+    /// `NotFound`: the key names no datagram socket. Those of [`Datagram::send_to`]; `WouldBlock` where the receiver's
+    /// queue is full.
     pub fn send_to(&self, key: Key, bytes: &[u8], to: &SocketAddress) -> io::Result<()> {
         match self.datagram_socket(key) {
             Some(socket) => socket.send_to(bytes, to),

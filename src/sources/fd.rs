@@ -55,16 +55,16 @@ impl<S> PollSet<S> {
     /// # theirs.write_all(b"hello")?;
     /// # drop(theirs);
     /// let mut reactor = Reactor::<Vec<u8>>::new()?;
-    /// reactor.fd(ours, Interest::READABLE, |stream, _ready, cx, heard| {
+    /// reactor.fd(ours, Interest::READABLE, |stream, _ready, cx, received| {
     ///     let mut buffer = [0; 16];
     ///     let count = stream.read(&mut buffer)?; // WouldBlock: drained
-    ///     heard.extend_from_slice(&buffer[..count]);
+    ///     received.extend_from_slice(&buffer[..count]);
     ///     if count == 0 { cx.stop(); }
     ///     Ok(Progress::More)
     /// })?;
-    /// let mut heard = Vec::new();
-    /// reactor.run(&mut heard)?;
-    /// assert_eq!(heard, b"hello");
+    /// let mut received = Vec::new();
+    /// reactor.run(&mut received)?;
+    /// assert_eq!(received, b"hello");
     /// # std::io::Result::Ok(())
     /// ```
     ///
@@ -116,7 +116,8 @@ impl<S> PollSet<S> {
     /// event.
     ///
     /// # Errors
-    /// `NotFound`: the key names no descriptor that was given to [`fd`](PollSet::fd) or [`fd_source`](PollSet::fd_source).
+    /// `NotFound`: the key names no descriptor that was given to [`fd`](PollSet::fd) or
+    /// [`fd_source`](PollSet::fd_source).
     pub fn set_interest(&mut self, key: Key, interest: Interest) -> io::Result<()> {
         let Some(Source::Fd { port, .. }) = self.registry.get(key) else {
             let why = format!("{key} names no descriptor that was given to fd or fd_source, or it is closed");

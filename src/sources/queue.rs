@@ -91,8 +91,8 @@ impl<S> PollSet<S> {
         Ok(key)
     }
 
-    /// Sends a message to a queue of the poll set, the running handler's included, without waiting: if the queue is full,
-    /// the message is buffered, and sent when there is room.
+    /// Sends a message to a queue of the poll set, the running handler's included, without waiting: if the queue is
+    /// full, the message is buffered, and sent when there is room.
     ///
     /// # Errors
     /// `WouldBlock`: [`Limits::outbox`](crate::Limits::outbox) messages are buffered already, and this one is not.
@@ -169,7 +169,8 @@ fn failed<S>(set: &mut PollSet<S>, key: Key, error: io::Error) -> Visited {
     Visited::closed(Cause::Io(error))
 }
 
-/// One visit: sends buffered messages while there is room, then receives until the queue is empty or the budget is spent.
+/// One visit: sends buffered messages while there is room, then receives until the queue is empty or the budget is
+/// spent.
 pub(crate) fn visit<S>(
     set: &mut PollSet<S>,
     key: Key,

@@ -31,8 +31,9 @@ impl<S> PollSet<S> {
     /// [`Limits::messages_per_visit`](crate::Limits::messages_per_visit) in a visit. The publisher rings the doorbell
     /// only for a subscriber that has read everything, and never waits for it.
     ///
-    /// The segment does not show that the publisher has ended. The connection over which the ticket came does:
-    /// [`connect_subscriber`](PollSet::connect_subscriber) handles both.
+    /// A subscription with a doorbell ends with [`Cause::Peer`] when the publisher is gone, or has ended it; what was
+    /// published before is told first. Without a doorbell the end shows on the connection that the ticket came over, and
+    /// nowhere else: [`connect_subscriber`](PollSet::connect_subscriber) watches that.
     ///
     /// ```
     /// use ipc_reactor::shm::{Publisher, Subscriber, Update};
@@ -42,19 +43,19 @@ impl<S> PollSet<S> {
     /// let (_id, ticket) = publisher.subscribe()?; // to be sent to another process
     ///
     /// let mut reactor = Reactor::<Vec<String>>::new()?;
-    /// reactor.subscribe(Subscriber::open(ticket)?, Delivery::Every, |update, cx, heard| {
+    /// reactor.subscribe(Subscriber::open(ticket)?, Delivery::Every, |update, cx, values| {
     ///     match update {
-    ///         Update::Value(value) => heard.push(String::from_utf8_lossy(value).into()),
+    ///         Update::Value(value) => values.push(String::from_utf8_lossy(value).into()),
     ///         Update::Lost(count) => eprintln!("{count} values were overwritten before we read them"),
     ///     }
-    ///     if heard.len() == 2 { cx.stop(); }
+    ///     if values.len() == 2 { cx.stop(); }
     ///     Ok(())
     /// })?;
     /// publisher.publish(b"1 EUR = 1.17 USD")?;
     /// publisher.publish(b"1 EUR = 1.18 USD")?;
-    /// let mut heard = Vec::new();
-    /// reactor.run(&mut heard)?;
-    /// assert_eq!(heard, ["1 EUR = 1.17 USD", "1 EUR = 1.18 USD"]);
+    /// let mut values = Vec::new();
+    /// reactor.run(&mut values)?;
+    /// assert_eq!(values, ["1 EUR = 1.17 USD", "1 EUR = 1.18 USD"]);
     /// # std::io::Result::Ok(())
     /// ```
     ///
@@ -129,11 +130,22 @@ impl<S> PollSet<S> {
         port.connection = None;
         if matches!(cause, Cause::Peer | Cause::Reset | Cause::PartialFrame) {
             // What it published before is still to be delivered.
-            port.ended = Some(Box::new((cause.copy(), subscription.subscriber.newest())));
+            port.ended.get_or_insert_with(|| {
+                let newest = subscription.subscriber.newest();
+                Box::new((cause.copy(), newest))
+            });
             self.mark_ready(key, Ready::READABLE);
         } else {
             self.remove(key, cause.copy());
         }
+    }
+}
+
+/// The publisher's end of the doorbell is closed. What was published before is still to be delivered.
+#[cold]
+fn doorbell_ended<S>(set: &mut PollSet<S>, key: Key) {
+    if let Some(Source::Shm { port, handler: Some(subscription) }) = set.registry.get_mut(key) {
+        port.ended.get_or_insert_with(|| Box::new((Cause::Peer, subscription.subscriber.newest())));
     }
 }
 
@@ -148,6 +160,9 @@ enum Next {
 /// One visit: reads until there is no new value, and arms the doorbell; or until the budget is spent, and leaves it
 /// unarmed, so that the publisher need not ring.
 pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, state: &mut S) -> Visited {
+    if ready.is_read_closed() || ready.is_error() {
+        doorbell_ended(set, key);
+    }
     let opened = call(set, key, |subscription: &mut Box<Subscription<S>>, cx| {
         if std::mem::replace(&mut subscription.opened, true) {
             return Ok(());
@@ -181,6 +196,7 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, state: &mut
             // The publisher overwrote the value during each copy: other sources are visited first.
             (_, Some(error)) if error.kind() == io::ErrorKind::WouldBlock => return Visited::Again(ready),
             (_, Some(error)) => {
+                let error = io::Error::new(error.kind(), format!("from the publisher: {error}"));
                 set.stats.failed(error.kind());
                 set.warn(Kind::Source, format_args!("subscription {key}: {error}"));
                 return Visited::closed(Cause::Malformed(error));

@@ -2,23 +2,31 @@
 //!
 //! Messages have 16 bytes. The first one of the publisher is a [`Ticket`], its descriptors attached to the first byte.
 //! All others, in both directions, are [`UPDATED`]: from the publisher a notification, for a subscriber without a
-//! doorbell; otherwise a keepalive, so that the idle deadline does not close the connection while no value changes. The
-//! socket's hang-up reports to each side that the other has ended.
+//! doorbell; otherwise a keepalive, so that the idle deadline does not close the connection while no value changes. A
+//! subscriber with a doorbell answers each with the same message, and may leave out some: a publisher with an idle limit
+//! ends the subscription of one that is silent for twice that time. The socket's hang-up reports to each side that the
+//! other has ended.
 
-use std::{fmt, io, mem};
+use std::{
+    fmt, io, mem,
+    time::{Duration, Instant},
+};
 
 use crate::{
     bytes::framing::Framing,
     net::address::Address,
+    observe::throttle::Kind,
     set::{
         context::Context,
         handlers::{Delivery, SubscriptionHandler},
         poll_set::PollSet,
         session::Session,
+        source::Source,
     },
     shm::{Notify, Publisher, Subscriber, SubscriberId, Ticket, UPDATED},
+    sys::socket,
     types::{
-        cause::Cause,
+        cause::{Cause, Limit},
         key::{Key, TimerKey},
     },
 };
@@ -41,6 +49,9 @@ impl<S> Context<'_, S> {
 /// unsubscribes it when the connection closes, even if the subscriber was killed.
 ///
 /// The factory decides who may subscribe: it sees the peer.
+///
+/// With an idle limit ([`Limits::idle`](crate::Limits::idle)) it asks its client now and then whether it is there, and
+/// closes one with a doorbell that does not answer for twice that time. What it sends itself is no sign of life.
 ///
 /// ```
 /// use ipc_reactor::{SubscriberSession, shm::Publisher};
@@ -65,6 +76,8 @@ impl<S> Context<'_, S> {
 pub struct SubscriberSession<F> {
     publisher: F,
     notify: Option<Box<dyn Notify>>,
+    /// Not told by other means.
+    rings_doorbell: bool,
     id: Option<SubscriberId>,
     keepalive: Keepalive,
 }
@@ -76,7 +89,13 @@ impl<F> SubscriberSession<F> {
     where
         F: FnMut(&mut S) -> &mut Publisher,
     {
-        SubscriberSession { publisher, notify: None, id: None, keepalive: Keepalive::default() }
+        SubscriberSession {
+            publisher,
+            notify: None,
+            rings_doorbell: false,
+            id: None,
+            keepalive: Keepalive::default(),
+        }
     }
 
     /// Notifies the subscriber by other means: over the connection's own socket with a
@@ -98,21 +117,31 @@ impl SubscriberSession<()> {
 
 impl<S, F: FnMut(&mut S) -> &mut Publisher> Session<S> for SubscriberSession<F> {
     fn on_open(&mut self, cx: &mut Context<'_, S>, state: &mut S) -> io::Result<()> {
-        let publisher = (self.publisher)(state);
-        let (id, ticket) = match self.notify.take() {
-            Some(mut notify) => publisher.subscribe_via(move || notify.notify())?,
-            None => publisher.subscribe()?,
-        };
+        let uid = uid_of(cx);
+        let notify = self.notify.take();
+        self.rings_doorbell = notify.is_none();
+        let (id, ticket) = (self.publisher)(state).subscribe_user(uid, notify)?;
         self.id = Some(id);
         self.keepalive.begin(cx);
         cx.reply_ticket(ticket)
     }
 
     fn on_request(&mut self, request: &[u8], _: &mut Context<'_, S>, _: &mut S) -> io::Result<()> {
+        self.keepalive.unanswered = 0;
         expect_updated(request)
     }
 
     fn on_timer(&mut self, timer: TimerKey, cx: &mut Context<'_, S>, _: &mut S) -> io::Result<()> {
+        // What this side sends itself does not keep a silent client.
+        if self.rings_doorbell
+            && self.keepalive.timer == Some(timer)
+            && self.keepalive.unanswered >= UNANSWERED_MAX
+        {
+            let key = cx.key();
+            cx.set.report_limit(Limit::Idle, format_args!("subscriber {key}"));
+            cx.abort(key);
+            return Ok(());
+        }
         self.keepalive.send(timer, cx)
     }
 
@@ -121,6 +150,16 @@ impl<S, F: FnMut(&mut S) -> &mut Publisher> Session<S> for SubscriberSession<F> 
         if let Some(id) = self.id {
             (self.publisher)(state).unsubscribe(id);
         }
+    }
+}
+
+/// The user of the client whose session runs, where its kernel vouches for one.
+fn uid_of<S>(cx: &Context<'_, S>) -> Option<u32> {
+    match cx.set.registry.get(cx.key()) {
+        Some(Source::Client { io, .. }) if io.config.unix => {
+            socket::peer_credentials(io.fd()).ok().map(|peer| peer.uid)
+        }
+        _ => None,
     }
 }
 
@@ -134,6 +173,8 @@ impl<F> fmt::Debug for SubscriberSession<F> {
 struct SubscriptionSession<H> {
     stage: Stage<H>,
     keepalive: Keepalive,
+    /// Why this side ends the connection. It is not the handler's fault.
+    fault: Option<Cause>,
 }
 
 enum Stage<H> {
@@ -145,7 +186,8 @@ enum Stage<H> {
 impl<S> PollSet<S> {
     /// Connects to a publisher's listener ([`SubscriberSession`]) and subscribes, without waiting: `handler` is called
     /// when the subscription begins, for each update, and once when it ends. It also ends when the publisher's process
-    /// ends, even if it was killed, and when the publisher cannot be reached.
+    /// ends, even if it was killed, and when the publisher cannot be reached. If the publisher sends what is no ticket, or
+    /// values that its segment cannot have, the cause is [`Cause::Malformed`](crate::Cause::Malformed).
     ///
     /// Returns the key of the connection. Closing the connection ends the subscription. While the handler runs,
     /// [`Context::key`] is the key of the subscription, which can be closed as well.
@@ -194,7 +236,11 @@ impl<S> PollSet<S> {
         let stage = Stage::Waiting { delivery, handler, deadline: None };
         #[allow(clippy::cast_possible_truncation, reason = "it is 3")]
         let framing = SubscriberSession::framing().descriptors(Ticket::FDS_MAX as u16);
-        self.connect(address, framing, SubscriptionSession { stage, keepalive: Keepalive::default() })
+        self.connect(
+            address,
+            framing,
+            SubscriptionSession { stage, keepalive: Keepalive::default(), fault: None },
+        )
     }
 }
 
@@ -222,6 +268,34 @@ impl<H> SubscriptionSession<H> {
     }
 }
 
+impl<H> SubscriptionSession<H> {
+    /// Ends the connection, and so the subscription, for this cause.
+    fn fail<S>(&mut self, cause: Cause, cx: &mut Context<'_, S>) {
+        let key = cx.key();
+        if let Cause::Malformed(error) | Cause::Io(error) | Cause::Connect(error) = &cause {
+            cx.set.stats.failed(error.kind());
+        }
+        cx.set.warn(Kind::Source, format_args!("subscription over {key}: {cause}"));
+        self.fault = Some(cause);
+        cx.abort(key);
+    }
+
+    /// Answers a keepalive. Only with a doorbell: without one most messages are notifications.
+    fn answer<S>(&mut self, cx: &mut Context<'_, S>) -> io::Result<()> {
+        if let Stage::Subscribed(subscription) = self.stage
+            && has_doorbell(cx, subscription)
+            && self.keepalive.may_answer()
+        {
+            return cx.reply(&UPDATED);
+        }
+        Ok(())
+    }
+}
+
+fn has_doorbell<S>(cx: &Context<'_, S>, subscription: Key) -> bool {
+    matches!(cx.set.registry.get(subscription), Some(Source::Shm { port, .. }) if port.doorbell.is_some())
+}
+
 impl<S, H: SubscriptionHandler<S> + 'static> Session<S> for SubscriptionSession<H> {
     fn on_open(&mut self, cx: &mut Context<'_, S>, _: &mut S) -> io::Result<()> {
         if let Stage::Waiting { deadline, .. } = &mut self.stage {
@@ -232,24 +306,47 @@ impl<S, H: SubscriptionHandler<S> + 'static> Session<S> for SubscriptionSession<
     }
 
     fn on_request(&mut self, message: &[u8], cx: &mut Context<'_, S>, _: &mut S) -> io::Result<()> {
-        let Stage::Subscribed(subscription) = self.stage else { return self.open(message, cx) };
-        expect_updated(message)?;
-        cx.updated(subscription);
-        Ok(())
+        let handled = match self.stage {
+            Stage::Subscribed(subscription) => expect_updated(message).map(|()| subscription),
+            _ => match self.open(message, cx) {
+                Ok(()) => return Ok(()),
+                Err(error) => Err(error),
+            },
+        };
+        match handled {
+            Ok(subscription) => {
+                cx.updated(subscription);
+                self.answer(cx)
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let what = format!("from the publisher: {error}");
+                self.fail(Cause::Malformed(io::Error::new(error.kind(), what)), cx);
+                Ok(())
+            }
+            // It is not the publisher's fault either: there is no memory or no descriptor.
+            Err(error) => {
+                self.fail(Cause::Io(error), cx);
+                Ok(())
+            }
+        }
     }
 
     fn on_timer(&mut self, timer: TimerKey, cx: &mut Context<'_, S>, _: &mut S) -> io::Result<()> {
         match &self.stage {
-            Stage::Waiting { deadline, .. } if *deadline == Some(timer) => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("connected, but no ticket came within {:?}: is it a publisher?", cx.limits().connect),
-            )),
+            Stage::Waiting { deadline, .. } if *deadline == Some(timer) => {
+                let within = cx.limits().connect;
+                let what = format!("connected, but no ticket came within {within:?}: is it a publisher?");
+                self.fail(Cause::Connect(io::Error::new(io::ErrorKind::TimedOut, what)), cx);
+                Ok(())
+            }
             _ => self.keepalive.send(timer, cx),
         }
     }
 
     fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, S>, state: &mut S) {
         self.keepalive.end(cx);
+        let fault = self.fault.take();
+        let cause = fault.as_ref().unwrap_or(cause);
         match mem::replace(&mut self.stage, Stage::Over) {
             Stage::Waiting { mut handler, deadline, .. } => {
                 if let Some(deadline) = deadline {
@@ -263,25 +360,46 @@ impl<S, H: SubscriptionHandler<S> + 'static> Session<S> for SubscriptionSession<
     }
 }
 
+/// The least time between two answers: a publisher that asks without end is not answered without end.
+const BETWEEN_ANSWERS: Duration = Duration::from_millis(10);
+/// Messages without an answer, each half of the idle time after the one before, after which a subscriber counts as gone.
+/// The first two could be due in a turn that came late, before what the subscriber has sent is read.
+const UNANSWERED_MAX: u32 = 4;
+
 /// Sends a message every half of [`Limits::idle`](crate::Limits::idle), so that neither side is idle.
 #[derive(Default)]
-struct Keepalive(Option<TimerKey>);
+struct Keepalive {
+    timer: Option<TimerKey>,
+    /// Messages since the other side was heard.
+    unanswered: u32,
+    answered: Option<Instant>,
+}
 
 impl Keepalive {
     fn begin<S>(&mut self, cx: &mut Context<'_, S>) {
-        self.0 = cx.limits().idle.map(|idle| cx.wake_after(idle / 2));
+        self.timer = cx.limits().idle.map(|idle| cx.wake_after(idle / 2));
     }
 
     fn send<S>(&mut self, timer: TimerKey, cx: &mut Context<'_, S>) -> io::Result<()> {
-        if self.0 == Some(timer) {
+        if self.timer == Some(timer) {
             cx.reply(&UPDATED)?;
+            self.unanswered += 1;
             self.begin(cx);
         }
         Ok(())
     }
 
+    fn may_answer(&mut self) -> bool {
+        let now = Instant::now();
+        let may = self.answered.is_none_or(|answered| now - answered >= BETWEEN_ANSWERS);
+        if may {
+            self.answered = Some(now);
+        }
+        may
+    }
+
     fn end<S>(&mut self, cx: &mut Context<'_, S>) {
-        if let Some(timer) = self.0.take() {
+        if let Some(timer) = self.timer.take() {
             cx.cancel(timer);
         }
     }

@@ -25,9 +25,9 @@ use crate::{
 };
 
 impl<S> PollSet<S> {
-    /// Receives signals in normal control flow: blocks them, and reads them from a signalfd (`signalfd(2)`). Signals that
-    /// are pending are received too. **Call it first, in `main`**, before any thread is started: the kernel may deliver
-    /// a signal to a thread that does not block it, with the default action.
+    /// Receives signals in normal control flow: blocks them, and reads them from a signalfd (`signalfd(2)`). Signals
+    /// that are pending are received too. **Call it first, in `main`**, before any thread is started: the kernel may
+    /// deliver a signal to a thread that does not block it, with the default action.
     ///
     /// The kernel merges equal signals that are pending: two may arrive as one.
     ///

@@ -9,9 +9,10 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
+    time::Duration,
 };
 
-use super::{check, check_long};
+use super::{check, check_long, time::timeout_ms};
 
 /// A path as the kernel takes it, ending with a NUL byte. A path that contains one is `InvalidInput`.
 pub(super) fn c_path(path: &Path) -> io::Result<CString> {
@@ -50,6 +51,31 @@ pub(crate) fn fstat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
     })
 }
 
+/// What [`fstatfs`] says of the file system that a file is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileSystem {
+    /// Its magic number: `TMPFS_MAGIC` and so on (`statfs(2)`).
+    pub(crate) magic: u32,
+    /// Bytes of a block.
+    pub(crate) block: u64,
+}
+
+/// `fstatfs(2)`.
+pub(crate) fn fstatfs(fd: BorrowedFd<'_>) -> io::Result<FileSystem> {
+    let mut stat = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: `stat` is writable and has the size that the call fills.
+    check(unsafe { libc::fstatfs(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: the call has succeeded, so the kernel has filled it in.
+    let stat = unsafe { stat.assume_init() };
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "all magic numbers have 32 bits"
+    )]
+    let magic = stat.f_type as u32;
+    Ok(FileSystem { magic, block: u64::try_from(stat.f_bsize).unwrap_or(0) })
+}
+
 /// `fchmod(2)`. On a socket that is not bound yet it sets the mode that `bind(2)` gives the path, less the umask.
 pub(crate) fn fchmod(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
     // SAFETY: the call takes no pointer.
@@ -73,6 +99,26 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, nonblocking: bool) -> io::Resu
 pub(crate) fn set_cloexec(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: FIOCLEX takes no argument.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIOCLEX) }).map(drop)
+}
+
+/// `StorageFull` if a file of this process may not have `len` bytes (`RLIMIT_FSIZE` of `getrlimit(2)`). A write past that
+/// limit, and to make a file longer than it, is SIGXFSZ, which ends the process.
+pub(crate) fn check_size_limit(len: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to room for the limit.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) })?;
+    if len <= limit.rlim_cur {
+        return Ok(());
+    }
+    let what = format!("{len} bytes are more than RLIMIT_FSIZE allows, which is {}", limit.rlim_cur);
+    Err(io::Error::new(io::ErrorKind::StorageFull, what))
+}
+
+/// `poll(2)` of one descriptor. True: there is something to read, an end of file or an error. False: the time is up.
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
+    let mut asked = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: the pointer is to one pollfd, which outlives the call.
+    check(unsafe { libc::poll(&mut asked, 1, timeout_ms(timeout)) }).map(|count| count == 1)
 }
 
 /// Renames. `AlreadyExists` where `rename(2)` would replace the other file.
@@ -128,6 +174,18 @@ mod tests {
         flock_exclusive(file.as_file().as_fd()).unwrap();
         let second = file.reopen().unwrap();
         assert_eq!(flock_exclusive(second.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn waiting_ends_with_a_byte_an_end_or_the_time() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        assert!(!wait_readable(reader.as_fd(), Some(Duration::ZERO)).unwrap());
+        assert!(!wait_readable(reader.as_fd(), Some(Duration::from_nanos(1))).unwrap());
+        io::Write::write_all(&mut writer, b"x").unwrap();
+        assert!(wait_readable(reader.as_fd(), None).unwrap());
+        io::Read::read_exact(&mut &reader, &mut [0]).unwrap();
+        drop(writer);
+        assert!(wait_readable(reader.as_fd(), None).unwrap());
     }
 
     #[test]

@@ -3,22 +3,27 @@
 use std::{
     ffi::CStr,
     io,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
-use super::{check, own};
+use super::{check, file, own};
 
 /// `memfd_create(2)`, close-on-exec and sealable. It can never be made executable where the kernel supports that
 /// (`MFD_NOEXEC_SEAL`, Linux 6.3).
+///
+/// Its mode is 0600. The kernel's own is 0666, with which every process that is given the descriptor may also open it
+/// again for writing, and set extended attributes: memory that belongs to the object, and stays when that process ends.
 pub(crate) fn memfd_create(name: &CStr) -> io::Result<OwnedFd> {
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     // SAFETY: `name` ends with a NUL byte and outlives the call.
-    let fd = unsafe { libc::memfd_create(name.as_ptr(), flags | libc::MFD_NOEXEC_SEAL) };
+    let mut fd = unsafe { libc::memfd_create(name.as_ptr(), flags | libc::MFD_NOEXEC_SEAL) };
     if fd == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) {
         // SAFETY: as above.
-        return own(unsafe { libc::memfd_create(name.as_ptr(), flags) });
+        fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
     }
-    own(fd)
+    let fd = own(fd)?;
+    file::fchmod(fd.as_fd(), 0o600)?;
+    Ok(fd)
 }
 
 /// `F_ADD_SEALS` of `fcntl(2)`.
@@ -33,8 +38,14 @@ pub(crate) fn seals(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) })
 }
 
-/// `posix_fallocate(3)`: reserves storage for the whole range, or fails.
+/// `posix_fallocate(3)`: reserves storage for the whole range, or fails. `StorageFull` also where the file may not become
+/// that long.
 pub(crate) fn allocate(fd: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<()> {
+    if let Some(end) = offset.checked_add(len)
+        && end > file::fstat(fd)?.len
+    {
+        file::check_size_limit(end)?;
+    }
     let range = |n: u64| libc::off_t::try_from(n).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG));
     let (offset, len) = (range(offset)?, range(len)?);
     loop {

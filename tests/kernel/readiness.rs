@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use libc::{EEXIST, ENOENT, EPERM, EPOLLIN};
 
-use crate::kit::{Edge, Epoll, check, check_len, errno, own};
+use crate::kit::{Edge, Epoll, alone, check, check_len, errno, own, skip};
 
 fn eventfd() -> io::Result<OwnedFd> {
     // SAFETY: no pointers.
@@ -194,4 +194,153 @@ fn adding_what_is_ready_already_makes_an_edge() -> io::Result<()> {
     assert_eq!(epoll.one(), Edge { data: 4, mask: EPOLLIN });
     assert_eq!(epoll.now(), []);
     Ok(())
+}
+
+fn shut_down_reading(socket: &UnixStream) -> io::Result<()> {
+    socket.shutdown(std::net::Shutdown::Read)
+}
+
+/// Each send to a stream socket makes an edge, though nobody ever reads it; one that finds the queue full makes none.
+/// So a doorbell made of sockets costs no `read`, and something else must ring once it is full.
+#[test]
+fn a_socket_never_read_fires_at_each_send_until_it_is_full() -> io::Result<()> {
+    let (epoll, (mut ours, theirs)) = (Epoll::new()?, UnixStream::pair()?);
+    ours.set_nonblocking(true)?;
+    epoll.add(&theirs, EPOLLIN, 4)?;
+    let mut sent = 0;
+    while io::Write::write(&mut ours, &[1]).is_ok() {
+        sent += 1;
+        assert_eq!(epoll.one(), Edge { data: 4, mask: EPOLLIN });
+        assert_eq!(epoll.now(), []);
+    }
+    assert!(sent > 5);
+    assert_eq!(epoll.now(), []);
+    Ok(())
+}
+
+/// A `shutdown` of a side that is shut down already wakes whoever polls the other end, and adds nothing: if there is an
+/// unread byte, that is a new edge. So a ring need not fill anything.
+#[test]
+fn a_shutdown_that_changes_nothing_is_an_edge_at_the_other_end() -> io::Result<()> {
+    let (epoll, (mut ours, theirs)) = (Epoll::new()?, UnixStream::pair()?);
+    ours.set_nonblocking(true)?;
+    shut_down_reading(&ours)?;
+    epoll.add(&theirs, EPOLLIN | libc::EPOLLRDHUP, 4)?;
+    assert_eq!(epoll.now(), []);
+    shut_down_reading(&ours)?;
+    assert_eq!(epoll.now(), [], "there is nothing to read");
+    io::Write::write_all(&mut ours, &[1])?;
+    assert_eq!(epoll.one(), Edge { data: 4, mask: EPOLLIN });
+    for _ in 0..5 {
+        shut_down_reading(&ours)?;
+        assert_eq!(epoll.one(), Edge { data: 4, mask: EPOLLIN });
+        assert_eq!(epoll.now(), []);
+    }
+    // And when nothing more can be sent.
+    while io::Write::write(&mut ours, &[1]).is_ok() {}
+    epoll.now();
+    shut_down_reading(&ours)?;
+    assert_eq!(epoll.one(), Edge { data: 4, mask: EPOLLIN });
+    // What was sent comes before the hang-up.
+    drop(ours);
+    assert_eq!(epoll.one(), Edge { data: 4, mask: EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLHUP });
+    io::Read::read_exact(&mut &theirs, &mut [0; 2])
+}
+
+/// Whoever sends to a socket whose other end receives nothing gets EPIPE, with descriptors and without.
+#[test]
+fn nothing_can_be_sent_to_an_end_that_has_shut_down_reading() -> io::Result<()> {
+    let (ours, theirs) = UnixStream::pair()?;
+    shut_down_reading(&ours)?;
+    assert_eq!(errno(io::Write::write(&mut &theirs, &[1])), libc::EPIPE);
+    io::Write::write_all(&mut &ours, &[1])?;
+    io::Read::read_exact(&mut &theirs, &mut [0])
+}
+
+/// Memory whose pages do not come: `userfaultfd(2)`, as a file of a slow or hostile file system would be.
+struct Absent {
+    address: *mut libc::c_void,
+    faults: OwnedFd,
+}
+
+impl Absent {
+    fn new() -> io::Result<Absent> {
+        const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
+        const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
+        const MISSING: u64 = 1;
+        // SAFETY: no pointers.
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
+        let faults = own(fd as libc::c_int)?;
+        let mut api = [0xaa_u64, 0, 0];
+        // SAFETY: a structure of three words, which outlives the call.
+        check(unsafe { libc::ioctl(faults.as_raw_fd(), UFFDIO_API, api.as_mut_ptr()) })?;
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: the kernel chooses an address where nothing is.
+        let address = unsafe { libc::mmap(std::ptr::null_mut(), 4096, access, kind, -1, 0) };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let mut register = [address as u64, 4096, MISSING, 0];
+        // SAFETY: a structure of four words, which outlives the call.
+        check(unsafe { libc::ioctl(faults.as_raw_fd(), UFFDIO_REGISTER, register.as_mut_ptr()) })?;
+        Ok(Absent { address, faults })
+    }
+
+    /// Until somebody waits for a page of it.
+    fn wait_until_missed(&self) -> io::Result<()> {
+        let mut message = [0_u64; 4];
+        let (start, len) = (message.as_mut_ptr().cast(), size_of_val(&message));
+        // SAFETY: the pointer and the length are those of an array that outlives the call.
+        check_len(unsafe { libc::read(self.faults.as_raw_fd(), start, len) }).map(drop)
+    }
+}
+
+/// A reader whose memory does not come holds the pipe's lock meanwhile: a writer waits for it, `O_NONBLOCK` or not, also
+/// against SIGKILL. The sender to a socket does not. So a doorbell that strangers read is no pipe.
+#[test]
+fn a_reader_whose_memory_does_not_come_holds_up_a_pipes_writer_and_not_a_sockets() -> io::Result<()> {
+    alone(|| {
+        let (pipe_reader, pipe_writer) = io::pipe()?;
+        let (far, near) = UnixStream::pair()?;
+        let ends: [(OwnedFd, OwnedFd, bool); 2] =
+            [(pipe_reader.into(), pipe_writer.into(), true), (far.into(), near.into(), false)];
+        for (reader, writer, is_held_up) in ends {
+            let memory = match Absent::new() {
+                Err(error)
+                    if [EPERM, libc::ENOSYS, libc::EINVAL].contains(&error.raw_os_error().unwrap_or(0)) =>
+                {
+                    skip("userfaultfd takes CAP_SYS_PTRACE");
+                    return Ok(());
+                }
+                memory => memory?,
+            };
+            let mut on: libc::c_int = 1;
+            // SAFETY: one int, which outlives the call.
+            check(unsafe { libc::ioctl(writer.as_raw_fd(), libc::FIONBIO, &raw mut on) })?;
+            let write = |fd: &OwnedFd| {
+                // SAFETY: one byte, which outlives the call.
+                check_len(unsafe { libc::write(fd.as_raw_fd(), [1u8].as_ptr().cast(), 1) })
+            };
+            write(&writer)?;
+            let (raw, address) = (reader.as_raw_fd(), memory.address as usize);
+            let reads = std::thread::spawn(move || {
+                // SAFETY: the memory is mapped, and nothing else uses it.
+                unsafe { libc::read(raw, address as *mut libc::c_void, 1) }
+            });
+            memory.wait_until_missed()?;
+            let (done, written) = std::sync::mpsc::channel();
+            let second = writer.try_clone()?;
+            let writes = std::thread::spawn(move || {
+                let _ = write(&second);
+                let _ = done.send(());
+            });
+            let patience = Duration::from_millis(if is_held_up { 500 } else { 30_000 });
+            assert_eq!(written.recv_timeout(patience).is_err(), is_held_up);
+            // With this the page comes.
+            drop(memory);
+            writes.join().expect("the writer");
+            reads.join().expect("the reader");
+        }
+        Ok(())
+    })
 }

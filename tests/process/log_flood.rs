@@ -39,9 +39,9 @@ impl Session<()> for Nothing {
     }
 }
 
-/// The number in front of one of these texts, if the line has one.
+/// The number of suppressed lines that a line reports, if it does.
 fn suppressed(line: &str) -> u64 {
-    let end = line.find(" more of this kind were not logged").or_else(|| line.find(" more lines of kind "));
+    let end = line.find(" more limit warnings suppressed");
     let number = |end: usize| line[..end].rsplit(['(', ' ']).next().unwrap().parse::<u64>().unwrap();
     end.map_or(0, number)
 }

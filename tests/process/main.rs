@@ -18,6 +18,7 @@ mod reactor_signals;
 mod scale;
 mod schedules;
 mod shm;
+mod shm_hostile;
 mod signals;
 mod sigpipe;
 mod subscribers;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Suite { name: "scale", cases: scale::CASES, roles: &[] },
         Suite { name: "schedules", cases: schedules::CASES, roles: &[] },
         Suite { name: "shm", cases: shm::CASES, roles: shm::ROLES },
+        Suite { name: "shm_hostile", cases: shm_hostile::CASES, roles: shm_hostile::ROLES },
         Suite { name: "signals", cases: signals::CASES, roles: signals::ROLES },
         Suite { name: "sigpipe", cases: sigpipe::CASES, roles: &[] },
         Suite { name: "subscribers", cases: subscribers::CASES, roles: subscribers::ROLES },

@@ -241,7 +241,7 @@ fn ended_before() {
 
     let mut reactor = Reactor::<Vec<Exit>>::new().unwrap();
     let error = reactor.watch_child(shell("exit 1").spawn().unwrap()).unwrap_err();
-    assert_eq!(error.to_string(), "no handler is told of exits; call children() first");
+    assert_eq!(error.to_string(), "there is no handler for exits; call PollSet::children first");
     drop(reactor);
     let mut reactor = reaping();
     // Its SIGCHLD went by when nobody was listening.
@@ -305,7 +305,7 @@ fn nobody_would_reap() {
     let refused = |reactor: &mut Reactor<Vec<Exit>>, touch: &mut Command| {
         let error = reactor.spawn(touch).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
-        assert_eq!(error.to_string(), "no handler is told of exits; call children() first");
+        assert_eq!(error.to_string(), "there is no handler for exits; call PollSet::children first");
         let children = fs::read_to_string("/proc/thread-self/children").unwrap();
         assert_eq!(children, "", "no child was started");
         assert!(!witness.exists());

@@ -1,19 +1,26 @@
 //! Shared memory of a writer that is killed, and where there is no memory. `IPC_TORTURE=1` makes it a long night.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 
-use ipc_reactor::shm::{Access, Mapping, Publisher, SharedObject, Subscriber, Ticket, Update};
+use ipc_reactor::shm::{
+    Access, Mapping, Memfd, NamedText, Publisher, SharedObject, Subscriber, Ticket, Update,
+};
 
 use crate::support::child::{KillOnDrop, again};
 use crate::support::isolated::{Case, cases};
 use crate::support::needs_root;
 use crate::support::shm::{ShmName, fill, refused, torture, whole};
 
-pub(crate) const CASES: &[Case] =
-    cases![a_writer_killed_at_any_moment_harms_no_reader, a_full_tmpfs_is_an_error];
+pub(crate) const CASES: &[Case] = cases![
+    a_writer_killed_at_any_moment_harms_no_reader,
+    a_full_tmpfs_is_an_error,
+    a_limit_of_file_sizes_is_an_error,
+    a_forked_child_is_no_second_publisher,
+];
 
 pub(crate) const ROLES: &[Case] = cases![child_publishing_until_killed, child_in_a_small_tmpfs];
 
@@ -151,4 +158,80 @@ fn child_in_a_small_tmpfs() {
     );
     let map = Mapping::of(&file, 0, 8 << 10, Access::ReadWrite).unwrap();
     map.write(0, &[1; 8 << 10]).unwrap();
+}
+
+/// The kernel's answer is SIGXFSZ, which ends the process.
+fn a_limit_of_file_sizes_is_an_error() {
+    let (name, large) = (ShmName::new(), ShmName::new());
+    let object = SharedObject::create(&name.0, 100, 0o600).unwrap();
+    SharedObject::create(&large.0, 8192, 0o600).unwrap();
+    let file = tempfile::tempfile().unwrap();
+    let mut publisher = Publisher::latest(8).unwrap();
+    for limit in [8000, 4095, 100, 0] {
+        rustix::process::setrlimit(
+            rustix::process::Resource::Fsize,
+            rustix::process::Rlimit { current: Some(limit), maximum: None },
+        )
+        .unwrap();
+        let full = ErrorKind::StorageFull;
+        refused(Publisher::latest(8192), full, "RLIMIT_FSIZE");
+        refused(Memfd::create("memory", limit + 1), full, "RLIMIT_FSIZE");
+        let new = ShmName::new();
+        refused(SharedObject::create(&new.0, limit + 1, 0o600), full, "RLIMIT_FSIZE");
+        refused(SharedObject::open(&new.0, Access::ReadOnly), ErrorKind::NotFound, "");
+        refused(Mapping::of(&file, 0, 8001, Access::ReadWrite), full, "RLIMIT_FSIZE");
+        refused(Mapping::of(&file, 4096, 4096, Access::ReadWrite), full, "RLIMIT_FSIZE");
+        let text = CString::new(vec![b'x'; limit as usize]).unwrap();
+        refused(NamedText::new(&large.0).size(8192).write(&text), full, "RLIMIT_FSIZE");
+        refused(NamedText::new(&new.0).size(limit + 1).write(c""), full, "RLIMIT_FSIZE");
+        // What is there already can be mapped and written.
+        if limit < 4096 {
+            refused(publisher.subscribe(), full, "RLIMIT_FSIZE");
+        }
+        object.map(Access::ReadWrite).unwrap().write(0, b"x").unwrap();
+        publisher.publish(b"value").unwrap();
+    }
+}
+
+/// Two writers of one ring would tear its values.
+#[allow(unsafe_code)]
+fn a_forked_child_is_no_second_publisher() {
+    let mut publisher = Publisher::every(8, 7).unwrap();
+    let mut subscriber = Subscriber::open(publisher.subscribe().unwrap().1).unwrap();
+    let mut loan = publisher.loan();
+    loan.write_all(b"before").unwrap();
+    drop(loan);
+    publisher.publish(b"one").unwrap();
+    // SAFETY: this process has one thread, and the child ends below.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let what = "made before a fork";
+            refused(publisher.publish(b"child"), ErrorKind::Unsupported, what);
+            refused(publisher.write(|loan| loan.write_all(b"child")), ErrorKind::Unsupported, what);
+            refused(publisher.loan().write_at(0, b"child"), ErrorKind::Unsupported, what);
+            refused(publisher.loan().publish(), ErrorKind::Unsupported, what);
+            refused(publisher.subscribe(), ErrorKind::Unsupported, what);
+            refused(subscriber.wait(None), ErrorKind::Unsupported, "opened before a fork");
+            // To read takes nothing away from the parent.
+            assert_eq!(subscriber.recv().unwrap(), Some(Update::Value(&b"one"[..])));
+            drop((publisher, subscriber));
+            let mut own = Publisher::latest(8).unwrap();
+            let mut reader = Subscriber::open(own.subscribe().unwrap().1).unwrap();
+            own.publish(b"own").unwrap();
+            assert!(reader.wait(None).unwrap());
+        }));
+        // SAFETY: ends this process, with nothing of the parent's run or flushed.
+        unsafe { libc::_exit(i32::from(outcome.is_err())) };
+    }
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert_eq!(status, 0, "the child's own assertions hold");
+    assert_eq!(subscriber.recv().unwrap(), Some(Update::Value(&b"one"[..])));
+    assert!(subscriber.arm());
+    publisher.publish(b"two").unwrap();
+    assert!(subscriber.wait(None).unwrap(), "the child has not closed the parent's doorbell");
+    assert_eq!(subscriber.recv().unwrap(), Some(Update::Value(&b"two"[..])));
+    assert!(!subscriber.wait(Some(std::time::Duration::from_millis(1))).unwrap());
 }

@@ -206,7 +206,7 @@ fn when_the_reactor_is_gone_all_is_handed_back() {
     };
     let rejected = remote.run(job).unwrap_err();
     assert_eq!(rejected.error.kind(), ErrorKind::BrokenPipe);
-    assert_eq!(rejected.error.to_string(), "the reactor is gone");
+    assert_eq!(rejected.error.to_string(), "the reactor was dropped");
     assert_eq!(Arc::strong_count(&luggage), 2, "the job is whole");
     let job = rejected.source;
     let mut second = Reactor::<u32>::new().unwrap();

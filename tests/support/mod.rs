@@ -5,6 +5,7 @@ pub(crate) mod allocations;
 pub(crate) mod child;
 pub(crate) mod clerk;
 pub(crate) mod fds;
+pub(crate) mod fuse;
 pub(crate) mod isolated;
 pub(crate) mod limits;
 pub(crate) mod names;

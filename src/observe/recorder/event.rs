@@ -18,7 +18,7 @@ pub(super) struct Record {
 
 const _: () = assert!(size_of::<Record>() <= 48, "a record fits in a cache line");
 
-/// [`What`], without what it borrows.
+/// [`What`](crate::What), without borrowed data.
 #[derive(Clone, Copy)]
 pub(super) enum Event {
     /// `ready` is `None` until the turn has ended.

@@ -61,7 +61,7 @@ impl fmt::Display for Event {
                     None => f.write_str("not over yet"),
                 }
             }
-            Event::Stale { key } => write!(f, "  an event for {key}, which is gone"),
+            Event::Stale { key } => write!(f, "  an event for {key}, which is closed"),
             Event::Accepted { client, clients, handler_ns } => {
                 write!(f, "    CIR: {}, {clients} clients", Shown(client))?;
                 if handler_ns > 0 { write!(f, ", factory {:.1?}", time(handler_ns)) } else { Ok(()) }

@@ -1,5 +1,6 @@
 //! Damaged, forged and hostile memory: refused, or harmless.
 
+use crate::support::can;
 use crate::support::shm::{refused, subscribe};
 use ipc_reactor::shm::{Access, Mapping, Memfd, Publisher, Subscriber, Ticket, Update};
 use std::fs::File;
@@ -7,6 +8,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 const PAYLOAD_MAX: usize = 24;
 /// The header's words that are checked, and where the index and the slots are: as the module's
@@ -176,6 +178,47 @@ fn a_page_that_could_shrink_is_refused() {
     refused(Subscriber::open(ticket), ErrorKind::InvalidData, "the subscriber's page is empty");
 }
 
+/// A memfd of huge pages. It takes no memory before it is touched, so it can be made where there are no such pages.
+#[allow(unsafe_code)]
+fn of_huge_pages(seals: libc::c_int) -> Option<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | libc::MFD_HUGETLB;
+    // SAFETY: the name is a C string.
+    let fd = unsafe { libc::memfd_create(c"huge".as_ptr(), flags) };
+    if !can(fd >= 0, "the kernel has no huge pages") {
+        return None;
+    }
+    // SAFETY: the call has just made it, so nothing else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let file = File::from(fd.try_clone().unwrap());
+    file.set_len(2 << 20).unwrap();
+    // SAFETY: no pointers.
+    assert_eq!(unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&fd), libc::F_ADD_SEALS, seals) }, 0);
+    Some(fd)
+}
+
+/// It bears the seals, but they do not keep its pages where they are.
+#[test]
+fn huge_pages_are_refused_though_they_are_sealed() {
+    let size = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    let seals = [size | libc::F_SEAL_FUTURE_WRITE, size];
+    let mut publisher = Publisher::latest(8).unwrap();
+    for (at, what) in
+        ["the segment refused: its pages", "the subscriber's page refused: its pages"].iter().enumerate()
+    {
+        let (bytes, mut fds) = publisher.subscribe().unwrap().1.into_fds();
+        let Some(huge) = of_huge_pages(seals[at]) else { return };
+        fds[at] = huge;
+        let opened = Subscriber::open(Ticket::from_fds(&bytes, fds).unwrap());
+        refused(opened, ErrorKind::InvalidData, what);
+    }
+    let Some(huge) = of_huge_pages(0) else { return };
+    for access in [Access::ReadOnly, Access::ReadWrite] {
+        refused(Mapping::of(&huge, 0, 4096, access), ErrorKind::InvalidInput, "map whole pages");
+        refused(Mapping::of(&huge, 4096, 2 << 20, access), ErrorKind::InvalidInput, "map whole pages");
+    }
+}
+
 #[test]
 fn a_damaged_ticket_is_refused() {
     let mut publisher = Publisher::latest(8).unwrap();
@@ -236,6 +279,74 @@ fn a_hostile_subscriber_damages_nothing_and_holds_up_nobody() {
         publisher.publish(&[round; 64]).unwrap();
         assert_eq!(honest.latest().unwrap(), Some(&[round; 64][..]));
     }
+}
+
+/// One that knows only the documented layout, never reads its doorbell, and sleeps after each value.
+#[test]
+fn a_doorbell_that_is_never_read_rings_each_time_and_holds_up_nobody() {
+    let mut publisher = Publisher::latest(8).unwrap();
+    let (_, fds) = publisher.subscribe().unwrap().1.into_fds();
+    let page = Mapping::of(&fds[1], 0, 4096, Access::ReadWrite).unwrap();
+    let doorbell = UnixStream::from(fds[2].try_clone().unwrap());
+    doorbell.set_nonblocking(false).unwrap();
+    let mut poll = mio::Poll::new().unwrap();
+    let mut events = mio::Events::with_capacity(8);
+    let raw = std::os::fd::AsRawFd::as_raw_fd(&fds[2]);
+    poll.registry().register(&mut mio::unix::SourceFd(&raw), mio::Token(7), mio::Interest::READABLE).unwrap();
+    for round in 0..10_000u32 {
+        page.write(0, &1u64.to_ne_bytes()).unwrap();
+        publisher.publish(&round.to_ne_bytes()).unwrap();
+        poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        assert_eq!(events.iter().count(), 1, "round {round}");
+    }
+    // What it has not read is bounded.
+    drop(publisher);
+    let mut unread = Vec::new();
+    io::Read::read_to_end(&mut &doorbell, &mut unread).unwrap();
+    assert!((1..100).contains(&unread.len()), "{} rings", unread.len());
+}
+
+/// A publisher that rings without end, and publishes nothing.
+#[test]
+fn a_wait_ends_with_the_time_whatever_the_doorbell_does() {
+    let mut publisher = Publisher::latest(8).unwrap();
+    let (bytes, mut fds) = publisher.subscribe().unwrap().1.into_fds();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    fds[2] = theirs.into();
+    let mut subscriber = Subscriber::open(Ticket::from_fds(&bytes, fds).unwrap()).unwrap();
+    std::thread::scope(|scope| {
+        let rings = scope.spawn(|| while io::Write::write_all(&mut &ours, &[1; 64]).is_ok() {});
+        assert!(!subscriber.wait(Some(Duration::from_millis(50))).unwrap());
+        assert!(!subscriber.wait(Some(Duration::from_nanos(1))).unwrap());
+        drop(subscriber);
+        rings.join().unwrap();
+    });
+}
+
+#[test]
+fn a_doorbell_of_another_kind_is_refused() {
+    let mut publisher = Publisher::latest(8).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
+    let kinds: [(OwnedFd, &str); 6] = [
+        (io::pipe().unwrap().0.into(), "it is no socket"),
+        (epoll_instance(), "it is no socket"),
+        (tempfile::tempfile().unwrap().into(), "it is no socket"),
+        (listener.into(), "of another kind"),
+        (std::os::unix::net::UnixDatagram::pair().unwrap().0.into(), "of another kind"),
+        (std::net::TcpListener::bind("127.0.0.1:0").unwrap().into(), "of another kind"),
+    ];
+    for (kind, why) in kinds {
+        let (bytes, mut fds) = publisher.subscribe().unwrap().1.into_fds();
+        fds[2] = kind;
+        let opened = Subscriber::open(Ticket::from_fds(&bytes, fds).unwrap());
+        refused(opened, ErrorKind::InvalidData, why);
+    }
+}
+
+/// With this a publisher handed out the right to add watches, which are charged to its user.
+fn epoll_instance() -> OwnedFd {
+    rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap()
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn a_value_is_written_in_place() {
     loan.write_at(0, &[b'.'; 35]).unwrap();
     refused(loan.write_at(36, b"tail!"), ErrorKind::InvalidInput, "41 bytes exceeds payload_max 40");
     refused(loan.write_at(usize::MAX, b"tail!"), ErrorKind::InvalidInput, "exceeds payload_max 40");
-    loan.publish();
+    loan.publish().unwrap();
     assert_eq!(subscriber.latest().unwrap(), Some(&b"...................................tail!"[..]));
 }
 
@@ -285,6 +285,63 @@ fn a_waiting_thread_hears_of_every_value() {
         }
         drop(answering.join().unwrap());
     });
+}
+
+/// The class: the last ring goes with the publisher that rang it.
+#[test]
+fn a_publisher_that_ends_right_after_its_last_value_wakes_whoever_waits() {
+    for round in 0..500u64 {
+        let mut publisher = Publisher::latest(8).unwrap();
+        let mut subscriber = subscribe(&mut publisher);
+        std::thread::scope(|scope| {
+            scope.spawn(move || publisher.publish(&round.to_ne_bytes()).unwrap());
+            assert!(subscriber.wait(None).unwrap());
+            assert_eq!(subscriber.latest().unwrap(), Some(&round.to_ne_bytes()[..]));
+            refused(subscriber.wait(None), ErrorKind::BrokenPipe, "the publisher is gone");
+        });
+        refused(subscriber.wait(None), ErrorKind::BrokenPipe, "all its values were read");
+        assert!(!subscriber.wait(Some(Duration::ZERO)).unwrap());
+    }
+}
+
+#[test]
+fn whoever_waits_is_told_that_its_subscription_was_ended() {
+    let mut publisher = Publisher::latest(8).unwrap();
+    let (id, ticket) = publisher.subscribe().unwrap();
+    let mut subscriber = Subscriber::open(ticket).unwrap();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(move || subscriber.wait(None));
+        assert!(publisher.unsubscribe(id));
+        refused(waits.join().unwrap(), ErrorKind::BrokenPipe, "has ended this subscription");
+    });
+}
+
+/// The two ways to sleep, one after the other: each leaves the doorbell as the other needs it.
+#[test]
+fn a_wait_and_a_poll_set_can_share_a_doorbell() {
+    let mut publisher = Publisher::latest(8).unwrap();
+    let mut subscriber = subscribe(&mut publisher);
+    let mut poll = mio::Poll::new().unwrap();
+    let mut events = mio::Events::with_capacity(8);
+    let raw = std::os::fd::AsRawFd::as_raw_fd(&subscriber.doorbell().unwrap().as_fd());
+    poll.registry().register(&mut mio::unix::SourceFd(&raw), mio::Token(7), mio::Interest::READABLE).unwrap();
+    for round in 0..1000u32 {
+        let value = round.to_ne_bytes();
+        if round % 7 < 3 {
+            publisher.publish(&value).unwrap();
+            assert!(subscriber.wait(None).unwrap());
+        } else {
+            assert!(subscriber.arm());
+            publisher.publish(&value).unwrap();
+            poll.poll(&mut events, Some(Duration::from_secs(60))).unwrap();
+            assert!(!events.is_empty(), "round {round}: a ring was lost");
+        }
+        assert_eq!(subscriber.latest().unwrap(), Some(&value[..]));
+        poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        if round % 5 == 0 {
+            assert!(!subscriber.wait(Some(Duration::from_micros(1))).unwrap());
+        }
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
+    time::Duration,
 };
 
 use ipc_reactor::{
@@ -55,7 +56,7 @@ impl Scene {
                     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
                     let address = Address::Tcp(listener.local_addr().unwrap().to_string());
                     self.reactor.connect(&address, framing, session).unwrap();
-                    listener.accept().unwrap().0.into()
+                    lingerless(listener.accept().unwrap().0)
                 }
                 Transport::Seqpacket => {
                     let listener = seqpacket();
@@ -161,10 +162,10 @@ impl Scene {
                 let peer = connect(&address);
                 send(&peer, &[b"a"]);
                 self.settle();
-                drop(peer);
                 let key = self.world.keys[&name];
                 assert!(self.reactor.abort(key));
                 self.settle();
+                drop(peer);
             }
             let mut peers = Vec::new();
             self.add(name, 4, move |_, _| {
@@ -338,6 +339,12 @@ pub(super) fn shut_down(peer: impl AsFd) {
     socket::shutdown(peer, socket::Shutdown::Write).unwrap();
 }
 
+/// The test's end of a connection, which leaves no port in TIME_WAIT: there are thousands of them.
+fn lingerless(peer: TcpStream) -> OwnedFd {
+    socket::sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
+    peer.into()
+}
+
 fn seqpacket() -> OwnedFd {
     let flags = socket::SocketFlags::CLOEXEC;
     socket::socket_with(socket::AddressFamily::UNIX, socket::SocketType::SEQPACKET, flags, None).unwrap()
@@ -346,7 +353,7 @@ fn seqpacket() -> OwnedFd {
 pub(super) fn connect(address: &Address) -> OwnedFd {
     match address {
         Address::UnixStream(path) => UnixStream::connect(path).unwrap().into(),
-        Address::Tcp(address) => TcpStream::connect(address).unwrap().into(),
+        Address::Tcp(address) => lingerless(TcpStream::connect(address).unwrap()),
         Address::UnixSeqpacket(path) => {
             let peer = seqpacket();
             socket::connect(&peer, &socket::SocketAddrUnix::new(path).unwrap()).unwrap();
@@ -362,7 +369,7 @@ pub(super) fn pair(transport: Transport) -> (OwnedFd, OwnedFd) {
         Transport::Tcp => {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            (peer.into(), listener.accept().unwrap().0.into())
+            (lingerless(peer), listener.accept().unwrap().0.into())
         }
         Transport::Seqpacket => socket::socketpair(
             socket::AddressFamily::UNIX,

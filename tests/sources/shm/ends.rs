@@ -1,17 +1,21 @@
 //! How subscriptions end, whose fault it may be, and that each end is told once, on both sides.
 
 use std::io;
-use std::os::unix::net::UnixStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::time::{Duration, Instant};
 
 use ipc_reactor::SubscriberSession;
-use ipc_reactor::shm::{PublisherOptions, Subscriber, Ticket, Update};
+use ipc_reactor::shm::{Access, Mapping, Memfd, PublisherOptions, Subscriber, Ticket, Update};
 use ipc_reactor::{
     Address, Cause, Context, Delivery, Drain, Framing, Limit, Limits, Listener, Reactor, Session,
     SubscriptionHandler,
 };
 
+use crate::support::names::unique;
 use crate::support::shm::refused;
+use crate::support::skip;
+use crate::support::sockets::as_user;
 use crate::support::turns::{PATIENCE, run, settle, until};
 use crate::support::world::{Ear, Heard, World, address, numbers, publishing_at, subscribed, value};
 
@@ -92,7 +96,9 @@ fn a_handler_that_finishes_fails_or_panics_ends_its_own_subscription_alone() {
         world.publish([1, 2]);
         settle(&mut reactor, &mut world);
         assert_eq!(world.heard, [value(1), end(cause)]);
-        assert_eq!((world.publisher.subscribers(), reactor.clients().count()), (1, 0));
+        // The publisher learns of it by the hang-up, when the connection is closed.
+        until(&mut reactor, &mut world, |world| world.publisher.subscribers() == 1);
+        assert_eq!(reactor.clients().count(), 0);
         assert!(reactor.close(other.unwrap()), "the other one stands");
     }
 }
@@ -259,7 +265,10 @@ fn who_says_anything_else_is_closed_on_either_side() {
     reactor.client(handed_out).unwrap().send(b"0123456789abcdef").unwrap();
     until(&mut reactor, &mut world, World::has_ended);
     let said = format!("{:?}", world.heard);
-    assert!(said.contains("no message between a publisher and its subscriber: 0123456789abcdef"), "{said}");
+    assert!(
+        said.contains("not a message of the publisher's protocol (UPDATED was expected): 0123456789abcdef"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -357,4 +366,137 @@ fn a_ticket_can_be_handed_out_by_a_session_of_ones_own() {
     let mut bytes = [0; Ticket::BYTES];
     io::Read::read_exact(&mut &client, &mut bytes).unwrap();
     assert_eq!(&bytes[..4], b"shmT");
+}
+
+/// The class: what a publisher has done is told as its handler's fault.
+#[test]
+fn a_publisher_that_lies_is_not_its_handlers_fault() {
+    let (bytes, _) = numbers(7).subscribe().unwrap().1.into_fds();
+    let tickets: [&[u8]; 2] = [b"220 smtp ready\r\n", &bytes];
+    for says in tickets {
+        let (_folder, address) = address();
+        let says: &'static [u8] = Box::leak(says.to_vec().into_boxed_slice());
+        let mut reactor = Reactor::<World>::new().unwrap();
+        reactor
+            .listen(Listener::bind(&address).unwrap(), Framing::raw(), move |_, _| Ok(Says(says)))
+            .unwrap();
+        let mut world = World::new(numbers(7));
+        reactor.connect_subscriber(&address, Delivery::Every, Ear).unwrap();
+        until(&mut reactor, &mut world, World::has_ended);
+        settle(&mut reactor, &mut world);
+        let said = format!("{:?}", world.heard);
+        assert!(said.contains("malformed frame: from the publisher: not a ticket"), "{said}");
+        assert_eq!(reactor.stats().handler_errors, 0);
+    }
+
+    // Nonsense after the ticket.
+    let (mut reactor, mut world, connection) = subscribed(numbers(7), Delivery::Every, Limits::default());
+    let handed_out = reactor.clients().find(|&key| key != connection).unwrap();
+    reactor.client(handed_out).unwrap().send(b"0123456789abcdef").unwrap();
+    until(&mut reactor, &mut world, World::has_ended);
+    let said = format!("{:?}", world.heard);
+    assert!(said.contains("malformed frame: from the publisher: not a message of"), "{said}");
+    assert_eq!(reactor.stats().handler_errors, 0);
+
+    // A value that is longer than its segment allows, at the documented place.
+    let (bytes, mut fds) = numbers(7).subscribe().unwrap().1.into_fds();
+    let original = std::fs::File::from(fds.remove(0));
+    let mut segment = vec![0; original.metadata().unwrap().len() as usize];
+    std::os::unix::fs::FileExt::read_exact_at(&original, &mut segment, 0).unwrap();
+    let forged = Memfd::create("forged", segment.len() as u64).unwrap();
+    segment[16 * 8] = 1;
+    segment[(32 + 2 * 8 - 1) * 8..][..8].fill(0xff);
+    Mapping::of(&forged, 0, segment.len(), Access::ReadWrite).unwrap().write(0, &segment).unwrap();
+    forged.seal_published().unwrap();
+    fds.insert(0, forged.into());
+    let subscriber = Subscriber::open(Ticket::from_fds(&bytes, fds).unwrap()).unwrap();
+    let mut reactor = Reactor::<World>::new().unwrap();
+    let mut world = World::new(numbers(7));
+    reactor.subscribe_handler(subscriber, Delivery::Latest, Ear).unwrap();
+    until(&mut reactor, &mut world, World::has_ended);
+    let said = format!("{:?}", world.heard);
+    assert!(said.contains("malformed frame: from the publisher: a value of"), "{said}");
+    assert_eq!(reactor.stats().handler_errors, 0);
+}
+
+/// What the publisher sends itself is no sign of life of its client.
+#[test]
+fn a_client_that_never_answers_is_closed() {
+    let (_folder, address) = address();
+    let limits = Limits { idle: Some(Duration::from_millis(10)), ..Limits::default() };
+    let mut reactor = publishing_at(&address, limits);
+    let mut world = World::new(numbers(7));
+    let Address::UnixStream(path) = &address else { unreachable!() };
+    let silent = UnixStream::connect(path).unwrap();
+    until(&mut reactor, &mut world, |world| world.publisher.subscribers() == 1);
+    until(&mut reactor, &mut world, |world| world.publisher.subscribers() == 0);
+    assert_eq!(reactor.stats().limit_count(Limit::Idle), 1);
+    drop(silent);
+}
+
+/// A subscriber without an idle limit answers the publisher that has one.
+#[test]
+fn a_client_that_answers_stays() {
+    let (_folder, address) = address();
+    let limits = Limits { idle: Some(Duration::from_millis(40)), ..Limits::default() };
+    let mut publishing = publishing_at(&address, limits);
+    let mut reactor =
+        Reactor::<World>::builder().limits(Limits { idle: None, ..Limits::default() }).build().unwrap();
+    let (mut world, mut listening) = (World::new(numbers(7)), World::new(numbers(7)));
+    reactor.connect_subscriber(&address, Delivery::Every, Ear).unwrap();
+    while publishing.stats().timers < 20 {
+        let _ = publishing.turn(Some(Duration::from_millis(1)), &mut world).unwrap();
+        let _ = reactor.turn(Some(Duration::ZERO), &mut listening).unwrap();
+    }
+    assert_eq!(publishing.stats().limit_count(Limit::Idle), 0);
+    assert_eq!((world.publisher.subscribers(), &listening.heard[..]), (1, &[Heard::Open][..]));
+}
+
+/// Without a connection the doorbell tells of the end, and what was published before comes first.
+#[test]
+fn a_subscription_without_a_connection_ends_with_its_publisher() {
+    let mut world = World::new(numbers(7));
+    let mut reactor = Reactor::<World>::new().unwrap();
+    for is_dropped in [false, true] {
+        let (id, ticket) = world.publisher.subscribe().unwrap();
+        let subscriber = Subscriber::open(ticket).unwrap();
+        reactor.subscribe_handler(subscriber, Delivery::Every, Ear).unwrap();
+        settle(&mut reactor, &mut world);
+        world.publish([1, 2]);
+        if is_dropped {
+            world.publisher = numbers(7);
+        } else {
+            assert!(world.publisher.unsubscribe(id));
+        }
+        until(&mut reactor, &mut world, World::has_ended);
+        assert_eq!(world.take(), [Heard::Open, value(1), value(2), end("closed by the peer")]);
+    }
+}
+
+/// The class: one user takes all there is.
+#[test]
+fn no_other_user_takes_all_subscriptions() {
+    let name = unique();
+    let mut reactor = Reactor::<World>::new().unwrap();
+    reactor
+        .listen(Listener::unix_abstract(&name).unwrap(), SubscriberSession::framing(), |_, _| {
+            Ok(SubscriberSession::new(|world: &mut World| &mut world.publisher))
+        })
+        .unwrap();
+    let mut world = World::new(PublisherOptions::latest(8).subscribers_max(8).create().unwrap());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let connect = || UnixStream::connect_addr(&address).unwrap();
+    let many = || (0..20).map(|_| connect()).collect::<Vec<_>>();
+    let Some(others) = as_user(65534, many) else { return skip("another user's connections take root") };
+    settle(&mut reactor, &mut world);
+    assert_eq!((world.publisher.subscribers(), reactor.clients().count()), (7, 7));
+    let own = [connect(), connect()];
+    settle(&mut reactor, &mut world);
+    assert_eq!(world.publisher.subscribers(), 8);
+    drop((others, own));
+    settle(&mut reactor, &mut world);
+    let own: Vec<_> = many();
+    settle(&mut reactor, &mut world);
+    assert_eq!(world.publisher.subscribers(), 8, "this user's own may be all");
+    drop(own);
 }
