@@ -66,7 +66,11 @@ impl<S> Visit<'_, S> {
                 Read::BytesAndRights(count) => (count, false),
                 Read::End => return self.end_of_file(),
                 Read::Failed(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => return Ok(self.drained()),
+                    Some(libc::EAGAIN) => {
+                        let call = self.io().read_call();
+                        self.emit_empty(call);
+                        return Ok(self.drained());
+                    }
                     Some(libc::EINTR) => continue,
                     Some(libc::ECONNRESET) => return Err(Cause::Reset.into()),
                     _ => {
@@ -110,10 +114,17 @@ impl<S> Visit<'_, S> {
     /// Whether there are frames to handle, or bytes or an end of file to read: else no limit is reached.
     #[cold]
     pub(super) fn is_anything_left(&mut self) -> bool {
-        self.has(Flags::FRAMES_PENDING)
-            || (self.left.has(Ready::READABLE)
-                && !self.has(Flags::READ_CLOSED)
-                && !socket::is_drained(self.io().fd()))
+        if self.has(Flags::FRAMES_PENDING) {
+            return true;
+        }
+        if !self.left.has(Ready::READABLE) || self.has(Flags::READ_CLOSED) {
+            return false;
+        }
+        let is_drained = socket::is_drained(self.io().fd());
+        if is_drained {
+            self.emit_empty("recv");
+        }
+        !is_drained
     }
 
     fn drained(&mut self) -> Pass {
@@ -276,10 +287,19 @@ impl<S> Visit<'_, S> {
         Ok(asked)
     }
 
+    #[cold]
+    fn emit_empty(&mut self, call: &'static str) {
+        if self.set.observes_messages() {
+            let source = SourceInfo { key: self.key, fd: Some(self.io().raw_fd()), kind: SourceKind::Client };
+            self.set.emit_timed(|_, _| What::Empty { source, call });
+        }
+    }
+
     fn emit_read(&mut self, bytes: usize) {
         if self.set.observes_messages() {
             let source = SourceInfo { key: self.key, fd: Some(self.io().raw_fd()), kind: SourceKind::Client };
-            self.set.emit_timed(|_, _| What::Read { source, bytes });
+            let call = self.io().read_call();
+            self.set.emit_timed(|_, _| What::Read { source, call, bytes });
         }
     }
 }

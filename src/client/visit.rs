@@ -214,7 +214,8 @@ fn visit_frames<S, P: Probe>(
     count: usize,
 ) -> AtOnce {
     if P::ON && set.observes_messages() {
-        set.emit_timed(|_, source| What::Read { source, bytes: count });
+        let call = io_of(&mut set.registry, key).read_call();
+        set.emit_timed(|_, source| What::Read { source, call, bytes: count });
     }
     let (io, session) = halves(&mut set.registry, key);
     let Some(mut taken) = session.take() else { unreachable!("it is there unless it runs") };

@@ -334,16 +334,12 @@ impl ClientIo {
         if !self.takes_rights() || self.flags.has(Flags::READ_CLOSED) {
             return discarded;
         }
-        let refuses = self.flags.has(Flags::REFUSES_RIGHTS);
-        if refuses && !self.config.records && file::unread(self.fd()).is_ok_and(|unread| unread == 0) {
+        let refuses = !self.config.records && self.flags.has(Flags::REFUSES_RIGHTS);
+        if refuses && file::unread(self.fd()).is_ok_and(|unread| unread == 0) {
             // It holds no descriptors, and the kernel refuses more: it is closed here.
-        } else if refuses {
-            // The kernel refuses more descriptors, so a peer cannot repeat this wait. It sees the end of file at once,
-            // unless it delays the close itself.
-            closer::close_soon(self.socket);
-        } else {
-            closer::close_connection(self.socket);
+            return discarded;
         }
+        closer::close_soon(self.socket);
         discarded
     }
 
@@ -449,6 +445,11 @@ impl ClientIo {
     }
 
     // ---- System calls ----
+
+    /// The system call of [`recv`](ClientIo::recv).
+    pub(crate) fn read_call(&self) -> &'static str {
+        if self.takes_rights() || self.config.records { "recvmsg" } else { "recv" }
+    }
 
     /// One read into `room`. Descriptors that come with it go to `inbox`; if they are too many, all in `inbox` are
     /// closed.

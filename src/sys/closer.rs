@@ -16,13 +16,13 @@ use std::{
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicPtr, Ordering},
-        mpsc::{self, Sender},
+        mpsc::{self, RecvTimeoutError, Sender},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use super::{fork, lingering, signal, socket};
+use super::{fork, lingering, signal};
 
 /// Threads at most. Descriptors wait only when so many are stuck in a close.
 const THREADS_MAX: usize = 128;
@@ -30,12 +30,16 @@ const THREADS_MAX: usize = 128;
 const STACK: usize = 128 << 10;
 /// How long a drop waits for the close: far longer than it takes, also on a busy machine, unless another process delays it.
 const SOON: Duration = Duration::from_secs(1);
+/// How long nothing is waited for after that was in vain: who can delay a close can do so again.
+const HURRY: Duration = Duration::from_secs(60);
 
 struct Queue {
     waiting: VecDeque<Work>,
     threads: usize,
     /// Threads that wait for work.
     idle: usize,
+    /// No close is waited for until then.
+    hurries_until: Option<Instant>,
 }
 
 struct Work {
@@ -55,7 +59,7 @@ static CLOSER: AtomicPtr<Closer> = AtomicPtr::new(ptr::null_mut());
 
 impl Closer {
     fn new() -> Closer {
-        let queue = Queue { waiting: VecDeque::new(), threads: 0, idle: 0 };
+        let queue = Queue { waiting: VecDeque::new(), threads: 0, idle: 0, hurries_until: None };
         Closer { made_in: fork::generation(), queue: Mutex::new(queue), work: Condvar::new() }
     }
 
@@ -149,19 +153,19 @@ pub(crate) fn close_all(descriptors: &mut VecDeque<OwnedFd>) -> u64 {
     count as u64
 }
 
-/// Closes a descriptor off this thread, and waits for that, but not long: then its name is free when this returns, unless
-/// another process delays the close.
+/// Closes a descriptor off this thread, and waits for that, but not long: when this returns, its name is free, and its peer
+/// sees the end, unless another process delays the close.
 pub(crate) fn close_soon(descriptor: OwnedFd) {
+    let closer = Closer::get();
+    if closer.lock().hurries_until.is_some_and(|until| Instant::now() < until) {
+        closer.add([Work { descriptor, done: None }].into_iter());
+        return;
+    }
     let (done, closed) = mpsc::channel();
-    Closer::get().add([Work { descriptor, done: Some(done) }].into_iter());
-    let _ = closed.recv_timeout(SOON);
-}
-
-/// Closes a connection off this thread, to which its peer can pass descriptors at any time. If nothing is unread in it, which
-/// is usual, waits for that: then the peer sees the end when this returns.
-pub(crate) fn close_connection(socket: OwnedFd) {
-    // What comes in between is looked at before the close, so the wait is short all the same.
-    if socket::is_drained(socket.as_fd()) { close_soon(socket) } else { close(socket) }
+    closer.add([Work { descriptor, done: Some(done) }].into_iter());
+    if let Err(RecvTimeoutError::Timeout) = closed.recv_timeout(SOON) {
+        closer.lock().hurries_until = Some(Instant::now() + HURRY);
+    }
 }
 
 /// A descriptor that is closed off this thread when it is dropped, if that was asked for.
@@ -204,18 +208,18 @@ impl Drop for ClosedElsewhere {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::socket;
     use std::{
         io::{Read, Write},
         net::{TcpListener, TcpStream},
         os::unix::net::UnixStream,
-        time::Instant,
     };
 
     #[test]
     fn what_is_given_is_closed() {
         let (mut near, far) = UnixStream::pair().unwrap();
         near.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        close(far.into());
+        close_all(&mut [far.into()].into());
         assert_eq!(near.read(&mut [0; 1]).unwrap(), 0, "the other end is closed");
         let (mut near, far) = UnixStream::pair().unwrap();
         near.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -234,10 +238,10 @@ mod tests {
         while lingering.write(&[0; 1 << 16]).is_ok() {}
         socket::set_linger(lingering.as_fd(), 600).unwrap();
         let begun = Instant::now();
-        close(lingering.into());
+        close_all(&mut [lingering.into()].into());
         let (mut near, far) = UnixStream::pair().unwrap();
         near.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        close(far.into());
+        close_all(&mut [far.into()].into());
         assert_eq!(near.read(&mut [0; 1]).unwrap(), 0, "closed after it, or by another thread");
         assert!(begun.elapsed() < Duration::from_secs(60), "no close waits for the linger time");
     }

@@ -211,9 +211,9 @@ mod tests {
                 while recv_from(receiver, &mut first, &mut arrival, None).is_ok() {}
             });
             let batched = price(count, one_by_one, || {
-                while recv_batch(receiver, &mut bytes, 1 << 16, &mut arrivals, None)
-                    .is_ok_and(|n| n == BATCH)
-                {}
+                while recv_batch(receiver, &mut bytes, 1 << 16, &mut arrivals, None).is_ok_and(|n| n == BATCH)
+                {
+                }
             });
             let batch = || {
                 let datagrams = std::iter::repeat_n((&message[..], &to), count);

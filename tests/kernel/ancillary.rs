@@ -95,12 +95,7 @@ fn receive_message(fd: impl AsFd, room: usize, control_room: usize) -> io::Resul
     receive_message_with(fd, room, control_room, 0)
 }
 
-fn receive_message_with(
-    fd: impl AsFd,
-    room: usize,
-    control_room: usize,
-    flags: i32,
-) -> io::Result<Received> {
+fn receive_message_with(fd: impl AsFd, room: usize, control_room: usize, flags: i32) -> io::Result<Received> {
     let (mut buffer, mut control) = (vec![0_u8; room], vec![0_u8; control_room]);
     let mut iov = [libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: room }];
     let mut message = message(&mut iov, &mut control);

@@ -12,9 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipc_reactor::{
-    Address, Context, Datagram, Framing, Key, Listener, Reactor, Session, Signal, Turn,
-};
+use ipc_reactor::{Address, Context, Datagram, Framing, Key, Listener, Reactor, Session, Signal, Turn};
 use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM};
 
 use crate::support::{
@@ -203,7 +201,10 @@ fn serve(given: &str) {
         .unwrap();
     let listener = Listener::unix_abstract(format!("{name}-asker")).unwrap();
     let framing = Framing::lines();
-    reactor.listen(listener, framing, |_, _| Ok(Peer("asker".into()))).map_err(|rejected| rejected.error).unwrap();
+    reactor
+        .listen(listener, framing, |_, _| Ok(Peer("asker".into())))
+        .map_err(|rejected| rejected.error)
+        .unwrap();
     println!("\nready {}", std::process::id());
     let mut world = World { name: name.into(), ..World::default() };
     while !world.quits && reactor.turn(None, &mut world).unwrap() != Turn::Stopped {}
