@@ -122,7 +122,8 @@ pub(crate) fn not_started() {
 pub(super) fn without_pidfds() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("started");
-    for (version, call, needed) in [("5.3", "waitid(2)", "Linux 5.4"), ("5.2", "pidfd_open(2)", "Linux 5.3")] {
+    for (version, call, needed) in [("5.3", "waitid(2)", "Linux 5.4"), ("5.2", "pidfd_open(2)", "Linux 5.3")]
+    {
         become_old(version.parse().unwrap()).unwrap();
         let mut reactor = Reactor::<Seen>::new().unwrap();
         let mut touch = Command::new("touch");
