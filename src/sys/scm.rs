@@ -35,6 +35,21 @@ pub(crate) fn recv(
     Ok(Record::from(message))
 }
 
+/// How many bytes the next message has, as far as `buffer` has room, and duplicates of its descriptors. It stays where it
+/// is.
+pub(super) fn peek(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    descriptors: &mut VecDeque<OwnedFd>,
+) -> io::Result<usize> {
+    let mut control = Control::<CONTROL>::zeroed();
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    let message = recvmsg(fd, buffer, &mut control.0, flags)?;
+    // SAFETY: the kernel has just filled these bytes, and nothing else reads them.
+    unsafe { take_descriptors(&control.0[..message.control_len], |fd| descriptors.push_back(fd)) };
+    Ok(message.len)
+}
+
 /// Sends bytes, or a record, and at most [`AT_ONCE`] descriptors with it. They stay open here.
 pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8], descriptors: &[OwnedFd]) -> io::Result<usize> {
     assert!(descriptors.len() <= AT_ONCE, "the caller sends at most AT_ONCE descriptors");
