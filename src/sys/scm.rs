@@ -3,11 +3,12 @@
 use std::{
     collections::VecDeque,
     io,
+    mem::MaybeUninit,
     os::fd::{BorrowedFd, OwnedFd, RawFd},
 };
 
 use super::{
-    cmsg::{Control, put_descriptors, recvmsg, sendmsg, space, take_descriptors},
+    cmsg::{Control, put_descriptors, recvmsg_unfilled, sendmsg, space, take_filled},
     socket::Record,
 };
 
@@ -28,10 +29,12 @@ pub(crate) fn recv(
     buffer: &mut [u8],
     descriptors: &mut VecDeque<OwnedFd>,
 ) -> io::Result<Record> {
-    let mut control = Control::<CONTROL>::zeroed();
-    let message = recvmsg(fd, buffer, &mut control.0, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)?;
-    // SAFETY: the kernel has just filled these bytes, and nothing else reads them.
-    unsafe { take_descriptors(&control.0[..message.control_len], |fd| descriptors.push_back(fd)) };
+    let mut control = MaybeUninit::<Control<CONTROL>>::uninit();
+    let message = recvmsg_unfilled(fd, buffer, &mut control, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)?;
+    if message.control_len > 0 {
+        // SAFETY: the kernel has just filled so many bytes, and nothing else reads them.
+        unsafe { take_filled(&control, message.control_len, |fd| descriptors.push_back(fd)) };
+    }
     Ok(Record::from(message))
 }
 
@@ -42,11 +45,11 @@ pub(super) fn peek(
     buffer: &mut [u8],
     descriptors: &mut VecDeque<OwnedFd>,
 ) -> io::Result<usize> {
-    let mut control = Control::<CONTROL>::zeroed();
+    let mut control = MaybeUninit::<Control<CONTROL>>::uninit();
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-    let message = recvmsg(fd, buffer, &mut control.0, flags)?;
-    // SAFETY: the kernel has just filled these bytes, and nothing else reads them.
-    unsafe { take_descriptors(&control.0[..message.control_len], |fd| descriptors.push_back(fd)) };
+    let message = recvmsg_unfilled(fd, buffer, &mut control, flags)?;
+    // SAFETY: the kernel has just filled so many bytes, and nothing else reads them.
+    unsafe { take_filled(&control, message.control_len, |fd| descriptors.push_back(fd)) };
     Ok(message.len)
 }
 
