@@ -326,8 +326,8 @@ impl ClientIo {
         }
     }
 
-    /// Closes the socket and the descriptors that the peer has passed: on another thread if that could block. Returns how many
-    /// of these there were.
+    /// Closes the socket and the descriptors that the peer has passed: on another thread if that could block. Returns
+    /// how many of these there were.
     pub(crate) fn close(mut self) -> u64 {
         let discarded = self.extra.as_mut().map_or(0, |extra| closer::close_all(&mut extra.descriptors));
         // After the end of file nothing is unread.

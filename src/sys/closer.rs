@@ -1,13 +1,13 @@
 //! Closing what other processes have passed, on threads of its own.
 //!
 //! The close of a descriptor that another process made can block for as long as that process likes, whatever its flags:
-//! the last close of a TCP socket with `SO_LINGER` and unsent data waits for the linger time (`socket(7)`), and the close
-//! of a file of a FUSE mount waits for the server of that mount, also against SIGKILL. So the loop never closes one: it
-//! hands it to these threads. The same holds for a Unix socket in which messages with descriptors may be unread, because
-//! the kernel closes them with it.
+//! the last close of a TCP socket with `SO_LINGER` and unsent data waits for the linger time (`socket(7)`), and the
+//! close of a file of a FUSE mount waits for the server of that mount, also against SIGKILL. So the loop never closes
+//! one: it hands it to these threads. The same holds for a Unix socket in which messages with descriptors may be
+//! unread, because the kernel closes them with it.
 //!
-//! Nor may many of these threads be stuck for long. So before the close the linger time is taken from the descriptor, and
-//! from all that its unread messages hold ([`lingering`](super::lingering)).
+//! Nor may many of these threads be stuck for long. So before the close the linger time is taken from the descriptor,
+//! and from all that its unread messages hold ([`lingering`](super::lingering)).
 
 use std::{
     collections::VecDeque,
@@ -28,9 +28,9 @@ use super::{fork, lingering, signal};
 const THREADS_MAX: usize = 128;
 /// A thread makes system calls only.
 const STACK: usize = 128 << 10;
-/// How long a drop waits for the close: far longer than it takes, also on a busy machine, unless another process delays it.
-const SOON: Duration = Duration::from_secs(1);
-/// How long nothing is waited for after that was in vain: who can delay a close can do so again.
+/// How long a drop waits for the close: far longer than it takes, unless another process delays it.
+const SOON: Duration = Duration::from_millis(100);
+/// How long no drop waits after one has waited in vain: who can delay a close can do so again.
 const HURRY: Duration = Duration::from_secs(60);
 
 struct Queue {
@@ -153,8 +153,8 @@ pub(crate) fn close_all(descriptors: &mut VecDeque<OwnedFd>) -> u64 {
     count as u64
 }
 
-/// Closes a descriptor off this thread, and waits for that, but not long: when this returns, its name is free, and its peer
-/// sees the end, unless another process delays the close.
+/// Closes a descriptor off this thread, and waits for that, but not long: when this returns, its name is free, and its
+/// peer sees the end, unless another process delays the close.
 pub(crate) fn close_soon(descriptor: OwnedFd) {
     let closer = Closer::get();
     if closer.lock().hurries_until.is_some_and(|until| Instant::now() < until) {

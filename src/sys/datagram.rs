@@ -1,7 +1,8 @@
 //! Datagrams. No function allocates, but where descriptors have come.
 //!
-//! `discarded`, if there is one: the kernel lets senders pass descriptors. Then a receive has room for all that can come, and has them
-//! closed off this thread (`closer.rs`), and counts them. Without the room the kernel would close them in this thread, which can block.
+//! `discarded`, if there is one: the kernel lets senders pass descriptors. Then a receive has room for all that can
+//! come, and has them closed off this thread (`closer.rs`), and counts them. Without the room the kernel would close
+//! them in this thread, which can block.
 
 use std::{
     collections::VecDeque,
@@ -92,8 +93,8 @@ pub(crate) fn recv_batch(
     }
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
     let no_timeout = std::ptr::null_mut();
-    // SAFETY: the first `count` headers describe pieces of `bytes` and storage in `arrivals` and `controls`, which outlive
-    // the call.
+    // SAFETY: the first `count` headers describe pieces of `bytes` and storage in `arrivals` and `controls`, which
+    // outlive the call.
     let result = unsafe { libc::recvmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, flags, no_timeout) };
     let received = check_count(result)?;
     for (arrival, header) in arrivals.iter_mut().zip(&headers[..received]) {

@@ -18,8 +18,8 @@ pub(crate) const AT_ONCE: usize = 253;
 /// Credentials (on seqpacket sockets) and a full set of descriptors. There is room for all that can come, also where
 /// the kernel puts two descriptors into the padding of a buffer made for one.
 ///
-/// The rest is for what an adopted socket may be set to bring as well: a pidfd, a time, a security label. Without it these
-/// could push out descriptors, which the kernel would close in this thread.
+/// The rest is for what an adopted socket may be set to bring as well: a pidfd, a time, a security label. Without it
+/// these could push out descriptors, which the kernel would close in this thread.
 pub(super) const CONTROL: usize = space(size_of::<libc::ucred>()) + space(AT_ONCE * size_of::<RawFd>()) + 512;
 
 /// Receives bytes, or a record, and the descriptors that come with it. If some were lost on the way
@@ -38,8 +38,8 @@ pub(crate) fn recv(
     Ok(Record::from(message))
 }
 
-/// How many bytes the next message has, as far as `buffer` has room, and duplicates of its descriptors. It stays where it
-/// is.
+/// How many bytes the next message has, as far as `buffer` has room, and duplicates of its descriptors. It stays where
+/// it is.
 pub(super) fn peek(
     fd: BorrowedFd<'_>,
     buffer: &mut [u8],

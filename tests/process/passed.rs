@@ -298,12 +298,12 @@ impl Site {
         self.unread.push(listener.accept().unwrap().0);
         set(socket.as_fd(), libc::SO_SNDBUF, &4096_i32).unwrap();
         socket.set_nonblocking(true).unwrap();
-        loop {
-            match (&socket).write(&[0; 4096]) {
-                Ok(_) => {}
-                Err(error) => break assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        let full = loop {
+            if let Err(error) = (&socket).write(&[0; 4096]) {
+                break error;
             }
-        }
+        };
+        assert_eq!(full.kind(), ErrorKind::WouldBlock);
         let linger = libc::linger { l_onoff: 1, l_linger: 600 };
         set(socket.as_fd(), libc::SO_LINGER, &linger).unwrap();
         socket.into()
