@@ -21,7 +21,7 @@
 //!    early: a client that sends without a pause never yields `EAGAIN`, and would starve the others.
 //!
 //! Edge-triggered does not save calls. The `recv` that returns `EAGAIN` is a call too: a ping-pong client costs four
-//! calls a message, and three when level-triggered. It saves work in the kernel, which does not put every source that is
+//! calls a message, three when level-triggered. It saves work in the kernel, which does not put every source that is
 //! still ready back on its list at each wait. And the *process* keeps the readiness: a reactor can stop in the middle
 //! of a client's input, serve another client and continue, without a system call in between.
 
