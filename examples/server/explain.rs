@@ -30,7 +30,7 @@ pub(crate) struct Explain<W> {
     /// The visit was caused by an event, not by a drain or a timer.
     by_event: bool,
     /// What was read last, if no message that came with it has been shown.
-    read: Option<usize>,
+    read: Option<(&'static str, usize)>,
     /// Bytes of replies that wait for the end of the visit.
     replies: usize,
     /// Lines of this visit.
@@ -124,7 +124,7 @@ impl<W: Write> Explain<W> {
 
     fn srm(&mut self, request: &[u8], reply_bytes: usize, handler_ns: u64) {
         let call = match self.read.take() {
-            Some(bytes) => format!("recv = {bytes} {}", Payload(request)),
+            Some((call, bytes)) => format!("{call} = {bytes} {}", Payload(request)),
             None => format!("      └ {}", Payload(request)),
         };
         self.replies += reply_bytes;
@@ -140,8 +140,8 @@ impl<W: Write> Explain<W> {
 
     /// A read that brought no whole message.
     fn partial_frame(&mut self) {
-        if let Some(bytes) = self.read.take() {
-            self.step("half", DIM, format_args!("recv = {bytes}"), "not a whole message yet: kept");
+        if let Some((call, bytes)) = self.read.take() {
+            self.step("half", DIM, format_args!("{call} = {bytes}"), "not a whole message yet: kept");
         }
     }
 
@@ -159,11 +159,11 @@ impl<W: Write> Explain<W> {
             }
             (VisitEnd::Blocked, _) => self.step("blocked", YELLOW, "", "waits for room, or for a deadline"),
             (VisitEnd::Closed, _) => {
-                if let Some(bytes) = self.read.take() {
+                if let Some((call, bytes)) = self.read.take() {
                     self.step(
                         "SRM",
                         RED,
-                        format_args!("recv = {bytes}"),
+                        format_args!("{call} = {bytes}"),
                         "what has come ends the connection",
                     );
                 }
@@ -227,15 +227,19 @@ impl<W: Write + 'static> Observer for Explain<W> {
                 );
             }
             What::Refused { .. } => self.step("refused", RED, "close", "the CIR is turned away"),
-            What::Read { bytes: 0, .. } => {
+            What::Read { call, bytes: 0, .. } => {
                 self.step(
                     "EOF",
                     YELLOW,
-                    "recv = 0",
+                    format_args!("{call} = 0"),
                     "the peer sends no more: what it is owed goes out first",
                 );
             }
-            What::Read { bytes, .. } => self.read = Some(bytes),
+            What::Read { call, bytes, .. } => self.read = Some((call, bytes)),
+            What::Empty { call, .. } => {
+                let call = format_args!("{call} = EAGAIN");
+                self.step("asleep", DIM, call, "nothing more has come: until the next event");
+            }
             What::Request { request, reply_bytes, handler_ns, .. } => {
                 self.srm(request, reply_bytes, handler_ns)
             }

@@ -194,7 +194,7 @@ impl Observer for Trace {
                 self.counter("clients", at_ns, clients);
             }
             What::Refused { .. } => self.instant(here, "CIR refused", at_ns, json!({})),
-            What::Read { bytes, .. } => self.instant(here, "recv", at_ns, json!({ "bytes": bytes })),
+            What::Read { call, bytes, .. } => self.instant(here, call, at_ns, json!({ "bytes": bytes })),
             What::Request { request, reply_bytes, handler_ns, .. } => {
                 let args = json!({ "request": Payload(request).to_string(), "reply_bytes": reply_bytes });
                 self.slice(here, "SRM", at_ns, handler_ns, args);

@@ -54,6 +54,9 @@ pub struct Stats {
     pub panics: u64,
     /// Handlers that returned an error.
     pub handler_errors: u64,
+    /// Descriptors that peers passed and no handler took, closed when they were received or with their client. Those in
+    /// messages that were never received are not counted.
+    pub descriptors_discarded: u64,
     limits: [u64; 32],
     errors: Vec<(io::ErrorKind, u64)>,
 }
@@ -105,6 +108,9 @@ impl fmt::Display for Stats {
         if self.spins > 0 {
             write!(f, ", spins {} (hits {}, {:?})", self.spins, self.spin_hits, self.spin_time)?;
         }
+        if self.descriptors_discarded > 0 {
+            write!(f, ", descriptors discarded {}", self.descriptors_discarded)?;
+        }
         for &limit in Limit::ALL.iter().filter(|&&limit| self.limit_count(limit) > 0) {
             write!(f, ", {limit}: {}", self.limit_count(limit))?;
         }
@@ -116,3 +122,32 @@ impl fmt::Display for Stats {
 }
 
 const _: () = assert!(Limit::ALL.len() <= 32, "Stats::limits has a counter for each limit");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_limit_has_a_counter_of_its_own_and_is_shown_by_its_name() {
+        for &limit in Limit::ALL {
+            let mut stats = Stats::default();
+            stats.count_limit(limit);
+            stats.count_limit(limit);
+            for &other in Limit::ALL {
+                assert_eq!(stats.limit_count(other), if other == limit { 2 } else { 0 });
+            }
+            assert!(stats.to_string().ends_with(&format!(", {limit}: 2")), "{stats}");
+        }
+    }
+
+    #[test]
+    fn errors_are_counted_by_kind_in_the_order_in_which_they_came() {
+        let (full, broken) = (io::ErrorKind::StorageFull, io::ErrorKind::BrokenPipe);
+        let mut stats = Stats::default();
+        for kind in [full, broken, full] {
+            stats.failed(kind);
+        }
+        assert!(stats.errors().eq([(full, 2), (broken, 1)]));
+        assert!(stats.to_string().ends_with(&format!(", {full}: 2, {broken}: 1")), "{stats}");
+    }
+}

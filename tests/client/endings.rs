@@ -137,6 +137,11 @@ fn data_behind_a_passed_descriptor_is_read_and_the_descriptor_is_not_kept() {
         }
         drop(passed);
         settle(&mut reactor, &mut seen);
+        if accepted && sent > 0 {
+            // Before Linux 6.16 the kernel does not: who passes any is closed.
+            assert!(matches!(seen.closed()[..], [(0, "Limit(DescriptorsPerClient)")]), "{:?}", seen.closed);
+            continue;
+        }
         assert_eq!(seen.requests.len(), 20 + sent, "accepted {accepted}, {sent} taken");
         assert_eq!(received(&peer).len(), 20 + sent);
         held.set_read_timeout(Some(PATIENCE)).unwrap();

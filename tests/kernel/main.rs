@@ -9,6 +9,7 @@
 mod ancillary;
 mod kit;
 mod memory;
+mod older;
 mod processes;
 mod queues;
 mod readiness;

@@ -342,6 +342,11 @@ impl Role {
         }
     }
 
+    /// Gives it a line to read, and so has it go on.
+    pub(crate) fn goes_on(&mut self) {
+        self.child.stdin.as_mut().expect("it is piped").write_all(b"\n").unwrap();
+    }
+
     /// Has it go on from [`wait_for_parent`]; the child must then end well.
     pub(crate) fn ends_well(mut self) {
         drop(self.child.stdin.take());

@@ -9,6 +9,7 @@ pub(crate) mod fuse;
 pub(crate) mod isolated;
 pub(crate) mod limits;
 pub(crate) mod names;
+pub(crate) mod old_kernel;
 pub(crate) mod shm;
 mod skip;
 pub(crate) mod sockets;
