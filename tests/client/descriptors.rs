@@ -1,4 +1,4 @@
-//! Descriptors passed both ways, in order, and closed wherever nobody takes them.
+//! Descriptors passed both ways, in order, and closed wherever they are not taken.
 
 use std::{
     fs::File,
@@ -290,7 +290,7 @@ fn descriptors_passed_before_they_were_refused_leave_nothing_stuck() {
     assert!(server.stop().iter().all(|cause| cause == "the reactor stopped"));
 }
 
-/// Tries what is refused, and says how.
+/// Tries what is refused, and records the errors.
 struct Refusals;
 
 impl Session<Vec<(ErrorKind, String)>> for Refusals {

@@ -217,7 +217,7 @@ fn data_behind_an_urgent_byte_is_read_over_tcp_too() {
     assert!(seen.requests.iter().all(|(_, request)| request == "1"), "{:?}", seen.requests);
     let mut answers = [0; 20];
     peer.read_exact(&mut answers).unwrap();
-    // A reset, for there is nothing that it would read.
+    // A reset, because it would read nothing.
     drop(peer);
     until(&mut reactor, &mut seen, |seen| !seen.closed.is_empty());
 }
