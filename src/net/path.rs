@@ -41,6 +41,7 @@ use std::{
 use crate::{
     net::failure,
     sys::{
+        closer::ClosedElsewhere,
         file::{flock_exclusive, rename_exchange, rename_noreplace},
         sockaddr::SockAddr,
         socket,
@@ -176,7 +177,9 @@ fn install(temporary: &Path, path: &Path) -> io::Result<()> {
 /// Removes the stale socket at `path`, if there is one. `AddrInUse` if a server runs there.
 fn remove_stale(path: &Path, address: &SockAddr, kind: libc::c_int) -> io::Result<()> {
     let Some(found) = Occupant::at(path)?.require_socket(path)? else { return Ok(()) };
-    let probe = socket::socket(libc::AF_UNIX, kind)?;
+    // A foreign server may send descriptors before this is closed.
+    let probe = ClosedElsewhere::when(true, socket::socket(libc::AF_UNIX, kind)?);
+    let _ = socket::set_passes_rights(probe.as_fd(), false);
     let in_use = |why| Err(error(io::ErrorKind::AddrInUse, path, why));
     match socket::connect_nonblocking(probe.as_fd(), address).map_err(|cause| (cause.raw_os_error(), cause)) {
         Ok(()) => in_use("is served already: a server answers there"),

@@ -1,12 +1,12 @@
 //! Notifications without a doorbell: over a socket, and through a message queue.
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-};
+use std::{io, os::fd::AsFd};
 
 use super::doorbell::Notify;
-use crate::{queue::Queue, sys::socket};
+use crate::{
+    queue::Queue,
+    sys::{closer::ClosedElsewhere, socket},
+};
 
 /// The message "shared memory has been updated", for a socket or a queue. It says that there is a new value, and not
 /// which: the receiver reads the segment.
@@ -17,7 +17,7 @@ pub const UPDATED: [u8; 16] = *b"shm was updated\n";
 /// At most one is outstanding, because a subscriber is notified once each time that it goes to sleep. It is sent at
 /// once and never waits. It does not wait for output that the reactor has buffered for that socket, either.
 #[derive(Debug)]
-pub struct SocketNotifier(OwnedFd);
+pub struct SocketNotifier(ClosedElsewhere);
 
 impl SocketNotifier {
     /// Duplicates the descriptor of a stream or seqpacket socket, for example of the [`Peer`](crate::Peer) in a
@@ -30,7 +30,10 @@ impl SocketNotifier {
     ///
     /// `EMFILE` or `ENFILE`: no descriptor is free.
     pub fn new(socket: impl AsFd) -> io::Result<SocketNotifier> {
-        socket.as_fd().try_clone_to_owned().map(SocketNotifier)
+        let socket = socket.as_fd().try_clone_to_owned()?;
+        // It may be the last descriptor of a connection with unread descriptors, and its close then blocks.
+        let elsewhere = !matches!(socket::passes_rights(socket.as_fd()), Ok(false));
+        Ok(SocketNotifier(ClosedElsewhere::when(elsewhere, socket)))
     }
 }
 

@@ -243,7 +243,9 @@ fn syscalls_of_the_server_are_counted() {
     let calls = &report["syscalls"]["calls"];
     let answers = report["syscalls"]["answers"].as_u64().unwrap();
     assert_eq!(answers, 150, "{report}");
-    assert!(calls["recvfrom"].as_u64() >= Some(answers / 2), "{report}");
+    // The second where the kernel cannot refuse descriptors.
+    let reads = ["recvfrom", "recvmsg"].iter().filter_map(|call| calls[call].as_u64()).sum::<u64>();
+    assert!(reads >= answers / 2, "{report}");
 }
 
 #[test]
