@@ -5,8 +5,8 @@
 //! ```
 //!
 //! This program runs itself under callgrind (`valgrind` must be installed): an echo server and its clients in one
-//! thread, so that the counts do not depend on time. Each count is the difference of a short and a long run, divided by the
-//! difference in messages: start and end cancel. All rows include the same work of the clients.
+//! thread, so that the counts do not depend on time. Each count is the difference of a short and a long run, divided by
+//! the difference in messages: start and end cancel. All rows include the same work of the clients.
 
 use std::{
     env,
