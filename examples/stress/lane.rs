@@ -90,7 +90,7 @@ impl Lane {
     /// Processes the next bytes of a stream: at most those of one answer. A record is a whole answer.
     pub(crate) fn stream(&mut self, bytes: &[u8], is_record: bool, requests: &Requests) -> Arrived {
         let Some(oldest) = self.asked.front() else {
-            return Arrived::Wrong(format!("{} bytes that nobody asked for: {}", bytes.len(), shown(bytes)));
+            return Arrived::Wrong(format!("{} bytes without a request: {}", bytes.len(), shown(bytes)));
         };
         match requests.check(oldest.expected, self.received, bytes) {
             Checked::Partial if !is_record => {
@@ -121,7 +121,7 @@ impl Lane {
                 match found {
                     Some(place) => place,
                     None if requests.has_made(number) => return Arrived::Stray,
-                    None => return Arrived::Wrong(format!("{}, which nobody asked for", shown(bytes))),
+                    None => return Arrived::Wrong(format!("{}, which answers no request", shown(bytes))),
                 }
             }
         };
