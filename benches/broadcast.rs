@@ -4,7 +4,7 @@
 //! cargo bench --bench broadcast
 //! ```
 //!
-//! The clients' reads are not timed; the `send` to each is.
+//! It times the `send` to each client, and not the clients' reads.
 
 use std::{
     io::{self, Read},

@@ -1,4 +1,5 @@
-//! Churn: clients that connect, ask once, and go. What a CIR costs with its end, in one thread with the client.
+//! Churn: clients that connect, send one request and disconnect. Times a whole connection, with the client in the same
+//! thread.
 //!
 //! ```text
 //! cargo bench --bench churn

@@ -1,11 +1,11 @@
-//! From the kernel's edge to the handler and back: descriptors that are all ready at once, whose handlers do nothing.
+//! Dispatch of events: descriptors that are all ready at once, and handlers that do nothing.
 //!
 //! ```text
 //! cargo bench --bench dispatch
 //! ```
 //!
-//! An eventfd makes an edge with each write and need not be read, so that no other call comes in. The writes are not
-//! timed; the `epoll_wait` is.
+//! Each write to an eventfd makes an edge, and needs no read, so the handlers make no system call. The bench times the
+//! `epoll_wait`, and not the writes.
 
 use std::{
     hint::black_box,

@@ -1,10 +1,10 @@
-//! Framing: 64 messages of 64 bytes that one read brings, cut by each rule; and none of them answered.
+//! Framing: one read returns 64 messages of 64 bytes, and each rule splits them; none is answered.
 //!
 //! ```text
 //! cargo bench --bench framing
 //! ```
 //!
-//! The client's write is not timed; the `epoll_wait` and the `recv` are, and are the same for all rules.
+//! The bench times the `epoll_wait` and the `recv`, which are the same for all rules, and not the client's write.
 
 use std::{
     hint::black_box,
@@ -34,7 +34,7 @@ impl Session<usize> for Sink {
     }
 }
 
-/// A rule of one's own: as `fixed`, to show what it costs that it is one's own.
+/// A user-defined rule that does the same as `fixed`, to show the cost of a user-defined rule.
 struct Own;
 
 impl Decode for Own {

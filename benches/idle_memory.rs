@@ -1,10 +1,10 @@
-//! What an idle client costs in user space: bytes allocated for it, and resident memory gained by it.
+//! The cost of an idle client in user space: bytes allocated for it, and the growth of resident memory.
 //!
 //! ```text
 //! cargo bench --bench idle_memory
 //! ```
 //!
-//! The server is this program again, as a child process. Its clients have an empty session, and have been answered once;
+//! The server is this program again, as a child process. Its clients have an empty session, and were answered once;
 //! the kernel's own memory for a socket is not counted.
 
 #![allow(unsafe_code)]
@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ipc_reactor::{Context, Framing, HalfClose, Listener, Reactor, Session, children};
 
-/// Bytes a client that we allow ourselves.
+/// The goal: at most this many bytes a client.
 const TARGET: usize = 200;
 const COUNTS: [usize; 3] = [1_000, 10_000, 15_000];
 /// Connections at once that wait to be accepted; fewer than a backlog holds.
@@ -36,11 +36,11 @@ struct Counting;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-// SAFETY: every call is passed on to the system's allocator as it came.
+// SAFETY: every call is passed unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promises are the system allocator's conditions.
+        // SAFETY: the caller upholds the conditions, which are the same for the system allocator.
         unsafe { System.alloc(layout) }
     }
 
@@ -85,7 +85,7 @@ fn main() -> ExitCode {
     if met { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Sets the soft limit to the hard one; tells how many that is.
+/// Sets the soft limit to the hard one; returns it.
 fn raise_descriptor_limit() -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` outlives the call.
@@ -106,7 +106,7 @@ impl Session<()> for Echo {
     }
 }
 
-/// Tells how much is allocated; its end is the server's.
+/// Reports how much is allocated; the server ends when this connection ends.
 struct Control;
 
 impl Session<()> for Control {
@@ -169,7 +169,7 @@ fn measure(count: usize) -> (usize, usize) {
     let mut server = Server::start(&path);
     server.memory();
     let mut clients = Vec::with_capacity(count + 1);
-    // One client first: what the first of all costs is not what a client costs.
+    // One client first, because the first client also causes one-time allocations.
     connect(&path, 1, &mut clients);
     let (live, resident) = server.memory();
     connect(&path, count, &mut clients);

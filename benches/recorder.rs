@@ -4,9 +4,9 @@
 //! cargo bench --bench recorder
 //! ```
 //!
-//! This program runs itself under callgrind (`valgrind` must be installed): an echo server and its clients in one thread, so that
-//! what it counts does not depend on time. Each count is the difference of a short and a long run, divided by the messages between them:
-//! start and end cancel. What the clients do is in all rows alike.
+//! This program runs itself under callgrind (`valgrind` must be installed): an echo server and its clients in one
+//! thread, so that the counts do not depend on time. Each count is the difference of a short and a long run, divided by
+//! the difference in messages: start and end cancel. All rows include the same work of the clients.
 
 use std::{
     env,
@@ -86,7 +86,7 @@ impl Session<()> for Echo {
     }
 }
 
-/// One run: rounds in which each client sends a message and gets it back.
+/// One run: rounds in which each client sends a message and receives its echo.
 fn serve(run: &str) -> Result<(), Box<dyn Error>> {
     let words: Vec<&str> = run.split(' ').collect();
     let (clients, messages): (u64, u64) = (words[1].parse()?, words[2].parse()?);

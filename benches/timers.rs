@@ -1,10 +1,10 @@
-//! Timers: to set and cancel one among many that stand, and to have many fire.
+//! Timers: set and cancel one among many pending ones, and let many fire.
 //!
 //! ```text
 //! cargo bench --bench timers
 //! ```
 //!
-//! To fire they wait for the timerfd, so a timer that fires alone shows what the kernel takes to wake a thread.
+//! They fire after a wait for the timerfd, so a timer that fires alone shows the time of waking a thread.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn set_and_cancel(criterion: &mut Criterion) {
         let mut i = 0;
         group.bench_function(BenchmarkId::new("standing", standing), |bencher| {
             bencher.iter(|| {
-                // Anywhere among the others.
+                // A random position among the others.
                 i = (i + 7919) % 100_000;
                 let timer = reactor.after(NEVER + Duration::from_micros(i), |_, ()| Ok(()));
                 assert!(reactor.cancel(timer));

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the peers need, on Debian and its kin.
+# Installs what the peers need, on Debian and its derivatives.
 set -e
 packages="build-essential pkg-config libuv1-dev libevent-dev libsystemd-dev strace valgrind python3 util-linux"
 [ "$(id -u)" = 0 ] || sudo=sudo

@@ -72,7 +72,7 @@ impl Output {
             }
             if self.waiting.is_empty() && self.left_out > 0 {
                 let missing =
-                    Line::Error(format!("{} answers were left out: nobody read them", self.left_out));
+                    Line::Error(format!("{} answers were left out: output was not read", self.left_out));
                 self.left_out = 0;
                 self.waiting.extend_from_slice(format!("{missing}\n").as_bytes());
             }

@@ -1,8 +1,8 @@
 //! `churn`: connection initiation requests, and nothing else. Each connection is closed as soon as it is established,
 //! or with `--ask` once one request is answered.
 //!
-//! A Unix connection is established for its client as soon as it is in the master socket's backlog; that the server has
-//! accepted it shows only in its answer.
+//! A Unix connection is established for its client once it is in the master socket's backlog; only an answer shows
+//! that the server has accepted it.
 
 use std::{io, time::Duration};
 
@@ -34,31 +34,31 @@ pub(crate) struct Arguments {
     /// Connections a second
     #[arg(long, value_name = "RATE", default_value = "1k", value_parser = values::rate)]
     connects: f64,
-    /// How they come due: constant or poisson
+    /// How arrivals are spaced: constant or poisson
     #[arg(long, value_name = "HOW", default_value_t = Arrival::Constant)]
     arrival: Arrival,
-    /// Send this over each, and wait for as many bytes: it shows that the server has accepted
+    /// Send this over each connection, and wait for as many bytes: that shows that the server has accepted it
     #[arg(long, value_name = "BYTES", value_parser = parsed_bytes)]
     ask: Option<Bytes>,
     /// How long to measure
     #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
     duration: Duration,
-    /// Load before that, which is not measured
+    /// How long to load before measuring
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::duration)]
     warmup: Duration,
-    /// For a connection, and for the answer on it
+    /// Timeout for a connection, and for the answer on it
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::duration)]
     timeout: Duration,
-    /// How many connections may be under way at a time: what comes due beyond them waits
+    /// How many connections may be in progress at a time: further ones wait
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     at_a_time: u32,
-    /// The server's process, for its processor time [default: who listens, as the kernel tells it of Unix sockets]
+    /// The server's process, for its processor time [default: the listener, as the kernel reports it for Unix sockets]
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
-    /// Begins the random numbers
+    /// Seed of the random numbers
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// The run is invalid if one connection in a hundred is begun later than this through the generator's own fault
+    /// The run is invalid if the generator itself begins one connection in a hundred later than this
     #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = values::duration)]
     max_lag: Duration,
     #[command(flatten)]
@@ -70,7 +70,7 @@ struct Churn {
     address: Address,
     ask: Vec<u8>,
     timeout: Duration,
-    /// A place for each connection that may be under way.
+    /// One slot for each connection that may be in progress.
     dispatch: Dispatch<()>,
     record: Record,
     measure_ns: u64,
@@ -83,7 +83,7 @@ struct Churn {
 }
 
 impl Churn {
-    /// The phase that this time belongs to; processor time is read where one ends.
+    /// The phase at this time; processor time is read at the end of a phase.
     fn reach(&mut self, now_ns: u64) -> Phase {
         if now_ns >= self.measure_ns && self.samples.0.is_none() {
             self.samples.0 = Some(Sample::take(self.pid));
@@ -102,7 +102,7 @@ impl Churn {
         (self.measure_ns..self.until_ns).contains(&due_ns)
     }
 
-    /// Begins what is due.
+    /// Begins the connections that are due.
     fn pump(&mut self, set: &mut PollSet<Churn>) {
         let mut now_ns = clock::now_ns();
         let phase = self.reach(now_ns);

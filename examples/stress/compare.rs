@@ -15,18 +15,18 @@ use crate::{
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A report of `run`, `idle` or `churn`: what to compare with
+    /// A report of `run`, `idle` or `churn`: the baseline
     before: PathBuf,
-    /// Another: what is judged
+    /// Another report, which is compared with the baseline
     after: PathBuf,
-    /// Fail if this changed by more: p99+10%, rate-5%, cpu.server+20%; several with commas between
+    /// Fail if a metric changed by more than this: p99+10%, rate-5%, cpu.server+20%; separate several by commas
     #[arg(long, value_name = "CONDITION", value_delimiter = ',', value_parser = condition)]
     fail_if: Vec<Condition>,
     #[command(flatten)]
     json: JsonOption,
 }
 
-/// A metric that has risen, or fallen, by more than so many percent.
+/// A limit for the rise, or fall, of a metric, in percent.
 #[derive(Debug, Clone)]
 struct Condition {
     text: String,

@@ -1,14 +1,14 @@
-//! The limit of open files (RLIMIT_NOFILE), which the number of clients runs into first.
+//! The limit of open files (RLIMIT_NOFILE), which is the first limit on the number of clients.
 
 use std::io;
 
-/// What a process needs in addition to one descriptor for each client.
+/// Descriptors that a process needs in addition to one for each client.
 const BESIDES: u64 = 64;
 
-/// Raises the soft limit where `clients` need it; says so if it did.
+/// Raises the soft limit if `clients` need it; returns a message if it did.
 ///
 /// # Errors
-/// The limit cannot be raised that far; nothing has been changed then.
+/// The limit cannot be raised that far; then it is unchanged.
 pub(crate) fn raise_for(clients: u32) -> io::Result<Option<String>> {
     let needed = u64::from(clients) + BESIDES;
     let limit = limit()?;
@@ -29,7 +29,7 @@ pub(crate) fn raise_for(clients: u32) -> io::Result<Option<String>> {
     Ok(Some(format!("soft descriptor limit raised from {} to {needed}", limit.rlim_cur)))
 }
 
-/// Raises the soft limit as far as it goes, for a server that does not know how many will come.
+/// Raises the soft limit to the hard one, for a server that does not know its number of clients.
 ///
 /// # Errors
 /// Those of the two calls.

@@ -1,15 +1,14 @@
-//! Requests that are due meet connections that have room.
+//! Assigns requests that are due to connections that have room.
 //!
-//! In an **open loop** requests come due by a schedule that knows nothing of the server. One that finds no connection
-//! with room waits here, and its latency counts from the time at which it was due: while a server stalls, the requests
-//! after the stall get slow, too, as they would for users. A **closed loop** has no schedule: a connection that has
-//! room gets the next request, so a server that stalls is asked less (that is "coordinated omission", and the reason
-//! why a closed loop tells the highest throughput, and no latencies under a load).
+//! In an **open loop** requests become due on a schedule that does not depend on the server. One that finds no
+//! connection with room waits here, and its latency counts from the time at which it was due: if a server stalls, the
+//! requests after the stall are slow, too, as they are for users. A **closed loop** has no schedule: a connection that
+//! has room gets the next request, so a server that stalls gets fewer requests (that is "coordinated omission"; so a
+//! closed loop measures the highest throughput, and no latencies under a given load).
 //!
-//! No request belongs to a connection before it is sent: as from a pool, each goes out on the one that has been free
-//! for longest.
+//! A request gets its connection only when it is sent: the one that has been free for longest, as in a pool.
 //!
-//! There is no clock in here, so that the accounting can be tested to the nanosecond.
+//! This module reads no clock, so that tests can check the accounting to the nanosecond.
 
 use std::collections::VecDeque;
 
@@ -18,19 +17,19 @@ use crate::schedule::Schedule;
 /// A request that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Due {
-    /// When it should go out.
+    /// When it should be sent.
     pub(crate) intended_ns: u64,
-    /// No lane had room for it when it was due: the server made it late, not the generator.
+    /// No lane had room for it when it was due: the server caused the delay, not the generator.
     pub(crate) held: bool,
 }
 
 pub(crate) struct Dispatch<P> {
     /// None: a closed loop.
     schedule: Option<Schedule>,
-    /// Nothing is due from here on.
+    /// No request is due from this time on.
     until_ns: u64,
     due: VecDeque<Due>,
-    /// A place is in here once for each request that it has room for.
+    /// Contains a lane once for each request for which it has room.
     free: VecDeque<P>,
 }
 
@@ -39,7 +38,7 @@ impl<P: Copy + PartialEq> Dispatch<P> {
         Dispatch { schedule, until_ns, due: VecDeque::new(), free: VecDeque::new() }
     }
 
-    /// Nothing is due any more, and what waits is forgotten; returns how many those were.
+    /// Stops the schedule and drops the waiting requests; returns their number.
     pub(crate) fn end(&mut self, now_ns: u64) -> u64 {
         self.until_ns = self.until_ns.min(now_ns);
         let forgotten = self.due.len() as u64;
@@ -57,13 +56,13 @@ impl<P: Copy + PartialEq> Dispatch<P> {
         self.free.retain(|&free| free != place);
     }
 
-    /// When the next request comes due that has not yet.
+    /// When the next request becomes due.
     pub(crate) fn upcoming_ns(&self) -> Option<u64> {
         let next_ns = self.schedule.as_ref()?.next_ns();
         (next_ns < self.until_ns).then_some(next_ns)
     }
 
-    /// Takes note of what has come due by `now_ns`.
+    /// Queues the requests that are due at `now_ns`.
     fn advance(&mut self, now_ns: u64) {
         let Some(schedule) = &mut self.schedule else { return };
         while schedule.next_ns() <= now_ns && schedule.next_ns() < self.until_ns {
@@ -73,7 +72,7 @@ impl<P: Copy + PartialEq> Dispatch<P> {
         }
     }
 
-    /// The next request to send, and where.
+    /// The next request to send, and its lane.
     pub(crate) fn next(&mut self, now_ns: u64) -> Option<(Due, P)> {
         self.advance(now_ns);
         if self.schedule.is_none() {
@@ -86,14 +85,14 @@ impl<P: Copy + PartialEq> Dispatch<P> {
         Some((self.due.pop_front()?, self.free.pop_front()?))
     }
 
-    /// It could not be sent: it stays the oldest that waits. In a closed loop it was not due.
+    /// A request could not be sent: it stays the oldest that waits. In a closed loop it was not due.
     pub(crate) fn put_back(&mut self, due: Due) {
         if self.schedule.is_some() {
             self.due.push_front(Due { held: true, ..due });
         }
     }
 
-    /// Forgets the oldest request if it was due at `before_ns` or earlier.
+    /// Drops the oldest request if it was due at `before_ns` or earlier.
     pub(crate) fn expire(&mut self, before_ns: u64) -> Option<Due> {
         let oldest = self.due.front()?;
         if oldest.intended_ns > before_ns {
@@ -102,7 +101,7 @@ impl<P: Copy + PartialEq> Dispatch<P> {
         self.due.pop_front()
     }
 
-    /// How many are due and wait.
+    /// How many requests are due and wait.
     pub(crate) fn waiting(&self) -> usize {
         self.due.len()
     }

@@ -1,4 +1,4 @@
-//! The load itself: one thread, on this crate's own reactor, so that ten thousand connections cost what they send.
+//! The load itself: one thread, on this crate's own reactor, so that idle connections cost nothing.
 //!
 //! ```text
 //!   Schedule ──due──► Dispatch ──(request, lane)──► Lane::send ──► server
@@ -7,9 +7,9 @@
 //! ```
 //!
 //! A run has four phases: **connect** (until all lanes are open), **warmup**, **measure**, **drain** (until the last
-//! request is answered or given up). A request belongs to the phase in which it was due. Every handler begins with
-//! [`Run::reach`], so a phase ends at its time and not at the next tick. [`Run::pump`] (`traffic.rs`) is the one place
-//! where requests are sent; it runs when an answer has made room, when a request comes due, and at each tick.
+//! request is answered or timed out). A request belongs to the phase in which it was due. Every handler begins with
+//! [`Run::reach`], so a phase ends at its time and not at the next tick. Only [`Run::pump`] (`traffic.rs`) sends
+//! requests; it runs when an answer has made room, when a request becomes due, and at each tick.
 
 use std::{io, time::Duration};
 
@@ -29,18 +29,18 @@ use crate::{
     usage::{self, Sample, Shares},
 };
 
-/// Looks for requests without an answer, for lanes to open, for room.
+/// How often to check for timeouts, lanes to open and room.
 const TICK: Duration = Duration::from_millis(10);
 const PROGRESS: Duration = Duration::from_millis(200);
 
-/// What was done.
+/// The result of a run.
 pub(crate) struct Outcome {
     pub(crate) record: Record,
-    /// How many stood when the load began.
+    /// How many connections were open when the load began.
     pub(crate) connected: u32,
-    /// And at its end.
+    /// How many were open at its end.
     pub(crate) connected_at_end: u32,
-    /// Until all of them stood.
+    /// How long it took to open all of them.
     pub(crate) connecting: Duration,
     /// How long it was measured, warm-up and drain not included.
     pub(crate) measured: Duration,
@@ -83,10 +83,10 @@ struct Tally {
     interrupted: bool,
 }
 
-/// Carries the plan out.
+/// Runs the plan.
 ///
 /// # Errors
-/// It could not even begin: there is no server, or a size is more than the transport takes.
+/// The load did not begin: there is no server, or a size is more than the transport takes.
 pub(crate) fn run(plan: &Plan, log: Option<HdrLog>) -> io::Result<Outcome> {
     let mut reactor = Reactor::<Run>::builder().limits(plan.limits()).build()?;
     reactor.signals([Signal::INT, Signal::TERM], |_, cx, run: &mut Run| {
@@ -132,7 +132,7 @@ impl Run {
             blocked: Vec::new(),
             alarm_ns: u64::MAX,
             request: Vec::new(),
-            // One byte more, to see when an answer is too long.
+            // One byte more, to detect an answer that is too long.
             buffer: vec![0; answer_max + 1],
             samples: (None, None),
             outcome: Tally::default(),
@@ -166,7 +166,7 @@ impl Run {
         })
     }
 
-    /// All lanes are open that can be: the load begins, if there are any.
+    /// Begins the load once all lanes that can be opened are open, if there are any.
     pub(crate) fn start(&mut self, set: &mut PollSet<Run>) {
         let now_ns = clock::now_ns();
         self.outcome.connected = self.lanes_up();
@@ -195,7 +195,7 @@ impl Run {
         self.pump(set);
     }
 
-    /// Enters the phase that this time belongs to.
+    /// Enters the phase of this time.
     pub(crate) fn reach(&mut self, now_ns: u64) {
         if self.phase == Phase::Warmup && now_ns >= self.measure_ns {
             self.record.end_interval(Phase::Warmup, self.origin_ns, self.measure_ns);
@@ -218,7 +218,7 @@ impl Run {
         self.lanes.iter().filter(|lane| lane.is_up()).count() as u32
     }
 
-    /// Ends the load early; what was sent is still waited for.
+    /// Ends the load early; still waits for outstanding answers.
     fn interrupt(&mut self) {
         let now_ns = clock::now_ns();
         self.reach(now_ns);
@@ -249,10 +249,10 @@ impl Run {
         }
     }
 
-    /// Whether anything that was due is neither here nor given up.
+    /// Whether any request that was due is neither answered nor timed out.
     fn is_under_way(&self, now_ns: u64) -> bool {
         match self.plan.load {
-            // Values come in order, so one that was due later shows that there are no more.
+            // Values arrive in order, so one that was due later shows that there are no more.
             Load::Published => {
                 let waits = |lane: &Lane| lane.is_up() && lane.last_due_ns < self.until_ns;
                 now_ns < self.until_ns + self.plan.timeout.as_nanos() as u64 && self.lanes.iter().any(waits)

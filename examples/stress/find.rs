@@ -1,6 +1,7 @@
-//! `find`: the highest rate at which the objectives hold. Doubles the rate until they do not, then halves the interval between.
+//! `find`: the highest rate at which the objectives hold. Doubles the rate until they do not, then halves the interval
+//! between.
 //!
-//! That a server does not keep up needs no rule of its own: in an open loop its latencies grow.
+//! A server that is too slow needs no separate rule: in an open loop its latencies grow.
 
 use std::fmt::Write;
 
@@ -19,7 +20,7 @@ use crate::{
 pub(crate) struct Arguments {
     #[command(flatten)]
     work: Work,
-    /// What must hold: p99.9=1ms; several with commas between. That nothing is wrong or missing is asked anyway
+    /// Objectives, such as p99.9=1ms; separate several by commas. A wrong or missing answer always fails
     #[arg(long, value_name = "OBJECTIVE", required = true, value_delimiter = ',', value_parser = values::objective)]
     slo: Vec<Objective>,
     /// The rate to begin with
@@ -28,7 +29,7 @@ pub(crate) struct Arguments {
     /// The rate not to go beyond
     #[arg(long, value_name = "RATE", default_value = "10m", value_parser = values::rate)]
     to: f64,
-    /// How near, in percent of the rate
+    /// Precision of the result, in percent of the rate
     #[arg(long, value_name = "PERCENT", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=50))]
     precision: u8,
     #[command(flatten)]
@@ -112,13 +113,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8, Refusal> {
         }
         let found = low >= arguments.to
             || high.is_finite() && high - low <= high * f64::from(arguments.precision) / 100.0;
-        // Nothing lower than the first is of interest, if not even that holds.
+        // If the first rate fails, no lower one is tried.
         if found || low == 0.0 && high <= arguments.from {
             break;
         }
         rate = if high.is_finite() { (low + high) / 2.0 } else { (low * 2.0).min(arguments.to) };
     }
-    // A bound that the generator sets is none of the server's.
+    // If the generator is the limit, the rate is not the server's limit.
     let bounded = probes.iter().find(|probe| probe.rate == high);
     let is_valid = !interrupted && bounded.is_none_or(|probe| probe.verdict.is_valid());
     let found = format!("{}/s", grouped(low.round() as u64));

@@ -1,6 +1,7 @@
-//! The HdrHistogram interval log, format 1.3: what other tools plot, merge and compare.
+//! The HdrHistogram interval log, format 1.3, which other tools plot, merge and compare.
 //!
-//! Each interval has two histograms: the latency without a tag, and the service time with the tag `service`. Values are nanoseconds.
+//! Each interval has two histograms: the latency without a tag, and the service time with the tag `service`. Values are
+//! nanoseconds.
 
 use std::{
     fs::File,
@@ -58,7 +59,7 @@ impl HdrLog {
         }
     }
 
-    /// Kept for `finish`: the load must not stumble over it.
+    /// Keeps the error for `finish`, so that it does not interrupt the load.
     fn failed(&mut self, error: &dyn std::fmt::Display) {
         self.failure.get_or_insert_with(|| io::Error::other(format!("the HDR log: {error}")));
     }
@@ -78,7 +79,7 @@ impl HdrLog {
                 .and_then(|mut log| {
                     log.write_histogram(histogram, start, length, tag).map_err(|error| error.to_string())
                 });
-            // So that it can be watched while it grows.
+            // Flushed, so that a user can follow the file during the run.
             let written = written.and_then(|()| self.file.flush().map_err(|error| error.to_string()));
             if let Err(error) = written {
                 self.failed(&error);

@@ -1,4 +1,4 @@
-//! One way to the server, and the requests that are under way on it.
+//! One connection or queue to the server, and the outstanding requests on it.
 
 use std::{collections::VecDeque, io, rc::Rc};
 
@@ -33,25 +33,25 @@ pub(crate) enum Way {
 
 pub(crate) struct Lane {
     pub(crate) way: Way,
-    /// Oldest first. Each answer belongs to the oldest, unless it says otherwise.
+    /// Outstanding requests, oldest first. An answer belongs to the oldest, unless it carries a number.
     pub(crate) asked: VecDeque<Asked>,
-    /// Bytes of the oldest one's answer that have come.
+    /// How many bytes of the oldest request's answer have arrived.
     pub(crate) received: usize,
-    /// It is to take part in the load.
+    /// Whether it takes part in the load.
     pub(crate) is_active: bool,
-    /// Of a subscription: when the last value that has come was due.
+    /// Of a subscription: when the last received value was due.
     pub(crate) last_due_ns: u64,
 }
 
-/// What came of some bytes.
+/// The result of received bytes.
 pub(crate) enum Arrived {
-    /// They are the whole answer to this request, or the rest of it, and so many.
+    /// They complete the answer to this request; the number of bytes that belong to it.
     Answer(Asked, usize),
     /// More must come.
     Partial,
-    /// The request that it answers, if it answers any, is not waited for any more.
+    /// A wrong answer. Its request, if there is one, is no longer outstanding.
     Wrong(String),
-    /// An answer to a request that had been given up, or a second one.
+    /// An answer to a request that had timed out, or a second answer.
     Stray,
 }
 
@@ -87,10 +87,10 @@ impl Lane {
         }
     }
 
-    /// Takes in the next bytes of a stream: at most one answer's. A record is all of an answer.
+    /// Processes the next bytes of a stream: at most those of one answer. A record is a whole answer.
     pub(crate) fn stream(&mut self, bytes: &[u8], is_record: bool, requests: &Requests) -> Arrived {
         let Some(oldest) = self.asked.front() else {
-            return Arrived::Wrong(format!("{} bytes that nobody asked for: {}", bytes.len(), shown(bytes)));
+            return Arrived::Wrong(format!("{} bytes without a request: {}", bytes.len(), shown(bytes)));
         };
         match requests.check(oldest.expected, self.received, bytes) {
             Checked::Partial if !is_record => {
@@ -109,7 +109,7 @@ impl Lane {
         }
     }
 
-    /// Takes in a datagram or a message: a whole answer, which may bear the number of its request.
+    /// Processes a datagram or a message: a whole answer, which may carry the number of its request.
     pub(crate) fn message(&mut self, bytes: &[u8], requests: &Requests) -> Arrived {
         let number = requests.number_in(bytes);
         let place = match number {
@@ -121,7 +121,7 @@ impl Lane {
                 match found {
                     Some(place) => place,
                     None if requests.has_made(number) => return Arrived::Stray,
-                    None => return Arrived::Wrong(format!("{}, which nobody asked for", shown(bytes))),
+                    None => return Arrived::Wrong(format!("{}, which answers no request", shown(bytes))),
                 }
             }
         };

@@ -1,4 +1,5 @@
-//! The load generator. Without a command it is the main job: 1,000 clients against an adder of its own, every answer checked. With one it drives any server.
+//! The load generator. Without a command it runs the main job: 1,000 clients load an adder of its own and check every
+//! answer. With a command it loads any server.
 //!
 //! ```text
 //! cargo run --release --example stress                                  # its own server, 1,000 clients, 10 s
@@ -6,10 +7,10 @@
 //! cargo run --release --example stress -- run unix:/run/x.sock -c 2000 --rate 50k --size 64..4096 --plot out.svg
 //! ```
 //!
-//! [docs/stress.md](../../docs/stress.md) tells what each command measures, and how. The design is at the head of `engine.rs`; what a latency is, at the head of
-//! `record.rs`; open and closed loops, at the head of `dispatch.rs`.
+//! [docs/stress.md](../../docs/stress.md) describes what each command measures, and how. The head of `engine.rs`
+//! describes the design, that of `record.rs` the latencies, that of `dispatch.rs` open and closed loops.
 //!
-//! Exit codes: 0 good; 1 wrong or missing answers, or a failed objective; 2 usage; 3 the figures do not count, or there are none.
+//! Exit codes: 0 good; 1 wrong or missing answers, or a failed objective; 2 usage; 3 an invalid run, or no figures.
 
 use std::process::ExitCode;
 
@@ -54,10 +55,12 @@ use options::Refusal;
 
 /// Loads servers, and checks every answer.
 ///
-/// Without a command it starts an adder of its own, on a Unix socket and a message queue that are gone when it ends, and loads it with many clients in a
-/// closed loop. Ctrl-C ends any run early, with a full report; a second one does not wait for answers.
+/// Without a command it starts an adder of its own, on a Unix socket and a message queue that it removes at its end,
+/// and loads it with many clients in a closed loop. Ctrl-C ends any run early, with a full report; a second one does
+/// not wait for answers.
 ///
-/// Exit codes: 0 good; 1 an answer wrong or missing, or an objective failed; 2 usage; 3 the run is invalid, or could not be carried out.
+/// Exit codes: 0 good; 1 an answer wrong or missing, or an objective failed; 2 usage; 3 the run is invalid, or was not
+/// possible.
 #[derive(Parser)]
 #[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -69,21 +72,21 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Loads a server, at a rate or with all that it takes, and measures
+    /// Loads a server, at a rate or as fast as it answers, and measures
     Run(Box<run::Arguments>),
-    /// Looks for the highest rate at which objectives hold
+    /// Finds the highest rate at which the objectives hold
     Find(Box<find::Arguments>),
-    /// Compares transports: the same load, 5k/s unless told otherwise, on an echo server of its own over each
+    /// Compares transports: the same load, 5k/s by default, on an echo server of its own over each
     Matrix(matrix::Arguments),
     /// Connects and closes, at a rate: connection initiation requests only
     Churn(churn::Arguments),
-    /// Holds many connections, and loads a few of them, with 1k/s unless told otherwise
+    /// Holds many connections, and loads a few of them, by default with 1k/s
     Idle(Box<run::IdleArguments>),
     /// Compares two reports of `run`
     Compare(compare::Arguments),
-    /// An echo server or a publisher to try all this on; ends with its standard input
+    /// An echo server or a publisher to try the other commands on; ends with its standard input
     Server(server::Arguments),
-    /// The main job's server, in a child of its own
+    /// The main job's server, in a child process
     #[command(hide = true)]
     ServeAdder(adder_job::service::Arguments),
 }

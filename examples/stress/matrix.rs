@@ -18,7 +18,7 @@ use crate::{
     verdict::{self, Verdict},
 };
 
-/// Requests a second, unless told otherwise.
+/// The default of requests a second.
 const RATE: f64 = 5_000.0;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -37,13 +37,13 @@ enum Transport {
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Which, with commas between
+    /// Transports, separated by commas
     #[arg(value_enum, value_delimiter = ',', default_value = "unix,unix-seq,unix-dgram,tcp,udp,mq,shm")]
     transports: Vec<Transport>,
-    /// Bytes of a message, with commas between
+    /// Bytes of a message, separated by commas
     #[arg(short, long, value_name = "BYTES", value_delimiter = ',', default_value = "64,1k", value_parser = values::sizes)]
     size: Vec<Sizes>,
-    /// Connections; for a queue, messages under way
+    /// Connections; for a queue, outstanding messages
     #[arg(short, long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
     #[command(flatten)]
@@ -51,13 +51,13 @@ pub(crate) struct Arguments {
     /// How long to measure each
     #[arg(short, long, value_name = "TIME", default_value = "2s", value_parser = values::duration)]
     duration: Duration,
-    /// Load before that, which is not measured
+    /// How long to load before measuring
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = values::duration)]
     warmup: Duration,
-    /// For an answer, and for a connection
+    /// Timeout for an answer, and for a connection
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::duration)]
     timeout: Duration,
-    /// A cell is invalid if one request in a hundred goes out later than this through the generator's own fault
+    /// A cell is invalid if the generator itself sends one request in a hundred later than this
     #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = values::duration)]
     max_lag: Duration,
     #[command(flatten)]
@@ -203,7 +203,7 @@ fn measure(
 }
 
 /// # Errors
-/// The system allows no queue of such messages.
+/// The system does not allow a queue with messages of this size.
 fn check_system_queue(bytes: usize) -> io::Result<()> {
     let limit = fs::read_to_string("/proc/sys/fs/mqueue/msgsize_max")?;
     let most: usize = limit.trim().parse().map_err(io::Error::other)?;

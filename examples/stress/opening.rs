@@ -1,4 +1,4 @@
-//! Opens the lanes: at the asked pace, a bounded number at a time, and again those that were lost.
+//! Opens the lanes: at the requested pace, a bounded number at a time, and opens lost ones again.
 
 use std::{
     collections::VecDeque,
@@ -28,14 +28,14 @@ use crate::{
     usage::peer_pid,
 };
 
-/// Connections that are on their way at a time.
+/// Connections that are in progress at a time.
 const AT_A_TIME: u32 = 256;
-/// Before a connection that was lost or refused is made again.
+/// The pause before a lost or refused connection is made again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Lanes that are to be opened.
+/// Lanes that wait to be opened.
 pub(crate) struct Opening {
-    /// With the time before which they are not.
+    /// Each with its earliest time.
     waiting: VecDeque<(u64, u32)>,
     under_way: u32,
     pace: Option<Schedule>,
@@ -44,7 +44,7 @@ pub(crate) struct Opening {
 impl Opening {
     pub(crate) fn new(plan: &Plan) -> Opening {
         Opening {
-            // The first is opened by itself.
+            // The first is opened separately.
             waiting: (1..plan.connections).map(|lane| (0, lane)).collect(),
             under_way: 0,
             pace: plan.ramp.map(|ramp| Schedule::new(Arrival::Constant, ramp, clock::now_ns(), 0)),
@@ -68,7 +68,7 @@ impl Opening {
 }
 
 impl Run {
-    /// Opens the first lane, and waits for it: if there is no server, the error comes at once.
+    /// Opens the first lane, and waits for it: if there is no server, this returns the error at once.
     pub(crate) fn open_first(&mut self, set: &mut PollSet<Run>) -> io::Result<()> {
         match self.plan.target.clone() {
             Target::Connections(address) => {
@@ -95,7 +95,7 @@ impl Run {
         self.plan.protocol.wire_max(self.plan.sizes).0
     }
 
-    /// Opens what may be opened now; begins the load when there is no more to wait for.
+    /// Opens the lanes that may be opened now; begins the load once no lane is left to wait for.
     pub(crate) fn open_more(&mut self, set: &mut PollSet<Run>) {
         if !self.wants_lanes() {
             return;
@@ -141,11 +141,11 @@ impl Run {
                 if let Some(name) = answers {
                     let from = Queue::options().read(true).nonblocking(true).open(name)?;
                     self.buffer.resize(from.message_size(), 0);
-                    // Answers that an earlier run did not wait for bear the same numbers.
+                    // Answers left by an earlier run carry the same numbers.
                     while from.try_recv(&mut self.buffer)?.is_some() {}
                     set.fd_source(Receiver { way: Rc::new(from), lane }, Interest::READABLE)?;
                 }
-                // Each message that the server takes is an edge here.
+                // Each message that the server receives makes an edge here.
                 set.fd_source(Room { queue: queue.clone(), lane }, Interest::WRITABLE)?;
                 self.up(lane, Way::Queue(queue), set);
                 Ok(())
@@ -153,21 +153,21 @@ impl Run {
         }
     }
 
-    /// It is to be opened again, unless it is the load that has not begun: then it stays away, and is counted.
+    /// Opens a lost lane again later. Before the load begins it stays closed, and is counted.
     fn lost(&mut self, lane: u32) {
         if self.phase != Phase::Connect && self.wants_lanes() {
             self.opening.waiting.push_back((clock::now_ns() + PAUSE.as_nanos() as u64, lane));
         }
     }
 
-    /// In a drain only those that wait to be sent still want any.
+    /// In a drain, lanes are needed only while requests wait to be sent.
     fn wants_lanes(&self) -> bool {
         self.phase != Phase::Drain || self.dispatch.waiting() > 0
     }
 
     fn opened(&mut self, lane: u32, key: Key, set: &mut PollSet<Run>) {
         self.opening.under_way -= 1;
-        // An adder takes each number as a record.
+        // An adder expects each number as a record.
         let record_each =
             (self.plan.target.is_seqpacket() && self.plan.protocol == Protocol::Adder).then_some(4);
         self.up(lane, Way::Connection { key, record_each }, set);
@@ -206,7 +206,7 @@ impl Run {
     }
 }
 
-/// A connection's session: raw bytes either way, which the lane knows how to read.
+/// A connection's session: raw bytes in both directions, which the lane parses.
 struct Caller {
     lane: u32,
 }
@@ -230,7 +230,7 @@ impl Session<Run> for Caller {
     }
 }
 
-/// Where messages come in: a datagram socket, which also reports room for more, or a queue of answers.
+/// Receives messages: from a datagram socket, which also reports room for more, or from a queue of answers.
 struct Receiver<T> {
     way: Rc<T>,
     lane: u32,

@@ -1,4 +1,4 @@
-//! The options that describe a load, and what they come to.
+//! The options that describe a load, and the plan that they make.
 
 use std::{
     fs::File,
@@ -19,7 +19,7 @@ use crate::{
     values::{self, Sizes},
 };
 
-/// Why nothing was measured: exit code 2 for what was asked, 3 for what happened.
+/// Why nothing was measured: exit code 2 for wrong options, 3 for a failure.
 pub(crate) enum Refusal {
     Usage(String),
     Failed(io::Error),
@@ -33,36 +33,36 @@ impl From<io::Error> for Refusal {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum ProtocolName {
-    /// The same bytes come back; each byte is checked
+    /// The server returns the same bytes; each byte is checked
     Echo,
-    /// The same line comes back
+    /// The server returns the same line
     Lines,
-    /// The same message comes back, each with its length before it (--prefix)
+    /// The server returns the same message; each message has its length before it (--prefix)
     Prefixed,
-    /// 32-bit numbers and a 0; "Result = SUM" comes back (--size counts bytes, the 0 included)
+    /// 32-bit numbers and a 0; the answer is "Result = SUM" (--size counts bytes, the 0 included)
     Adder,
-    /// --request, and an answer of a known end: --expect, --response-length or --response-line
+    /// --request, and an answer with a known end: --expect, --response-length or --response-line
     Fixed,
     /// No answer: a request counts once the kernel has taken it (datagrams and queues)
     OneWay,
 }
 
-/// What is loaded, and with what.
+/// The target and the load.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Work {
-    /// unix:PATH, unix-seq:PATH, abstract:NAME, abstract-seq:NAME, unix-dgram:PATH, abstract-dgram:NAME, tcp:HOST:PORT, udp:HOST:PORT, mq:/NAME, or
-    /// shm:unix:PATH for a publisher in shared memory
+    /// unix:PATH, unix-seq:PATH, abstract:NAME, abstract-seq:NAME, unix-dgram:PATH, abstract-dgram:NAME, tcp:HOST:PORT,
+    /// udp:HOST:PORT, mq:/NAME, or shm:unix:PATH for a publisher in shared memory
     pub(crate) target: Target,
     /// Connections (sockets, subscribers), all at once [default: 50, and 1 for a queue]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) connections: Option<u32>,
-    /// Make so many connections a second, instead of as fast as the server takes them
+    /// Make this many connections a second, instead of as fast as the server accepts them
     #[arg(long, value_name = "RATE", value_parser = values::rate)]
     ramp: Option<f64>,
-    /// Requests under way on each connection at a time
+    /// Outstanding requests on each connection at a time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pipeline: u32,
-    /// How requests come due in an open loop: constant or poisson
+    /// How arrivals are spaced in an open loop: constant or poisson
     #[arg(long, value_name = "HOW", default_value_t = Arrival::Constant)]
     pub(crate) arrival: Arrival,
     /// Bytes of each request, or a range: 64, 1k, 64..4096 [default: 64]
@@ -71,13 +71,13 @@ pub(crate) struct Work {
     /// How long to measure
     #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = values::duration)]
     pub(crate) duration: Duration,
-    /// Load before that, which is not measured
+    /// How long to load before measuring
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::duration)]
     pub(crate) warmup: Duration,
-    /// For an answer, for a connection, and for a request that finds no connection free
+    /// Timeout for an answer, for a connection, and for a request that finds no free connection
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::duration)]
     timeout: Duration,
-    /// What is asked, and what must come back [default: echo; one-way for a queue without --reply]
+    /// The requests and the expected answers [default: echo; one-way for a queue without --reply]
     #[arg(short, long, value_name = "PROTOCOL")]
     protocol: Option<ProtocolName>,
     /// The length before each message: u8, u16be, u16le, u32be, u32le
@@ -89,30 +89,30 @@ pub(crate) struct Work {
     /// The bytes of each answer
     #[arg(long, value_name = "BYTES", value_parser = parsed_bytes, group = "response")]
     expect: Option<Bytes>,
-    /// How many bytes each answer has, whatever they are
+    /// How many bytes each answer has; their values are not checked
     #[arg(long, value_name = "BYTES", group = "response", value_parser = clap::value_parser!(u32).range(1..))]
     response_length: Option<u32>,
-    /// Each answer is a line, whatever it says
+    /// Each answer is a line; its text is not checked
     #[arg(long, group = "response")]
     response_line: bool,
-    /// The queue that a queue's answers come out of
+    /// The queue from which the answers of a queue are received
     #[arg(long, value_name = "mq:/NAME")]
     reply: Option<Target>,
-    /// The server's process, for its processor time [default: who listens, as the kernel tells it of Unix sockets]
+    /// The server's process, for its processor time [default: the listener, as the kernel reports it for Unix sockets]
     #[arg(long, value_name = "PID")]
     pub(crate) server_pid: Option<u32>,
-    /// Begins the random numbers: the same seed, the same load
+    /// Seed of the random numbers: the same seed gives the same load
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// The stretches of the HDR log, and of the plot over time
+    /// The length of the intervals in the HDR log, and in the plot over time
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::duration)]
     interval: Duration,
-    /// The run is invalid if one request in a hundred goes out later than this through the generator's own fault
+    /// The run is invalid if the generator itself sends one request in a hundred later than this
     #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = values::duration)]
     pub(crate) max_lag: Duration,
 }
 
-/// A newtype, or clap would take each byte for a value.
+/// A newtype, because clap would take each byte as a separate value.
 #[derive(Debug, Clone)]
 pub(crate) struct Bytes(pub(crate) Vec<u8>);
 
@@ -121,7 +121,7 @@ pub(crate) fn parsed_bytes(text: &str) -> Result<Bytes, String> {
 }
 
 impl Work {
-    /// What it comes to under this load. `active`: how many of the connections are loaded, if not all.
+    /// The plan for this load. `active`: how many of the connections are loaded, if not all.
     pub(crate) fn plan(&self, load: Load, active: Option<u32>) -> Result<Plan, Refusal> {
         let usage = |why: &str| Err(Refusal::Usage(why.into()));
         let mut target = self.target.clone();
@@ -244,10 +244,11 @@ impl Work {
 /// Open or closed.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct LoadOptions {
-    /// An open loop: so many requests a second, whatever the server does
+    /// An open loop: this many requests a second, independent of the server
     #[arg(short, long, value_name = "RATE", value_parser = values::rate, conflicts_with = "closed")]
     rate: Option<f64>,
-    /// A closed loop: each connection asks again when it is answered. That is the highest throughput; it hides how slow a stall is
+    /// A closed loop: each connection sends again when it has its answer. Measures the highest throughput, but hides
+    /// how slow a stall is
     #[arg(long)]
     closed: bool,
 }
@@ -261,7 +262,7 @@ impl LoadOptions {
         }
     }
 
-    /// The same, at this rate where nothing is said.
+    /// The same, with this rate as the default.
     pub(crate) fn or_rate(&self, rate: f64) -> Load {
         match self.load(Arrival::Constant) {
             Load::Published => Load::Open { rate, arrival: Arrival::Constant },
@@ -281,7 +282,7 @@ pub(crate) struct JsonOption {
 pub(crate) struct JsonOutput(Option<Box<dyn Write>>, bool);
 
 impl JsonOption {
-    /// Opens it before the load: a run whose report cannot be written is not worth its time.
+    /// Opens the file before the load, so that an error appears before the time is spent.
     pub(crate) fn open(&self) -> io::Result<JsonOutput> {
         Ok(match &self.json {
             None => JsonOutput(None, false),
@@ -292,7 +293,7 @@ impl JsonOption {
 }
 
 impl JsonOutput {
-    /// Text for people, where it is not in the way of programs.
+    /// Text for users: on standard error if the JSON goes to standard output.
     pub(crate) fn say(&self, text: &str) -> io::Result<()> {
         match self.1 {
             true => write!(io::stderr(), "{text}"),

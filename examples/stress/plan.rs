@@ -1,4 +1,4 @@
-//! What is to be done.
+//! The plan of a run.
 
 use std::time::Duration;
 
@@ -23,16 +23,16 @@ pub(crate) struct Plan {
     pub(crate) protocol: Protocol,
     pub(crate) sizes: Sizes,
     pub(crate) connections: u32,
-    /// How many of them are loaded.
+    /// How many of the connections are loaded.
     pub(crate) active: u32,
     /// Connections a second; None: as fast as the server takes them.
     pub(crate) ramp: Option<f64>,
     pub(crate) load: Load,
-    /// Requests under way on a connection at a time.
+    /// Outstanding requests on a connection at a time.
     pub(crate) pipeline: u32,
     pub(crate) warmup: Duration,
     pub(crate) duration: Duration,
-    /// For an answer, for a connection, and for room to send.
+    /// Timeout for an answer, for a connection, and for room to send.
     pub(crate) timeout: Duration,
     pub(crate) interval: Duration,
     pub(crate) seed: u64,
@@ -40,7 +40,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The reactor's limits, which must not limit the load.
+    /// The reactor's limits, large enough not to limit the load.
     pub(crate) fn limits(&self) -> Limits {
         let defaults = Limits::default();
         let connections = self.connections as usize + 1;

@@ -95,7 +95,7 @@ fn curve(area: &Area<'_>, outcome: &Outcome) -> Drawn {
 }
 
 fn over_time(area: &Area<'_>, intervals: &[Interval]) -> Drawn {
-    // A scrap of an interval has no rate worth drawing.
+    // The rate of a very short interval means nothing, so it is not drawn.
     let shown: Vec<&Interval> =
         intervals.iter().filter(|interval| interval.length.as_millis() >= 20).collect();
     let middle = |interval: &Interval| (interval.start + interval.length / 2).as_secs_f64();

@@ -1,7 +1,8 @@
-//! What is asked, and how an answer is known to be right.
+//! Makes requests, and checks answers.
 //!
-//! A request is made from its number and its size alone, so an echo need not be kept to be checked: each byte of it can be told again. It begins with its
-//! number, which tells late and lost datagrams apart; what follows is a piece of one random text, a different one for neighbouring requests.
+//! A request depends only on its number and its size, so the generator need not store it to check its echo: it can
+//! compute each byte again. A request begins with its number, by which late and lost datagrams are recognised; then
+//! follows a piece of one random text, a different piece for consecutive requests.
 
 use std::{io::Write, str::FromStr};
 
@@ -9,7 +10,7 @@ use crate::{random::Random, values::Sizes};
 
 /// Bytes of a request's number, at its front.
 const STAMP: usize = 8;
-/// Requests whose texts begin at different places.
+/// How many requests have texts with different starts.
 const PLACES: usize = 4096;
 /// `Result = ` and the longest sum.
 const ANSWER_OF_ADDER_MAX: usize = 32;
@@ -38,15 +39,16 @@ impl FromStr for Prefix {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// The same bytes come back.
+    /// The server returns the same bytes.
     Echo,
-    /// The same line comes back.
+    /// The server returns the same line.
     Lines,
-    /// The same message comes back, each with its length before it.
+    /// The server returns the same message; each message has its length before it.
     Prefixed(Prefix),
-    /// Numbers and the 0 that ends them; their sum comes back.
+    /// Numbers and the 0 that ends them; the server returns their sum.
     Adder,
-    /// These bytes, whatever the server is; the answer is so many bytes, of which these are expected if they are known.
+    /// These bytes, for any server; the answer has a known end, and is compared with the expected bytes if they are
+    /// given.
     Fixed { request: Vec<u8>, answer: Answer },
     /// No answer comes: a request counts once the kernel has taken it.
     OneWay,
@@ -72,7 +74,7 @@ impl Protocol {
         }
     }
 
-    /// What sizes such requests can have, if these are none.
+    /// Which sizes are possible, if this one is not.
     pub(crate) fn refuses(&self, sizes: Sizes) -> Option<String> {
         match self {
             Protocol::Adder
@@ -91,7 +93,7 @@ impl Protocol {
         }
     }
 
-    /// Bytes of the longest request and of the longest answer, as they go over the socket.
+    /// Bytes of the longest request and of the longest answer, as sent over the socket.
     pub(crate) fn wire_max(&self, sizes: Sizes) -> (usize, usize) {
         match self {
             Protocol::Echo | Protocol::Lines => (sizes.most, sizes.most),
@@ -110,7 +112,7 @@ impl Protocol {
     }
 }
 
-/// The answer that must come to a request that was sent.
+/// The expected answer to a request that was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expected {
     Echo {
@@ -118,16 +120,16 @@ pub(crate) enum Expected {
         size: usize,
     },
     Sum(i64),
-    /// As the protocol says.
+    /// As the protocol defines it.
     Fixed,
 }
 
-/// What some bytes are of an answer.
+/// How received bytes relate to an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Checked {
     /// All of them belong to it, and more must come.
     Partial,
-    /// So many of them are the rest of it.
+    /// This many of them complete it.
     Whole(usize),
     Wrong,
 }
@@ -155,7 +157,7 @@ impl Requests {
         Requests { protocol, sizes, count: 0, random, text }
     }
 
-    /// The next request, into `out`; returns what must come back.
+    /// Writes the next request to `out`; returns the expected answer.
     pub(crate) fn make(&mut self, out: &mut Vec<u8>) -> Expected {
         out.clear();
         let (number, size) = (self.count, self.random.between(self.sizes.least, self.sizes.most));

@@ -1,10 +1,11 @@
-//! What has happened, measured: histograms, errors by kind and phase, and how it went over time.
+//! The measurements of a run: histograms, errors by kind and phase, and intervals over time.
 //!
-//! Three times are kept of each request. **Latency** is from when it was due to the end of its answer: what a user feels. **Service time** is from when it was
-//! sent. **Lag** is how late the generator itself was to send it. In a closed loop a request is due when it is sent, and there is no lag.
+//! Three times are recorded for each request. **Latency** is from when it was due to the end of its answer: what a user
+//! feels. **Service time** is from when it was sent. **Lag** is how late the generator itself sent it. In a closed loop
+//! a request is due when it is sent, and there is no lag.
 //!
-//! A request that timed out is in the histograms with the time at which it was given up: a lower bound, but without it the slowest would be
-//! missing from their own percentiles.
+//! A request that timed out is in the histograms with the time at which it timed out: a lower bound, but without it the
+//! percentiles would miss the slowest requests.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -31,7 +32,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// A stretch of the run.
+/// An interval of the run.
 pub(crate) struct Interval {
     pub(crate) phase: Phase,
     /// Since the load began.
@@ -48,10 +49,10 @@ pub(crate) struct Record {
     pub(crate) latency: Histogram<u64>,
     pub(crate) service: Histogram<u64>,
     pub(crate) lag: Histogram<u64>,
-    /// Requests sent in the phase that is measured, and those of them that were answered rightly.
+    /// Requests sent in the measure phase, and how many of them got the right answer.
     pub(crate) requests: u64,
     pub(crate) answers: u64,
-    /// Right answers that came while it was measured, whenever they were asked for: the throughput.
+    /// Right answers that arrived in the measure phase, whenever their requests were sent: the throughput.
     pub(crate) answers_within: u64,
     pub(crate) bytes_out: u64,
     pub(crate) bytes_in: u64,
@@ -60,7 +61,7 @@ pub(crate) struct Record {
     pub(crate) wrong: u64,
     /// Requests without an answer, sent or not.
     pub(crate) missing: u64,
-    /// Sends that the transport had no room for; they were tried again.
+    /// Sends for which the transport had no room; they were tried again.
     pub(crate) no_room: u64,
     pub(crate) first_wrong: Option<String>,
     pub(crate) errors: BTreeMap<(Phase, String), u64>,
@@ -69,7 +70,7 @@ pub(crate) struct Record {
     now: Now,
 }
 
-/// The interval that is under way.
+/// The current interval.
 struct Now {
     start_ns: u64,
     answers: u64,
@@ -82,7 +83,7 @@ struct Now {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
     pub(crate) intended_ns: u64,
-    /// None if it was given up before it could be sent.
+    /// None if it timed out before it could be sent.
     pub(crate) sent_ns: Option<u64>,
     pub(crate) ended_ns: u64,
 }
@@ -124,7 +125,7 @@ impl Record {
         self.errors.values().sum()
     }
 
-    /// A right answer; `measured` if its request was due in the phase that is.
+    /// A right answer; `measured` if its request was due in the measure phase.
     pub(crate) fn answered(&mut self, phase: Phase, times: Times, measured: bool) {
         self.answers_ever += 1;
         self.answers_within += u64::from(phase == Phase::Measure);
@@ -133,7 +134,7 @@ impl Record {
         self.times(phase, times, measured);
     }
 
-    /// A request that was given up.
+    /// A request that timed out.
     pub(crate) fn given_up(&mut self, phase: Phase, times: Times, measured: bool, why: String) {
         self.missing += 1;
         self.error(phase, why);
@@ -143,7 +144,7 @@ impl Record {
     fn times(&mut self, phase: Phase, times: Times, measured: bool) {
         let latency_ns = times.ended_ns.saturating_sub(times.intended_ns);
         let service_ns = times.sent_ns.map(|sent_ns| times.ended_ns.saturating_sub(sent_ns));
-        // What the intervals of the measured phases hold is, all together, what is measured.
+        // The intervals of the measured phases together are the measurement.
         let histograms = [
             measured.then_some((&mut self.latency, &mut self.service)),
             (measured || phase == Phase::Warmup).then_some((&mut self.now.latency, &mut self.now.service)),

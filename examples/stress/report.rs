@@ -1,4 +1,5 @@
-//! What a load has come to, for people and for programs. `docs/stress.md` documents the JSON, and `docs/stress.schema.json` describes it.
+//! The report of a load, as text and as JSON. `docs/stress.md` documents the JSON, and `docs/stress.schema.json`
+//! describes it.
 
 use std::fmt;
 
@@ -13,7 +14,7 @@ use crate::{
     verdict::Verdict,
 };
 
-/// Rises when a field changes its meaning or goes; not when one is added.
+/// Rises when a field is removed or changes its meaning; not when one is added.
 pub(crate) const VERSION: u32 = 1;
 
 pub(crate) const QUANTILES: [(&str, f64); 6] =

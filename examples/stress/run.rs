@@ -13,7 +13,7 @@ use crate::{
     verdict::Verdict,
 };
 
-/// Connections that `idle` loads unless told otherwise.
+/// Connections that `idle` loads by default.
 const ACTIVE: u32 = 100;
 /// And requests a second for them.
 const RATE: f64 = 1_000.0;
@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
 pub(crate) struct IdleArguments {
     #[command(flatten)]
     run: Arguments,
-    /// How many of the connections are loaded; the others only stand there [default: 100, or all if there are fewer]
+    /// How many of the connections are loaded; the others stay idle [default: 100, or all if there are fewer]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     active: Option<u32>,
 }
@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8, Refusal> {
 
 pub(crate) fn idle(arguments: &IdleArguments) -> Result<u8, Refusal> {
     let run = &arguments.run;
-    // What matters is how the idle ones weigh on the others: any load will show that.
+    // `idle` shows the effect of the idle connections on the others; any load shows that.
     let load = run.load.or_rate(RATE);
     let mut plan = run.work.plan(load, arguments.active)?;
     if arguments.active.is_none() {

@@ -1,4 +1,4 @@
-//! When requests are due, whatever the server does: the arrivals of an open loop.
+//! When requests are due, independent of the server: the arrivals of an open loop.
 
 use std::{fmt, str::FromStr};
 
@@ -8,7 +8,7 @@ use crate::random::Random;
 pub(crate) enum Arrival {
     /// Evenly spaced.
     Constant,
-    /// Independent of one another, as those of many users are: the gaps are exponentially distributed.
+    /// Independent of one another, like those of many users: the gaps are exponentially distributed.
     Poisson,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Schedule {
     arrival: Arrival,
     start_ns: u64,
     gap_ns: f64,
-    /// How many have come.
+    /// How many arrivals there were.
     count: u64,
     /// Since the start.
     next_ns: f64,

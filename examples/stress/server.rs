@@ -29,9 +29,9 @@ const BEHIND: usize = 4095;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Where: as for `run`, with port 0 for any; mq:/NAME makes that queue, and --reply the one of its answers
+    /// Address: as for `run`; port 0 lets the kernel choose; mq:/NAME makes that queue, and --reply the one of its answers
     target: Target,
-    /// The queue to answer into
+    /// The queue for the answers
     #[arg(long, value_name = "mq:/NAME")]
     reply: Option<Target>,
     /// Values a second, in shared memory
@@ -73,14 +73,14 @@ impl Drop for OwnQueue {
 /// Serves until its standard input ends, or a signal comes.
 ///
 /// # Errors
-/// The address cannot be had.
+/// The address is not available.
 pub(crate) fn run(arguments: &Arguments) -> io::Result<()> {
     descriptors::raise()?;
     let defaults = Limits::default();
     let limits = Limits { clients_per_uid: defaults.clients, outbox: 65_536, ..defaults };
     let mut reactor = Reactor::<Serving>::builder().limits(limits).build()?;
     reactor.signals([Signal::INT, Signal::TERM], |_, cx, _| cx.drain(DRAIN))?;
-    // A file or /dev/null is never waited for: then only signals end it.
+    // epoll does not support a file or /dev/null: then only signals end the server.
     let _ = reactor.fd(io::stdin(), Interest::READABLE, |stdin, _, cx, _| {
         if stdin.read(&mut [0; 64])? == 0 {
             cx.drain(DRAIN)?;
@@ -152,7 +152,7 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<()> {
     reactor.run(&mut serving)
 }
 
-/// Publishes what is due, and comes again for the next.
+/// Publishes the values that are due, and sets a timer for the next.
 fn publish(set: &mut PollSet<Serving>, serving: &mut Serving) {
     let Some(Publishing { publisher, schedule, value }) = &mut serving.publishing else { return };
     let mut now_ns = clock::now_ns();
@@ -185,7 +185,7 @@ impl Server {
             .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // A Ctrl-C at the terminal is for the parent alone, which still wants answers.
+            // A Ctrl-C at the terminal must reach only the parent, which still waits for answers.
             .process_group(0);
         let mut child = children::spawn(&mut command)?;
         let stdout = child.stdout.take().expect("it was piped");
@@ -208,7 +208,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
-        // It ends with its input, and removes what it made.
+        // It ends with its input, and removes what it created.
         let _ = self.child.wait();
     }
 }

@@ -1,5 +1,5 @@
-//! Values in shared memory that say when they were due and when they were published, on the clock that all processes of
-//! a machine share.
+//! Values in shared memory that contain when they were due and when they were published, on the clock that all
+//! processes of a machine share.
 //!
 //! Values are not requested, so there is no round trip: **latency** is from when the value was due at the publisher to
 //! when a subscriber's handler has it, **service time** is from when it was published. Each subscriber's copy of a
@@ -39,7 +39,7 @@ pub(crate) fn check_size(bytes: usize) -> io::Result<()> {
 }
 
 /// # Errors
-/// The values bear no stamps.
+/// The values contain no stamps.
 pub(crate) fn check(subscriber: &Subscriber) -> io::Result<()> {
     if subscriber.tag() == TAG {
         return Ok(());

@@ -1,4 +1,5 @@
-//! The server's system calls a message, as strace counts them. Tracing slows the server, so this is a run of its own, whose times are not kept.
+//! The server's system calls a message, counted by strace. Tracing slows the server, so this is a separate run, whose
+//! times are discarded.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,7 @@ pub(crate) struct Syscalls {
     answers: u64,
 }
 
-/// Ends strace whatever happens: it would keep the server traced.
+/// Ends strace when dropped, because otherwise it continues to trace the server.
 struct Strace(Child);
 
 impl Drop for Strace {
@@ -54,7 +55,7 @@ pub(crate) fn count(plan: &Plan, pid: u32) -> io::Result<Syscalls> {
     let plan = Plan {
         warmup: Duration::ZERO,
         duration: plan.duration.min(Duration::from_secs(1)),
-        // It is slower now.
+        // The server is slower now.
         timeout: plan.timeout.max(Duration::from_secs(10)),
         ..plan.clone()
     };

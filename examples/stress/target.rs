@@ -1,4 +1,4 @@
-//! What is loaded, and what its kind allows.
+//! The target of a load, and the limits of its kind.
 
 use std::{fmt, io, os::fd::AsFd, str::FromStr};
 
@@ -6,7 +6,7 @@ use ipc_reactor::{Address, Queue};
 
 /// The largest payload of a UDP datagram over IPv4.
 const UDP_MAX: usize = 65_507;
-/// What the kernel keeps of a Unix socket's send buffer for itself.
+/// The part of a Unix socket's send buffer that the kernel uses itself.
 const UNIX_OVERHEAD: usize = 32;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(crate) enum Target {
         requests: String,
         answers: Option<String>,
     },
-    /// A publisher in shared memory, and the socket at which it hands out tickets.
+    /// A publisher in shared memory, and the socket from which subscribers get tickets.
     Memory(Address),
 }
 
@@ -87,7 +87,7 @@ impl Target {
 /// Refuses a message that the queue does not take.
 ///
 /// # Errors
-/// The message is too long for it; says so, and what would help.
+/// The message is too long for the queue; the error says how to raise the limit.
 pub(crate) fn check_queue(queue: &Queue, name: &str, bytes: usize) -> io::Result<()> {
     let most = queue.message_size();
     if bytes <= most {

@@ -1,4 +1,4 @@
-//! The way of a request: sent when it is due and there is room, answered, or given up.
+//! The life of a request: sent when it is due and there is room, then answered or timed out.
 
 use std::{mem, time::Duration};
 
@@ -15,11 +15,11 @@ use crate::{
     target::Target,
 };
 
-/// Requests sent in one go: answers wait meanwhile.
+/// Requests sent in one batch, during which no answers are read.
 const BATCH: usize = 256;
 
 impl Run {
-    /// Sends what is due, as far as there is room, and sees to it that it is called again for what is due next.
+    /// Sends the requests that are due, as far as there is room, and sets a timer for the next one.
     pub(crate) fn pump(&mut self, set: &mut PollSet<Run>) {
         for _ in 0..BATCH {
             let now_ns = clock::now_ns();
@@ -60,7 +60,7 @@ impl Run {
         }
         self.alarm_ns = due_ns;
         set.after(Duration::from_nanos(due_ns.saturating_sub(now_ns)), move |cx, run: &mut Run| {
-            // If not, a sooner one has taken its place.
+            // Otherwise an earlier timer has replaced it.
             if run.alarm_ns == due_ns {
                 run.alarm_ns = u64::MAX;
                 run.reach(clock::now_ns());
@@ -103,13 +103,13 @@ impl Run {
         self.release(lane);
     }
 
-    /// Takes in what a lane has received: on a stream any number of answers, else one message. False: the lane is of no
-    /// more use.
+    /// Processes what a lane has received: on a stream any number of answers, otherwise one message. False if the lane
+    /// can no longer be used.
     pub(crate) fn arrived(&mut self, lane: u32, mut bytes: &[u8], set: &mut PollSet<Run>) -> bool {
         let now_ns = clock::now_ns();
         self.reach(now_ns);
         if self.plan.protocol == Protocol::OneWay {
-            // A server that answers all the same.
+            // The server answers although no answer is expected.
             return true;
         }
         let is_message = !matches!(self.plan.target, Target::Connections(_));
@@ -133,7 +133,7 @@ impl Run {
                     self.record.error(self.phase, "wrong answer");
                     self.record.first_wrong.get_or_insert(why);
                     if !is_message {
-                        // The beginning of the next answer is unknown.
+                        // The start of the next answer is unknown.
                         return false;
                     }
                     if self.lanes[lane as usize].asked.len() < owed {
@@ -149,7 +149,7 @@ impl Run {
         true
     }
 
-    /// A value from a publisher in shared memory, which says when it was due and when it was published.
+    /// A value from a publisher in shared memory, with the times at which it was due and was published.
     pub(crate) fn published(&mut self, lane: u32, intended_ns: u64, sent_ns: u64, bytes: usize) {
         let now_ns = clock::now_ns();
         self.reach(now_ns);
@@ -167,7 +167,7 @@ impl Run {
         self.record.answered(self.phase, times, measured);
     }
 
-    /// Gives up what has waited for too long.
+    /// Ends requests that have waited for too long.
     pub(crate) fn expire(&mut self, now_ns: u64, set: &mut PollSet<Run>) {
         let before_ns = now_ns.saturating_sub(self.plan.timeout.as_nanos() as u64);
         while let Some(Due { intended_ns, .. }) = self.dispatch.expire(before_ns) {
@@ -186,7 +186,7 @@ impl Run {
                 let why = format!("no answer within {:?}", self.plan.timeout);
                 self.record.given_up(self.phase, times, self.is_measured(intended_ns), why);
                 match self.lanes[lane].way {
-                    // Its answer may still come, and would be taken for the next one's.
+                    // Its answer may still arrive, and would be taken for that of the next request.
                     Way::Connection { key, .. } => {
                         set.abort(key);
                         break;
@@ -197,7 +197,7 @@ impl Run {
         }
     }
 
-    /// There may be room now, on this lane.
+    /// There may be room on this lane now.
     pub(crate) fn unblock(&mut self, lane: u32, set: &mut PollSet<Run>) {
         let before = self.blocked.len();
         self.blocked.retain(|&blocked| blocked != lane);
@@ -209,7 +209,7 @@ impl Run {
         }
     }
 
-    /// Perhaps there is room somewhere.
+    /// There may be room on some lane.
     pub(crate) fn unblock_all(&mut self, set: &mut PollSet<Run>) {
         for lane in mem::take(&mut self.blocked) {
             self.release(lane);
@@ -229,7 +229,7 @@ impl Run {
         }
     }
 
-    /// It is not to be asked any more, until it is up again.
+    /// Sends no more requests on this lane until it is open again.
     pub(crate) fn withdraw(&mut self, lane: u32) {
         self.dispatch.withdraw(lane);
         self.blocked.retain(|&blocked| blocked != lane);

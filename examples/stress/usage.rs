@@ -7,7 +7,7 @@ use std::{
 
 use crate::clock;
 
-/// What `/proc` counts in: USER_HZ is 100 wherever Linux runs on 64 bits.
+/// The unit of `/proc`: USER_HZ is 100 on every 64-bit Linux.
 const TICK_NS: u64 = 10_000_000;
 
 /// Processor time used so far, and when that was read.
@@ -91,8 +91,8 @@ pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
     Some(kib << 10)
 }
 
-/// The process that listens at the other end of a Unix socket; None where it lives in a namespace that is not seen from
-/// here.
+/// The process that listens at the other end of a Unix socket; None if it is in a PID namespace that this process
+/// cannot see.
 #[allow(unsafe_code, reason = "getsockopt(2)")]
 pub(crate) fn peer_pid(socket: &UnixStream) -> Option<u32> {
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };

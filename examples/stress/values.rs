@@ -1,8 +1,8 @@
-//! Values as people write them: `64..4096`, `50k`, `500/s`, `30s`, `p99.9=1ms`.
+//! Values as users write them: `64..4096`, `50k`, `500/s`, `30s`, `p99.9=1ms`.
 
 use std::{fmt, time::Duration};
 
-/// Bytes of a request: as many each, or any number from the least to the most.
+/// Bytes of a request: a fixed number, or a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sizes {
     pub(crate) least: usize,
@@ -55,7 +55,7 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
 
 /// `30s`, `100ms`, `50us`, `5m`, `1h`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    // Those that end in another's letter come before it.
+    // `ms` comes before `s`: a unit whose last letter is another unit is tried first.
     const UNITS: [(&str, u64); 7] = [
         ("ns", 1),
         ("us", 1_000),
@@ -114,7 +114,7 @@ pub(crate) fn quantile(name: &str) -> Result<f64, String> {
     }
     let percent: Option<f64> = name.strip_prefix('p').and_then(|digits| digits.parse().ok());
     match percent {
-        // 99.9 / 100.0 is a little more than 0.999, and so another value's place.
+        // 99.9 / 100.0 is a little more than 0.999, which would select another value.
         Some(percent) if (0.0..=100.0).contains(&percent) => Ok((percent * 1e6).round() / 1e8),
         _ => Err(format!("{name:?} is no percentile; p50, p99.9 or max is")),
     }
@@ -140,7 +140,7 @@ pub(crate) fn objective(text: &str) -> Result<Objective, String> {
     Ok(Objective { name: name.into(), quantile: quantile(name)?, limit: duration(limit)? })
 }
 
-/// Nanoseconds, with a unit that suits them.
+/// Nanoseconds, with a suitable unit.
 pub(crate) struct Time(pub(crate) u64);
 
 impl fmt::Display for Time {

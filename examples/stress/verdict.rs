@@ -1,7 +1,7 @@
-//! Whether a run's figures are worth anything, and whether they are good.
+//! Whether a run is valid, and whether its figures are good.
 //!
-//! The generator checks itself: where it was late, or had no processor time left, the figures are of the generator and not of the server. Such a
-//! run is invalid, whatever it says.
+//! The generator checks itself: if it was late, or had no processor time left, the figures describe the generator and
+//! not the server. Such a run is invalid.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::{
     values::{Time, grouped},
 };
 
-/// From here on the generator's one thread has nothing left: what it measures is itself.
+/// From this share on the generator's one thread is saturated: it measures itself.
 const BUSY: f64 = 0.95;
 
-/// Why a run is invalid whose generator was so late.
+/// Why a run with this lag is invalid.
 pub(crate) fn lagged(lag_ns: u64, lag_max: Duration) -> String {
     format!(
         "the generator lagged: one request in a hundred went out {} late or more, and {} are allowed (--max-lag); give it a core of \
@@ -25,7 +25,7 @@ pub(crate) fn lagged(lag_ns: u64, lag_max: Duration) -> String {
     )
 }
 
-/// Why a run is invalid whose generator had nothing left, if it had not. What it waited for a processor that others used is gone, too.
+/// Why the run is invalid, if the generator was saturated. Time in which it waited for a processor counts as used.
 pub(crate) fn bottleneck(shares: Shares) -> Option<String> {
     is_busy(shares).then(|| {
         format!(
@@ -43,11 +43,11 @@ pub(crate) fn is_busy(shares: Shares) -> bool {
 
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
-    /// Why the figures do not count.
+    /// Why the run is invalid.
     pub(crate) invalid: Vec<String>,
     /// What the server did wrong.
     pub(crate) failed: Vec<String>,
-    /// An answer was not the right one: that counts even where the figures do not.
+    /// An answer was wrong: the run fails even if it is invalid.
     has_wrong: bool,
 }
 

@@ -1,6 +1,6 @@
 /* The load: clients that move in lockstep. In each round every active client sends its messages in one write,
  * then all answers are collected and compared. What the server sees of a round does not depend on time.
- * With --free, each client asks again as soon as it is answered, and does not wait for the others. */
+ * With --free, each client sends again as soon as it has its answer, and does not wait for the others. */
 #include "peer.h"
 #include <getopt.h>
 #include <sys/epoll.h>
@@ -13,7 +13,7 @@
 static const char *path;
 static size_t size = 64, pipeline = 1;
 static char *sent, *got;
-/* Look for answers again and again instead of sleeping. */
+/* Poll for answers instead of sleeping. */
 static int spins;
 /* /proc/PID/stat of the server, or -1 not to wait for it. */
 static int server_stat = -1;
@@ -48,15 +48,15 @@ static void watch_server(void)
     close(fd);
 }
 
-/* A server that strace stops or valgrind slows would else find the next message where it looks for EAGAIN, and
- * seem to need fewer calls than it does. */
+/* Without this, a server under strace or valgrind is slow and finds the next message where it otherwise gets EAGAIN:
+ * it seems to need fewer calls than it does. */
 static void settle(void)
 {
     if (server_stat >= 0)
         await_sleep(server_stat);
 }
 
-/* Marks each message as this client's in this round, so that a stale or strayed answer does not compare equal. */
+/* Marks each message with its client and round, so that a late or misdirected answer does not compare equal. */
 static void stamp(uint32_t client, uint32_t round)
 {
     for (size_t i = 0; i < pipeline; i++) {
@@ -151,7 +151,7 @@ static void burst(const int *fds, uint32_t clients, uint32_t warmup, uint32_t ro
     report(now_ns() - start, (uint64_t)clients * rounds * pipeline, latencies_ns, latencies_ns ? rounds : 0);
 }
 
-/* A client that runs free: `pipeline` messages are on their way until the last are sent. */
+/* A free-running client: keeps `pipeline` messages outstanding until the last are sent. */
 struct runner {
     int fd;
     uint64_t got_bytes;
@@ -306,7 +306,7 @@ int main(int argc, char **argv)
     if (!sent || !got || !fds || (pingpong && !latencies_ns))
         die("malloc");
     for (size_t i = 0; i < size * pipeline; i++) {
-        /* Free, an answer is compared with the first message, whichever it is: all look alike but for their marks. */
+        /* Free-running: each answer is compared with the first message: messages differ only in their marks. */
         size_t at = frees ? i % size : i;
         sent[i] = (char)(at * 131 + at / 251);
     }

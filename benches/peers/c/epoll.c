@@ -1,4 +1,4 @@
-/* The limit: what a C expert writes on bare epoll. Edge-triggered, one recv and one send per message,
+/* The reference: what a C expert writes on bare epoll. Edge-triggered, one recv and one send per message,
  * write interest only after EAGAIN, no allocation while the peer keeps up. */
 #include "peer.h"
 #include <sys/epoll.h>
@@ -44,7 +44,7 @@ static void keep(int fd, const char *bytes, size_t length)
         return drop(fd);
     memcpy(copy, bytes, length);
     unsent[fd] = (struct unsent){ .bytes = copy, .length = length };
-    /* MOD looks at the socket afresh: room that came since the send makes an event. */
+    /* MOD checks readiness again: room that appeared after the send makes an event. */
     watch(EPOLL_CTL_MOD, fd, EPOLLIN | EPOLLRDHUP | EPOLLOUT);
 }
 

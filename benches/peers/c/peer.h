@@ -103,7 +103,7 @@ __attribute__((unused)) static int open_stat(int pid)
     return fd;
 }
 
-/* Until the process sleeps. */
+/* Waits until the process sleeps. */
 __attribute__((unused)) static void await_sleep(int stat_fd)
 {
     for (;;) {

@@ -3,12 +3,13 @@
  * Both ends of a bench run under it. SCHED_BATCH: a task that wakes does not preempt the one that runs, so a
  * burst is sent as a whole before the server sees any of it, and the server answers all of it before the
  * client sees any. A long slice keeps the tick from breaking that. Neither takes privilege.
- * CPU '-' leaves the placing alone.
+ * With CPU '-' the scheduler places the program.
  *
  * -r: SCHED_FIFO where that is permitted, for counts that are exact also on a busy machine: nothing else on the
- * core runs between the two ends, and equals do not preempt each other. Not for timing: RT throttling shows.
+ * core runs between the two ends, and tasks of equal priority do not preempt each other. Not for timing: RT throttling
+ * distorts it.
  *
- * -o: SCHED_OTHER, as a shell has it: a wake-up may preempt, and so it sets how much the server finds. */
+ * -o: SCHED_OTHER, the default of a shell: a wake-up may preempt, which changes how many messages the server finds. */
 #include "peer.h"
 #include <sched.h>
 #include <sys/resource.h>

@@ -1,5 +1,5 @@
-/* sd-event: level-triggered, one recv and one send a dispatch; the interest turns to writing while the peer
- * does not take its answers. */
+/* sd-event: level-triggered, one recv and one send a dispatch; the interest changes to writing while the
+ * peer does not read its answers. */
 #include "peer.h"
 #include <sys/epoll.h>
 #include <systemd/sd-event.h>

@@ -1,4 +1,4 @@
-/* Shared memory, the limit: what a C expert writes by hand for one value of 64 bytes, a seqlock of two slots, with an
+/* Shared memory, the reference: what a C expert writes for one value of 64 bytes, a seqlock of two slots, with an
  * eventfd to wake the other side. No limits, no checks, and it trusts the other side.
  *
  *   shm loop N            one process and no wake-up: publish, receive
@@ -212,7 +212,7 @@ static void flood(struct side *out, struct side *in, uint64_t count)
 static void be_flooded(struct side *out, struct side *in, uint64_t count)
 {
     uint64_t value[WORDS] = { 0 }, got[WORDS] = { 0 };
-    /* The one that floods waits for this. */
+    /* The process that floods waits for this. */
     publish(out, value);
     while (got[0] + 1 < count) {
         spin(in, got);
@@ -246,7 +246,7 @@ int main(int argc, char **argv)
             ask(mode, &there, &back, count);
         return waitpid(child, &status, 0) < 0 || status != 0;
     }
-    /* One that spins would not notice that the other is gone. */
+    /* A process that spins would not notice that the other has ended. */
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
         return 1;
     if (argc > 3) {

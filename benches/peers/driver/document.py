@@ -1,4 +1,4 @@
-"""The document that a run leaves: what was measured, on which machine, with which versions."""
+"""The JSON document of a run: what was measured, on which machine, with which versions."""
 
 import json
 import os
@@ -13,13 +13,13 @@ from .table import HERE
 
 
 def jiffies():
-    """All time of all cores, and what the hypervisor gave to others of it."""
+    """The time of all cores, and the part of it that the hypervisor gave to other machines (steal)."""
     fields = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
     return sum(fields[:8]), fields[7]
 
 
 class Machine:
-    """How busy it was beside the run."""
+    """The machine's other load during the run."""
 
     def __init__(self):
         self.load_before, self.load_after = os.getloadavg()[0], None
@@ -83,7 +83,7 @@ def of(run):
 
 
 def load(path):
-    """A run as it was written, to be printed or plotted again."""
+    """A saved run, to print or plot again."""
     read = json.loads(path.read_text())
     machine = read["machine"]
     return SimpleNamespace(

@@ -4,7 +4,7 @@ from .report import grid
 from .table import FLAT, GATES, OURS
 
 HEADER = ["gate", "limit", "measured", "goal", ""]
-# What a count is by, where that is not a message.
+# The unit of a count, if it is not a message.
 PER = {"churn": "a connection", "memory": "an idle client"}
 
 
@@ -14,7 +14,7 @@ def cases(asked):
 
 
 def verdict(value, limit, slack=0.0):
-    """What is printed of one gate; None if it holds."""
+    """The text for a gate that fails; None if it holds."""
     if value is None:
         return "not measured"
     if value > limit + slack:

@@ -1,4 +1,4 @@
-"""How one number of an echo server is taken. Every function gives a value or raises Failed with the reason."""
+"""How one number of an echo server is taken. Every function returns a value or raises Failed with the reason."""
 
 import json
 import os
@@ -20,8 +20,8 @@ BURST = str(C / "burst")
 
 
 def probe(path, process, settle):
-    """Waits until the server accepts, and gives its process id, which strace's child does not tell. To `settle`, it is
-    seen to have gone to sleep after each of the two events that this makes: so their number is always the same.
+    """Waits until the server accepts, and returns its process id, which differs from that of strace. With `settle`,
+    waits until it sleeps after each of the two events that this makes: so their number is always the same.
     """
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
@@ -58,7 +58,7 @@ def end(process, pid, how):
 
 
 def await_sleep(pid):
-    """Until the server has seen the load go: it sleeps, twice in a row."""
+    """Waits until the server has handled the end of the load: it sleeps, twice in a row."""
     asleep, deadline = 0, time.monotonic() + TIMEOUT_S
     while asleep < 2:
         if time.monotonic() > deadline:
@@ -70,7 +70,7 @@ def await_sleep(pid):
 
 @contextmanager
 def serve(server, cpu, wrapper=(), how=signal.SIGTERM, **policy):
-    """Runs the server, ends it, and gives its pid and socket path."""
+    """Runs the server, ends it, and yields its pid and socket path."""
     with tempfile.TemporaryDirectory(prefix="peers-") as folder, tempfile.TemporaryFile() as errors:
         path = os.path.join(folder, "socket")
         program = [str(server.binary), *server.options, server.address.format(path=path)]
@@ -126,7 +126,7 @@ def per_message(run, case, tries, same):
 def syscalls(server, case, cpu, tries):
     def run(rounds):
         with tempfile.NamedTemporaryFile("r") as summary:
-            # Killed: its end is no message's, and some take minutes to part with 10,000 clients.
+            # Killed: its end is not part of a message's cost, and some take minutes to close 10,000 clients.
             with serve(server, cpu, strace(summary.name), how=signal.SIGKILL, realtime=True) as (pid, path):
                 args = [*case.load(rounds), "--settle"]
                 messages = load(server, path, cpu, args, realtime=True)["messages"]
@@ -138,7 +138,7 @@ def syscalls(server, case, cpu, tries):
 
 def instructions(server, case, cpu, tries):
     def run(rounds):
-        # Asked of the living process, which is then killed: valgrind holds signals back from one in io_uring_enter.
+        # Read from the running process, which is then killed: valgrind delays signals in io_uring_enter.
         with serve(server, cpu, CALLGRIND, how=signal.SIGKILL, realtime=True) as (pid, path):
             messages = load(server, path, cpu, [*case.load(rounds), "--settle"], realtime=True)["messages"]
             await_sleep(pid)
@@ -160,7 +160,7 @@ def private_bytes(pid):
 
 def memory(server, cpu):
     """Private bytes a client that was answered once and then stays silent."""
-    # Killed: its end is not looked at.
+    # Killed: its end is not measured.
     with serve(server, cpu, how=signal.SIGKILL) as (pid, path):
         load(server, path, cpu, ["-c", "1", "-n", "100"])
         before = private_bytes(pid)
@@ -175,13 +175,13 @@ def memory(server, cpu):
 
 
 def sleeps(pid):
-    """How often the process has gone to sleep of its own accord."""
+    """How often the process went to sleep (voluntary context switches)."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.M)[1])
 
 
 def timed(server, case, server_cpu, client_cpu, rounds):
-    """burst's report, with the rate in messages a second added; where clients run free, also the batch."""
+    """burst's report, with the rate in messages a second added; for free-running clients, also the batch."""
     with serve(server, server_cpu, ordinary=case.ordinary) as (pid, path):
         warmup = 0 if case.churn else max(2, rounds // 20)
         before = sleeps(pid)

@@ -1,11 +1,11 @@
-"""The plot of a run: for each load a block, in it a bar for each server, in three columns."""
+"""The plot of a run: a block for each load, with a bar for each server, in three columns."""
 
 from xml.sax.saxutils import escape
 
 from .report import instructions_text, is_noise, number
 from .table import CASES, IDLE_FOR_MEMORY, OURS, REFERENCE, SERVERS
 
-# The others are in the tables: they add no other picture.
+# The other cases are only in the tables: their bars would look the same.
 PLOTTED = ["1", "64", "pipelined", "64k", "idle", "churn"]
 
 LEFT, COLUMN, BAR_MAX, BAR, STEP = 150, 290, 185, 13, 17
@@ -47,7 +47,7 @@ class Picture:
 
 
 class Count:
-    """A column of counts: shorter is better, and nobody is far below the limit."""
+    """A column of counts: shorter is better, and no server is far below the limit."""
 
     def __init__(self, title, hint, key, text, missing="not measured"):
         self.title, self.hint, self.key, self.text, self.missing = title, hint, key, text, missing

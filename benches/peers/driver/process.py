@@ -14,7 +14,7 @@ PIN = str(C / "pin")
 # What the servers are started by; --as-kernel.
 LAUNCHER = []
 TIMEOUT_S = 120
-# To a file that nobody keeps: the sum is all that is wanted, and it is on standard error.
+# The output file is discarded: only the sum is needed, which is on standard error.
 CALLGRIND = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
 
 
@@ -27,7 +27,7 @@ def pinned(cpu, realtime=False, ordinary=False):
 
 
 def realtime_is_permitted():
-    # What `pin -r` silently goes without; asked of a child, so that this process stays as it is.
+    # `pin -r` gives no error without it; tested in a child, so that this process keeps its policy.
     done = subprocess.run(
         ["chrt", "--fifo", "1", "true"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -41,7 +41,7 @@ def cpus():
 
 
 def last_line(text):
-    # Without what valgrind says of itself.
+    # Without valgrind's own messages.
     lines = [line for line in text.strip().splitlines() if not line.startswith("==")]
     return f": {lines[-1][:200]}" if lines else ""
 
@@ -65,7 +65,7 @@ def calls(summary):
 
 @contextmanager
 def running(command):
-    """A program with all the processes that it starts, none of which is left."""
+    """Runs a program, and kills all the processes that it started at the end."""
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command,
@@ -80,7 +80,7 @@ def running(command):
             yield process
         finally:
             try:
-                # Its group outlives it if its child does.
+                # Its process group exists for as long as one of its children runs.
                 os.killpg(process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
@@ -89,7 +89,7 @@ def running(command):
 
 
 def finish(process):
-    """What a program that `running` started says at its end."""
+    """The output at its end of a program that `running` started."""
     try:
         output = process.communicate(timeout=TIMEOUT_S)[0]
     except subprocess.TimeoutExpired:
@@ -118,7 +118,7 @@ def calls_of(cpu, command):
 
 
 def instructions_of(cpu, command):
-    """The user instructions of a program that starts no other."""
+    """The user instructions of a program without child processes."""
     with running([str(word) for word in [*pinned(cpu), *CALLGRIND, *command]]) as process:
         errors = finish(process)[1]
     collected = re.search(r"Collected : (\d+)", errors)

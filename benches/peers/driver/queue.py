@@ -36,8 +36,8 @@ def flooded(receiver, cpu, sender_pin, count, wrapper=()):
 
 
 def syscalls(receiver, cpu):
-    """By the message. The senders share the receiver's core and go before it, where SCHED_FIFO is permitted: each
-    place that it makes is taken at once, so it is never without a message, however busy the machine.
+    """System calls a message. The senders share the receiver's core and have a higher priority, where SCHED_FIFO is
+    permitted: they fill each free place at once, so the receiver always finds a message, also on a busy machine.
     """
 
     def counted(count):

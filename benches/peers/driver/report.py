@@ -1,4 +1,4 @@
-"""What is said of the numbers: ratios and their noise, and the tables."""
+"""The report: ratios and their noise, and the tables."""
 
 import math
 import statistics
@@ -6,7 +6,7 @@ import statistics
 from .shm import TIMED
 from .table import CASES, ICEORYX2, IDLE_FOR_MEMORY, OURS, REFERENCE, SERVERS
 
-# From here on a run says of itself that it is noisy.
+# With this much noise or more, a run reports that it is noisy.
 NOISY = 0.1
 
 
@@ -33,14 +33,14 @@ def rates(run, case, reference, repetitions):
     quiet = quieter(run, case, reference, repetitions, "rate")
     ratios_of(run, case, quiet, "rate", "ratio")
     for server in SERVERS:
-        # A variant of ours, beside ours as it is.
+        # A variant of ours, compared with ours.
         if server.base == OURS and server.name != OURS:
             versus(run, case, server.name, OURS, quiet, "p50_ns")
 
 
 def quieter(run, noise_name, reference, repetitions, key):
-    """The quieter two thirds of the repetitions: those in which the reference came nearest to itself. What the others
-    gave has no part in the choice.
+    """The quieter two thirds of the repetitions: those in which the two runs of the reference differ least. The values
+    of the other servers have no influence on the choice.
     """
     rows = []
     for row in repetitions:
@@ -81,8 +81,8 @@ def spread(values):
 
 
 def is_noise(run, noise_name, ratio):
-    """A ratio says nothing that is no further from 1 than the reference came from itself, or is on both sides of 1, or
-    was taken once.
+    """A ratio is noise if it is no further from 1 than two runs of the reference from each other, if its values are on
+    both sides of 1, or if it was taken once.
     """
     noise = run.noise.get(noise_name)
     if noise is None or ratio["of"] < 2 or ratio["low"] <= 1 <= ratio["high"]:

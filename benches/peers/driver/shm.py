@@ -2,12 +2,12 @@
 
 from .process import calls_of, instructions_of, pinned, report_of
 
-# Runs to count in.
+# The lengths of the counted runs.
 FEW, MANY = 1000, 11000
-# By which the publisher sees that the other side sleeps.
+# The calls with which the publisher checks that the other side sleeps.
 AWAIT_SLEEP = ("pread64", "clock_nanosleep")
 
-# What is timed: its key, whether more is better (None: it is no price), its unit, its title.
+# What is timed: its key, whether more is better (None: neither), its unit, its title.
 TIMED = [
     ("loop_ns", False, "ns", "publish and receive, one process"),
     ("spin_p50_ns", False, "ns", "one way, both spin, p50"),
@@ -26,13 +26,13 @@ def instructions(program, cpu):
 
 
 def syscalls_awake(program, cpu):
-    """A value to one that does not sleep."""
+    """System calls for a value to a subscriber that does not sleep."""
     few, many = (sum(calls_of(cpu, [program.binary, "loop", count]).values()) for count in (FEW, MANY))
     return (many - few) / (MANY - FEW)
 
 
 def calls_asleep(program, cpu):
-    """A value to one that sleeps, by name: both sides together."""
+    """System calls, by name, for a value to a subscriber that sleeps: both sides together."""
     few, many = (calls_of(cpu, [program.binary, "wake", count]) for count in (FEW // 5, MANY // 5))
     values = MANY // 5 - FEW // 5
     by_name = {name: (count - few.get(name, 0)) / values for name, count in many.items()}
@@ -40,7 +40,7 @@ def calls_asleep(program, cpu):
 
 
 def timed(program, cpu, other_cpu, shorter):
-    """All of TIMED; what needs a second core only where there is one."""
+    """Measures all of TIMED; what needs a second core only if there is one."""
 
     def report(mode, count, *cpu_of_other):
         return report_of([*pinned(cpu), program.binary, mode, count // shorter, *cpu_of_other])

@@ -8,7 +8,7 @@ C = HERE / "target/c"
 RUST = HERE / "target/release"
 EXAMPLES = HERE.parent.parent / "target/release/examples"
 
-# The server that all rates are ratios to, and whose repetitions tell the noise.
+# The server to which all rates are ratios, and whose repetitions measure the noise.
 REFERENCE = "epoll"
 OURS = "ipc-reactor"
 OURS_FRAMED = f"{OURS} +frames"
@@ -22,9 +22,9 @@ class Server:
     about: str
     address: str = "{path}"  # how the program wants its socket's path
     options: tuple = ()
-    # What burst is told beside the case's own arguments.
+    # Arguments of burst in addition to those of the case.
     client: tuple = ()
-    # The only cases it is for; all, if none is named.
+    # The only cases of this server; all, if none is named.
     only: tuple = ()
 
     def takes(self, case):
@@ -32,7 +32,7 @@ class Server:
 
     @property
     def base(self):
-        """The name without what makes it a variant."""
+        """The name without the variant's suffix."""
         return self.name.partition(" +")[0]
 
     @property
@@ -78,15 +78,15 @@ class Case:
     idle: int = 0
     churn: bool = False
     cross_core: bool = False
-    # Each client asks again as soon as it is answered. What the server finds when it wakes is then the scheduler's
-    # doing: so no count is exact, and the policy is part of the case.
+    # Each client sends again as soon as it has its answer. How much the server finds when it wakes then depends on the
+    # scheduler: so no count is exact, and the policy is part of the case.
     free: bool = False
     ordinary: bool = False  # SCHED_OTHER, and not SCHED_BATCH as in all other cases
-    # Rounds: a short and a long run to count in, and one to time; 0 if that would say nothing new.
+    # Rounds: a short and a long run to count in, and one to time; 0 if that would add no information.
     short: int = 10
     long: int = 60
     timed: int = 300
-    # Where counting would take long and say nothing new, it is only timed.
+    # A case whose counts would take long and add no information is only timed.
     counted: bool = True
 
     def load(self, rounds, warmup=0):
@@ -160,10 +160,10 @@ class Gate:
     case: str
     metric: str
     limit: float
-    # Limits to three decimals are of counts that are exact: 2.016 is 2 + 1/64.
+    # Limits with three decimals are for exact counts: 2.016 is 2 + 1/64.
     slack: float = 0.0
     server: str = OURS
-    # What it should come to, where the limit only holds what has been reached.
+    # The goal, if the limit only keeps what has been reached.
     goal: float | None = None
 
 
@@ -193,8 +193,8 @@ GATES = [
 
 @dataclass(frozen=True)
 class Flat:
-    """A message must not cost more than in the base case. Less is fine: a larger batch shares the price of a turn, and
-    the smaller the price of a message, the more that shows.
+    """A message must not cost more than in the base case. Less is fine: a larger batch shares the cost of a turn, and
+    the smaller the cost of a message, the larger this effect.
     """
 
     case: str

@@ -5,7 +5,7 @@ use std::{io, process::ExitCode, time::Instant};
 use clap::Parser;
 use ipc_reactor::{Limits, Queue, Reactor, Signal};
 
-/// Makes a queue, receives messages, reports on standard output as JSON, and removes the queue. Ctrl-C ends it early.
+/// Creates a queue, receives messages, reports on standard output as JSON, and removes the queue. Ctrl-C ends it early.
 #[derive(Parser)]
 struct Arguments {
     /// Begins with a slash
@@ -15,7 +15,7 @@ struct Arguments {
     messages: u64,
 }
 
-/// Removed, however this ends.
+/// Removes the queue when dropped.
 struct Unlinked<'a>(&'a str);
 
 impl Drop for Unlinked<'_> {

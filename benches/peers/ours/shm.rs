@@ -1,4 +1,5 @@
-//! Shared memory on this crate: a 64-byte value published and received. The same as `../src/bin/iceoryx2.rs` and `../c/shm.c`.
+//! Shared memory on this crate: a 64-byte value published and received.
+//! The same as `../src/bin/iceoryx2.rs` and `../c/shm.c`.
 
 use std::{
     fs::File,
@@ -20,7 +21,7 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 
-/// What a 64-byte value in shared memory costs. Reports on standard output, as JSON.
+/// Measures the cost of a 64-byte value in shared memory. Reports on standard output, as JSON.
 #[derive(Parser)]
 struct Arguments {
     mode: Mode,
@@ -28,7 +29,7 @@ struct Arguments {
     count: u64,
     /// The core for the process at the other end
     other_cpu: Option<usize>,
-    /// Be the process at the other end, of the one whose socket is standard input
+    /// Run as the process at the other end; standard input is the socket to the first process
     #[arg(long, hide = true)]
     other: bool,
 }
@@ -64,7 +65,7 @@ fn report(start: Instant, messages: u64) {
     println!("{{\"elapsed_ns\": {}, \"messages\": {messages}}}", start.elapsed().as_nanos());
 }
 
-/// The publish-and-receive that the instructions are counted of.
+/// One publish and one receive; the instructions of this are counted.
 fn publish_and_receive(count: u64) -> io::Result<()> {
     let mut publisher = Publisher::every(SIZE, CAPACITY)?;
     let mut subscriber = Subscriber::open(publisher.subscribe()?.1)?;
@@ -78,14 +79,14 @@ fn publish_and_receive(count: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// One direction out, one in.
+/// Both directions: a publisher and a subscription.
 struct Link {
     publisher: Publisher,
     subscriber: Subscriber,
 }
 
 impl Link {
-    /// Trades tickets with the process at the other end.
+    /// Exchanges tickets with the process at the other end.
     fn new(socket: &UnixStream) -> io::Result<Link> {
         let mut publisher = Publisher::every(SIZE, CAPACITY)?;
         let (bytes, fds) = publisher.subscribe()?.1.into_fds();
@@ -117,7 +118,7 @@ impl Link {
             match self.subscriber.recv()? {
                 Some(Update::Value(value)) => return Ok(stamp(value)),
                 Some(Update::Lost(_)) => panic!("a value was lost in lockstep"),
-                // No `spin_loop` hint, here as in the others: in a virtual machine it takes longer than a value does.
+                // No `spin_loop` hint, as in the other programs: in a virtual machine it takes longer than a value.
                 None => {}
             }
         }
@@ -148,13 +149,13 @@ struct Player {
     count: u64,
 }
 
-/// Both ends: each answers a value with the next one.
+/// The loop of both ends: each answers a value with the next one.
 fn pingpong(link: Link, count: u64, mut socket: UnixStream, first: bool) -> io::Result<()> {
     let mut reactor = Reactor::<Player>::new()?;
     let mut player = Player { publisher: link.publisher, asked: 0, count };
     reactor.subscribe(link.subscriber, Delivery::Every, move |update, cx, player: &mut Player| {
         let Update::Value(value) = update else { panic!("a value was lost in lockstep") };
-        // The side that asks has its own stamp back.
+        // The first side gets its own time stamp back.
         assert_eq!(stamp(value) + u64::from(first), player.asked);
         if player.asked == player.count {
             cx.stop();
@@ -176,13 +177,13 @@ fn pingpong(link: Link, count: u64, mut socket: UnixStream, first: bool) -> io::
     if first {
         report(start, count);
     } else {
-        // A publisher that ends takes its last ring with it, if that was not heard yet.
+        // When a publisher ends, a notification that was not received yet is lost, so this end waits for the other.
         socket.read_exact(&mut [0]).expect_err("the other end only hangs up");
     }
     Ok(())
 }
 
-/// Until a process sleeps: that tells apart a subscriber that has to be rung for.
+/// Waits until a process sleeps: only then does the publisher have to wake the subscriber.
 fn await_sleep(stat: &File) -> io::Result<()> {
     let mut bytes = [0; 512];
     loop {
@@ -241,7 +242,7 @@ fn spin(mut link: Link, count: u64, first: bool) -> io::Result<()> {
 
 fn flood(mut link: Link, count: u64, first: bool) -> io::Result<()> {
     if !first {
-        // The one that floods waits for this value.
+        // The process that floods waits for this value.
         link.publisher.publish(&stamped(0))?;
         let (mut received, mut last) = (0, 0);
         while last + 1 < count {
@@ -268,7 +269,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         (Mode::Loop, _) => return publish_and_receive(arguments.count),
         (_, false) => start_other(arguments).map(|(child, socket)| (Some(child), socket))?,
         (_, true) => {
-            // The end that spins would not notice that the other is gone.
+            // The end that spins would not notice that the other has ended.
             rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
             (None, UnixStream::from(rustix::io::dup(io::stdin())?))
         }

@@ -8,8 +8,8 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Larger than the largest message, so that one read takes a whole 64 KiB message. For the loops whose user lends
-/// the buffer; one is shared by all clients.
+/// Larger than the largest message, so that one read takes a whole 64 KiB message. For the loops whose user provides
+/// the buffer; all clients share one.
 pub const BUFFER_BYTES: usize = 128 * 1024;
 
 /// For the loops in which each client is a task with a buffer of its own.
@@ -55,7 +55,7 @@ pub fn say_ready() {
     println!("ready");
 }
 
-/// A stream that has a byte once SIGTERM or SIGINT came, for the loops that bring no signals of their own.
+/// A stream that has a byte after SIGTERM or SIGINT, for the loops that have no signal handling of their own.
 pub fn end_signals() -> io::Result<UnixStream> {
     let (read, write) = UnixStream::pair()?;
     read.set_nonblocking(true)?;
@@ -64,12 +64,12 @@ pub fn end_signals() -> io::Result<UnixStream> {
     Ok(read)
 }
 
-/// What [`await_sleep`] looks at.
+/// The file that [`await_sleep`] reads.
 pub fn open_stat(pid: u32) -> io::Result<File> {
     File::open(format!("/proc/{pid}/stat"))
 }
 
-/// Until the process sleeps.
+/// Waits until the process sleeps.
 pub fn await_sleep(stat: &File) -> io::Result<()> {
     let mut bytes = [0; 512];
     loop {

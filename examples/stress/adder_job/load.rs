@@ -1,4 +1,4 @@
-//! The clients, all in one thread on one reactor: each sends a series, awaits its answer, checks it, sends the next.
+//! The clients, all in one thread on one reactor: each sends a series, waits for its answer, checks it, sends the next.
 
 use std::{
     collections::BTreeMap,
@@ -14,13 +14,13 @@ use ipc_reactor::{
 use super::report::Progress;
 use crate::{connect::connect, random::Random};
 
-/// Looks at the clock, and at the queue.
+/// How often the clock and the queue are checked.
 const TICK: Duration = Duration::from_millis(1);
 const PROGRESS: Duration = Duration::from_millis(200);
-/// Messages that go to the queue whatever happens.
+/// Messages that go to the queue in any case.
 const QUEUE_AT_LEAST: u64 = 10;
 
-/// What is to be done.
+/// The options of the job.
 pub(crate) struct Plan {
     pub(crate) address: Address,
     pub(crate) queue: Option<String>,
@@ -28,7 +28,7 @@ pub(crate) struct Plan {
     pub(crate) end: End,
     /// Numbers in a request.
     pub(crate) size: u32,
-    /// For a connection, and for an answer.
+    /// The timeout for a connection, and for an answer.
     pub(crate) timeout: Duration,
     pub(crate) seed: u64,
 }
@@ -39,15 +39,15 @@ pub(crate) enum End {
     Requests(u64),
 }
 
-/// What was done, and what came of it.
+/// Counts and measurements of the run.
 pub(crate) struct Tally {
     pub(crate) connections: u64,
     pub(crate) requests: u64,
-    /// Right ones.
+    /// Right answers.
     pub(crate) answers: u64,
     pub(crate) wrong: u64,
     pub(crate) missing: u64,
-    /// By kind, wrong and missing answers included.
+    /// Errors by kind, with wrong and missing answers.
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) first_wrong: Option<String>,
     /// Nanoseconds from a request to the end of its answer.
@@ -95,14 +95,14 @@ struct Run {
     left: u64,
     /// Clients that are connected.
     callers: u32,
-    /// When the last of them was done.
+    /// When the last client finished.
     done: Option<Instant>,
 }
 
-/// Carries the plan out.
+/// Runs the load.
 ///
 /// # Errors
-/// It could not even begin: a client could not connect, or the queue not be opened.
+/// The load did not begin: a client could not connect, or the queue could not be opened.
 pub(crate) fn run(plan: &Plan) -> io::Result<Tally> {
     let mut reactor = Reactor::<Run>::builder().limits(limits(plan)).build()?;
     reactor.signals([Signal::INT, Signal::TERM], |_, cx, run: &mut Run| {
@@ -209,15 +209,15 @@ impl Run {
 /// One client.
 #[derive(Default)]
 struct Caller {
-    /// The answer that must come, and how much of it has.
+    /// The expected answer, and how much of it has arrived.
     expected: Vec<u8>,
     received: usize,
-    /// When the request was made that is not answered yet.
+    /// When the outstanding request was sent.
     asked: Option<Instant>,
 }
 
 impl Caller {
-    /// Sends the next request, if there is to be one.
+    /// Sends the next request, if there is one.
     fn ask(&mut self, cx: &mut Context<'_, Run>, run: &mut Run) -> io::Result<()> {
         if run.ending || run.left == 0 {
             cx.finish();
@@ -244,7 +244,7 @@ impl Session<Run> for Caller {
         self.ask(cx, run)
     }
 
-    /// An answer, or a piece of one. Nothing marks its end, but one is expected at a time, and it is known.
+    /// An answer, or a part of one. It has no end mark, but only one is outstanding, and its bytes are known.
     fn on_request(&mut self, piece: &[u8], cx: &mut Context<'_, Run>, run: &mut Run) -> io::Result<()> {
         if !self.expected[self.received..].starts_with(piece) {
             run.tally.wrong += 1;
@@ -257,7 +257,7 @@ impl Session<Run> for Caller {
                     String::from_utf8_lossy(&self.expected)
                 )
             });
-            // The beginning of the next answer is unknown.
+            // The start of the next answer is unknown.
             self.asked = None;
             cx.finish();
             return Ok(());

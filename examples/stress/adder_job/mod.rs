@@ -1,7 +1,7 @@
-//! The main job: an adder, in a child or wherever it runs, under many clients that check every single answer.
+//! The main job: an adder, in a child process or elsewhere, loaded by many clients that check every answer.
 //!
-//! The loop is closed: a client sends its next request when it has its answer. A request is a series of random numbers and the 0
-//! that ends it; the client knows the sum. All clients live in one thread, on this crate's own reactor.
+//! The loop is closed: a client sends its next request when it has its answer. A request is a series of random numbers
+//! and the 0 that ends it; the client knows the sum. All clients are in one thread, on this crate's own reactor.
 
 use std::time::Duration;
 
@@ -21,25 +21,25 @@ use crate::options::{JsonOption, Refusal, make_room};
 #[derive(clap::Args)]
 #[group(skip)]
 pub(crate) struct Arguments {
-    /// A server that runs already: unix:/path, unix-seq:/path, abstract:name, abstract-seq:name or tcp:host:port
+    /// A running server: unix:/path, unix-seq:/path, abstract:name, abstract-seq:name or tcp:host:port
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     connect: Option<Address>,
-    /// Clients, all connected at once
+    /// Number of clients, all connected at once
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = value_parser!(u32).range(1..))]
     clients: u32,
     /// How long to send requests
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = value_parser!(u64).range(1..))]
     seconds: u64,
-    /// How many requests to send, of all clients together, instead
+    /// How many requests to send, over all clients, instead of --duration
     #[arg(long, value_name = "N", conflicts_with = "seconds", value_parser = value_parser!(u64).range(1..))]
     requests: Option<u64>,
     /// Numbers in each request
     #[arg(long, value_name = "NUMBERS", default_value_t = 8, value_parser = value_parser!(u32).range(1..=1_000_000))]
     size: u32,
-    /// How long an answer may take, and a connection
+    /// Timeout for an answer, and for a connection
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = value_parser!(u64).range(1..))]
     timeout: u64,
-    /// Begins the random numbers: the same seed, the same series
+    /// Seed of the random numbers: the same seed gives the same series
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
@@ -57,7 +57,7 @@ fn address(text: &str) -> Result<Address, String> {
     }
 }
 
-/// The whole job; 0 if all was as it should be.
+/// Runs the whole job; returns 0 if every check passed.
 pub(crate) fn run(arguments: &Arguments) -> Result<u8, Refusal> {
     let mut json = arguments.json.open()?;
     make_room(arguments.clients)?;

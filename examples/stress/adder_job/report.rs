@@ -1,4 +1,4 @@
-//! What people and programs get: a bar while it runs, then text or JSON.
+//! The output: a progress bar during the run, then text or JSON.
 
 use std::{fmt, io, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::values::{Time, grouped};
 const QUANTILES: [(&str, f64); 5] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("p99.99", 0.9999)];
 
-/// The bar on a terminal.
+/// The progress bar on a terminal.
 pub(crate) struct Progress {
     bar: ProgressBar,
     end: End,
@@ -49,11 +49,11 @@ impl Drop for Progress {
     }
 }
 
-/// The outcome, judged.
+/// The result of the run, with its verdict.
 pub(crate) struct Report<'a> {
     plan: &'a Plan,
     tally: &'a Tally,
-    /// What the built-in server has counted.
+    /// The counts of the built-in server.
     server: Option<Value>,
     problems: Vec<String>,
 }
@@ -75,7 +75,7 @@ impl<'a> Report<'a> {
                     problems.push(format!("{what}: {sent} here, {counted} at the server"));
                 }
             };
-            // Answers that were given up may have been given.
+            // The server may have sent answers for which a client no longer waited.
             if tally.wrong + tally.missing == 0 {
                 compare("answers", tally.answers as i64, &server["answers"]);
             }

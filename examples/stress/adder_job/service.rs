@@ -1,4 +1,4 @@
-//! The built-in adder, which runs in a child: this executable again.
+//! The built-in adder, which runs in a child process: this executable again.
 
 use std::{
     env,
@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     clients: u32,
 }
 
-/// The child: serves until its standard input ends, which it also does when the parent is killed.
+/// The child: serves until its standard input ends. That also happens when the parent is killed.
 pub(crate) fn serve(arguments: &Arguments) -> io::Result<()> {
     let clients = arguments.clients as usize + 16;
     let defaults = Limits::default();
@@ -58,7 +58,7 @@ pub(crate) fn serve(arguments: &Arguments) -> io::Result<()> {
     Ok(())
 }
 
-/// The parent's end: the child, and what there is to clean up after it.
+/// The parent's side: the child, and what to clean up after it.
 pub(crate) struct Service {
     child: Child,
     lines: BufReader<ChildStdout>,
@@ -67,7 +67,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Starts the child, and returns when it listens.
+    /// Starts the child, and returns once it listens.
     pub(crate) fn start(clients: u32) -> io::Result<Service> {
         let folder = tempfile::Builder::new().prefix("ipc-reactor-stress-").tempdir()?;
         // As random as the folder's name.
@@ -78,7 +78,7 @@ impl Service {
             .arg(folder.path().join("adder"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // A Ctrl-C at the terminal is for the parent alone, which still wants answers.
+            // A Ctrl-C at the terminal must reach only the parent, which still waits for answers.
             .process_group(0);
         let mut child = children::spawn(&mut command)?;
         let stdout = child.stdout.take().expect("it was piped");
@@ -121,7 +121,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // After `finish` all of this is done already, and does nothing.
+        // After `finish` this has no effect.
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = Queue::unlink(&self.queue);

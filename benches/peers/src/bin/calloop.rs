@@ -1,5 +1,5 @@
 //! calloop: an event source for each client around a `Generic`, level-triggered, one read and one write a dispatch;
-//! the interest turns to writing while the peer does not take its answers.
+//! the interest changes to writing while the peer does not read its answers.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};
@@ -63,7 +63,7 @@ impl EventSource for Client {
     }
 }
 
-/// Whether the client stays.
+/// Returns whether the client stays connected.
 fn echo(mut stream: &UnixStream, unsent: &mut Vec<u8>, buffer: &mut [u8]) -> io::Result<bool> {
     if !unsent.is_empty() {
         let sent = write_some(stream, unsent)?;

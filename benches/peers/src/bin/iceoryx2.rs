@@ -32,7 +32,7 @@ fn report(start: Instant, messages: u64) {
 
 type Samples = PortFactory<ipc::Service, Payload, ()>;
 
-/// A ring as long as that of the others; a sample too many overwrites the oldest, which is the default.
+/// A ring of the same length as in the other programs; when it is full, a sample overwrites the oldest (the default).
 fn samples(node: &Node<ipc::Service>, name: &str) -> Result<Samples> {
     let service = node.service_builder(&name.try_into()?).publish_subscribe::<Payload>();
     Ok(service.subscriber_max_buffer_size(63).open_or_create()?)
@@ -52,7 +52,7 @@ fn publish_and_receive(node: &Node<ipc::Service>, name: &str, count: u64) -> Res
     Ok(())
 }
 
-/// One direction out, one in; an event with each sample.
+/// Both directions: a publisher and a subscriber; an event with each sample.
 struct Link {
     publisher: Publisher<ipc::Service, Payload, ()>,
     subscriber: Subscriber<ipc::Service, Payload, ()>,
@@ -95,7 +95,7 @@ impl Link {
 
     fn receive(&self) -> Result<Payload> {
         loop {
-            // Before the look at the samples: events not taken fill the peer's queue.
+            // Before the samples are received: events that are not received fill the peer's queue.
             self.listener.blocking_wait(|_| {})?;
             if let Some(sample) = self.subscriber.receive()? {
                 return Ok(*sample.payload());
@@ -166,7 +166,7 @@ fn first(node: &Node<ipc::Service>, mode: &str, count: u64, cpu: Option<&str>) -
     let name = own_name();
     let link = Link::new(node, &format!("{name}-ask"), &format!("{name}-answer"))?;
     let mut child = start_other(mode, count, &name, cpu)?;
-    // The other end's first sample says that it is there.
+    // The first sample of the other end shows that it is ready.
     link.receive()?;
     match mode {
         "pingpong" => pingpong(&link, count),

@@ -1,4 +1,4 @@
-//! Raw mio, by its documentation: a slab of clients, each read until `WouldBlock`.
+//! Raw mio, used as its documentation says: a slab of clients, each read until `WouldBlock`.
 
 use std::io::{self, ErrorKind, Read, Write};
 
@@ -16,7 +16,7 @@ struct Client {
 }
 
 impl Client {
-    /// Whether the client stays.
+    /// Returns whether the client stays connected.
     fn ready(&mut self, poll: &Poll, token: Token, buffer: &mut [u8]) -> io::Result<bool> {
         if !self.unsent.is_empty() {
             let sent = write_some(&mut self.stream, &self.unsent)?;

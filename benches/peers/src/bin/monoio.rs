@@ -1,4 +1,4 @@
-//! monoio on io_uring: a task for each client, which lends a buffer of its own (8 KiB) to the kernel.
+//! monoio on io_uring: a task for each client, which passes a buffer of its own (8 KiB) to the kernel.
 
 use std::io;
 
