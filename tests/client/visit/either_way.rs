@@ -6,7 +6,7 @@ use std::{
     io::{self, Write},
     os::{fd::OwnedFd, unix::net::UnixStream},
     panic::resume_unwind,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ipc_reactor::{
@@ -196,7 +196,7 @@ fn outcome(case: &Case, observer: Option<Curious>) -> Outcome {
     let mut world = World::default();
     let (other, key) = turns::client(&mut reactor, Framing::raw(), Scripted(Vec::new()));
     world.other = Some(key);
-    let (peer, _) = turns::client(&mut reactor, case.framing.clone(), Scripted(case.scripts.clone()));
+    let (peer, own) = turns::client(&mut reactor, case.framing.clone(), Scripted(case.scripts.clone()));
     let (mut received, mut ended) = ([Vec::new(), Vec::new()], [false; 2]);
     for write in [&[][..]].into_iter().chain(case.writes.iter().map(Vec::as_slice)) {
         // It may have been closed by now.
@@ -211,6 +211,16 @@ fn outcome(case: &Case, observer: Option<Curious>) -> Outcome {
                 received[at].extend(bytes);
                 ended[at] = end;
             }
+        }
+    }
+    for (at, (peer, key)) in [(&peer, own), (&other, key)].into_iter().enumerate() {
+        let deadline = Instant::now() + turns::PATIENCE;
+        // Where descriptors may be unread, another thread closes the client.
+        while !ended[at] && !reactor.clients().any(|client| client == key) {
+            assert!(Instant::now() < deadline, "client {key} was closed, and its peer sees no end");
+            let (bytes, end) = available(peer);
+            received[at].extend(bytes);
+            ended[at] = end;
         }
     }
     let stats = reactor.stats();
