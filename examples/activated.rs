@@ -1,9 +1,9 @@
 //! An echo server under a service manager: socket activation, readiness, watchdog, and restarts that refuse nobody.
 //!
-//! Its master sockets come from the manager (`LISTEN_FDS`, `sd_listen_fds(3)`), or else are made at the addresses given. It
-//! tells the manager when it is ready, when it stops, and, at half the watchdog's interval, that it turns
-//! (`sd_notify(3)`). With `--store` it leaves the sockets that it made with the manager, which hands them to the next start: clients
-//! that connect in between wait, and are served then.
+//! Its master sockets come from the manager (`LISTEN_FDS`, `sd_listen_fds(3)`), or else are made at the addresses
+//! given. It tells the manager when it is ready, when it stops, and, at half the watchdog's interval, that it turns
+//! (`sd_notify(3)`). With `--store` it leaves the sockets that it made with the manager, which hands them to the next
+//! start: clients that connect in between wait, and are served then.
 //!
 //! ```text
 //! cargo build --release --example activated
@@ -80,15 +80,15 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
         Ok(())
     })?;
     if let Some(interval) = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero()) {
-        // From a timer of the loop: what it tells is that the loop turns.
+        // From a timer of the loop: the watchdog sees that the loop runs.
         reactor.every(interval / 2, |_, ()| sd_notify::notify(&[NotifyState::Watchdog]));
     }
     sd_notify::notify(&[NotifyState::Ready])?;
     reactor.run(&mut ())
 }
 
-/// Ends in order. A socket that the manager has, too, goes on: who connects from now on waits in its backlog for the next
-/// start, and only those accepted already are served here.
+/// Ends in order. A socket that the manager has, too, goes on: who connects from now on waits in its backlog for the
+/// next start, and only those accepted already are served here.
 fn wind_down(cx: &mut PollSet<()>, masters: &[Key]) {
     for &master in masters {
         cx.close(master);

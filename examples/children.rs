@@ -1,12 +1,12 @@
-//! Runs commands beside each other, as a small supervisor does.
+//! Runs commands in parallel, as a small supervisor does.
 //!
 //! ```text
 //! cargo run --release --example children -- 'ping -c 3 localhost' 'sleep 2; echo done; exit 3'
 //! ```
 //!
-//! prints each line that they write with the command's number before it, `1: …` or `2: …`, on the output that they wrote
-//! it to, and on standard error how each ended. Ctrl-C (or SIGTERM) sends all of them SIGTERM, and SIGKILL to those that are left after the grace period,
-//! or at the next Ctrl-C.
+//! prints each line that they write with the command's number before it, `1: …` or `2: …`, on the output that they
+//! wrote it to, and on standard error how each ended. Ctrl-C (or SIGTERM) sends all of them SIGTERM, and SIGKILL to
+//! those that are left after the grace period, or at the next Ctrl-C.
 //!
 //! It ends with 0 if every command did, 1 if one did not, 2 for a wrong command line, and 130 after Ctrl-C.
 
@@ -52,7 +52,7 @@ impl Crew {
     /// To the whole group: a shell has children of its own.
     fn send(&self, signal: rustix::process::Signal) {
         for group in self.running.values().filter_map(|&pid| Pid::from_raw(pid as i32)) {
-            // It fails only where all are gone already.
+            // It fails only if all of them have ended.
             let _ = kill_process_group(group, signal);
         }
     }
@@ -144,7 +144,7 @@ impl ChildHandler<Crew> for Lines {
         shown
     }
 
-    /// Nobody reads our output any more: the child was killed.
+    /// Our output has no reader any more: the child was killed.
     fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, Crew>, crew: &mut Crew) {
         eprintln!("{}: given up: {cause}", self.number);
         crew.failed = true;
@@ -169,7 +169,7 @@ fn run(arguments: Arguments) -> io::Result<Crew> {
     let mut reactor = Reactor::<Crew>::new()?;
     let grace = Duration::from_secs(arguments.grace);
     let mut crew = Crew { grace, fail_fast: arguments.fail_fast, ..Crew::default() };
-    // Before the first child: from here on, no signal can end us and leave them behind.
+    // Before the first child: from now on a signal cannot end this process while its children run.
     reactor.signals([Signal::INT, Signal::TERM, Signal::HUP], |info, cx, crew| {
         eprintln!("children: {}: ending {} of them", info.signal(), crew.running.len());
         crew.interrupted = true;

@@ -150,7 +150,7 @@ fn relay(socket: &UnixStream) -> io::Result<()> {
         sender.shutdown(Shutdown::Write).and(sent)
     });
     copy(&mut &*socket, &mut io::stdout().lock(), 1 << 20)?;
-    // A standard input that is still open is not worth waiting for: nobody takes it any more.
+    // Do not wait for the end of standard input: the server takes no more requests.
     if to_server.is_finished() {
         to_server.join().expect("copying does not panic")?;
     }

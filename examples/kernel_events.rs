@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Each event is a line: `link lo up`, `add@/devices/virtual/net/v0`, `created new`, `output "24 80\r\n"`. It ends with
-//! Ctrl-C, or after `--count` of them; the exit code is 0 when all went well, 1 when something failed, 2 for a wrong command line.
+//! Ctrl-C, or after `--count` of them; the exit code is 0 when all went well, 1 when something failed, 2 for a wrong
+//! command line.
 #![allow(unsafe_code, reason = "a program gets its controlling terminal between fork and exec")]
 
 use std::{
@@ -195,9 +196,9 @@ fn on_terminal(
                 state.event(cx, &format!("output {text:?}"));
                 Ok(Progress::More)
             }
-            // Nobody has the other side open any more: EIO.
+            // No process has the other side open any more: EIO.
             Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-                // It would be told again when the program's last descriptor is gone.
+                // The kernel would report it again when the program's last descriptor is closed.
                 cx.finish();
                 state.event(cx, "hang-up");
                 state.end(cx);

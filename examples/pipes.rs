@@ -142,7 +142,7 @@ impl FdSource<Ended> for Feed {
         if self.input_ended {
             cx.stop();
         } else if let Some(stdin) = self.stdin {
-            // What is ready there already is told anew.
+            // If it is ready already, the kernel reports a new event.
             cx.set_interest(stdin, Interest::READABLE)?;
         }
         Ok(Progress::Drained)

@@ -133,7 +133,7 @@ fn serve(address: &Address, arguments: Arguments) -> io::Result<()> {
 /// Standard input may be a file, which no poll set watches, so a thread waits for it. It is never far ahead.
 fn read_lines(remote: &Remote<Service>, to: &mpsc::SyncSender<io::Result<Vec<u8>>>, keep: bool) {
     for line in io::stdin().lock().split(b'\n') {
-        // Each job takes one line: the reactor is gone if there is nobody to take it.
+        // Each job passes one line to the reactor; it fails if the reactor was dropped.
         if to.send(line).is_err() || remote.run(publish).is_err() {
             return;
         }

@@ -52,7 +52,7 @@ struct Arguments {
 /// What is to become of the process.
 struct Outcome {
     code: ExitCode,
-    /// The subscription's own key, once it stands.
+    /// The subscription's own key, once it has begun.
     subscription: Option<Key>,
 }
 

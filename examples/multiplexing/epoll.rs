@@ -24,7 +24,7 @@ impl Epoll {
     pub(crate) fn new(trigger: libc::c_int) -> io::Result<Self> {
         // SAFETY: no pointers.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        // SAFETY: `epoll_create1` has just made it, and nobody else knows it.
+        // SAFETY: `epoll_create1` has just made it, and it has no other owner.
         let set = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self {
             set,
@@ -61,7 +61,7 @@ impl Epoll {
         check(unsafe { libc::epoll_ctl(self.set.as_raw_fd(), what, fd, &mut event) }).map(drop)
     }
 
-    /// Waits until somebody is ready (or, with `wait` false, only looks), and answers who: descriptors, one after
+    /// Waits until a descriptor is ready (or, with `wait` false, only looks), and returns which: descriptors, one after
     /// the other, read from `events`.
     pub(crate) fn wait(&mut self, wait: bool) -> io::Result<impl Iterator<Item = RawFd> + use<'_>> {
         let timeout = if wait { -1 } else { 0 };

@@ -40,7 +40,7 @@ pub(crate) enum Cir {
     Accepted(OwnedFd),
     /// A client that could not be taken, and was told so by being closed.
     Refused,
-    /// Nobody is waiting.
+    /// No CIR waits.
     None,
     /// The kernel is short of something. The client still waits in the backlog: ask again later.
     TryLater,
@@ -172,7 +172,7 @@ pub(crate) fn recv(handle: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usiz
 /// `send`: answers how many bytes the kernel took, which may be fewer than given.
 pub(crate) fn send(handle: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     retry(|| {
-        // MSG_NOSIGNAL: a client that is gone is this client's error, not SIGPIPE for the whole server.
+        // MSG_NOSIGNAL: a closed connection is an error of this client, not SIGPIPE for the whole server.
         // SAFETY: the pointer and the length are those of `bytes`.
         check_len(unsafe {
             libc::send(handle.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL)
@@ -202,7 +202,7 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 fn socket(name: &KernelAddress, mode: Mode) -> io::Result<OwnedFd> {
     // SAFETY: no pointers.
     let fd = check(unsafe { libc::socket(name.family(), libc::SOCK_STREAM | mode.flags(), 0) })?;
-    // SAFETY: `socket` has just made it, and nobody else knows it.
+    // SAFETY: `socket` has just made it, and it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -211,7 +211,7 @@ fn accept(master: BorrowedFd<'_>, mode: Mode) -> io::Result<OwnedFd> {
     // SAFETY: null says that we do not ask for the peer's address.
     let fd =
         check(unsafe { libc::accept4(master.as_raw_fd(), nowhere, std::ptr::null_mut(), mode.flags()) })?;
-    // SAFETY: `accept4` has just made it, and nobody else knows it.
+    // SAFETY: `accept4` has just made it, and it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -229,7 +229,7 @@ fn reuse_address(handle: BorrowedFd<'_>) -> io::Result<()> {
         .map(drop)
 }
 
-/// Removes a socket that a killed server left behind: only a socket, and only when nobody answers there.
+/// Removes the socket of a killed server: only a socket, and only if no process listens on it.
 fn remove_if_dead(path: &Path, name: &KernelAddress) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

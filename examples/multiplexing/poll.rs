@@ -94,7 +94,7 @@ fn events(interest: Interest) -> libc::c_short {
     }
 }
 
-/// Waits until somebody is ready, and notes in each entry whether it is.
+/// Waits until a descriptor is ready, and notes in each entry whether it is.
 fn poll(monitored: &mut [libc::pollfd]) -> io::Result<()> {
     let wait_for_ever = -1;
     // SAFETY: the pointer and the length are those of `monitored`, which we hold mutably.

@@ -1,4 +1,4 @@
-//! Multiplexing with this crate's reactor: the same edges, and nobody has to remember them.
+//! Multiplexing with this crate's reactor: the same edges, which the reactor remembers.
 //!
 //! ```text
 //! R = a reactor;  put signals and M into it, each with its handler
@@ -13,9 +13,9 @@
 //! client does not take yet, the end of a connection in both directions. What is left to write is what this server is
 //! *for*: the session below.
 //!
-//! It costs a call less than `epoll_edge` for each message. A short `recv` is taken as a proof that nothing is left, which
-//! saves the `EAGAIN`; it is a proof only where descriptors cannot be passed and no out-of-band byte is announced, and
-//! seeing to that is the reactor's affair, too.
+//! It costs a call less than `epoll_edge` for each message. A short `recv` is taken as a proof that nothing is left,
+//! which saves the `EAGAIN`; it is a proof only where descriptors cannot be passed and no out-of-band byte is
+//! announced, and seeing to that is the reactor's affair, too.
 
 use std::{
     io::{self, Write},

@@ -134,7 +134,7 @@ impl FdSet {
     }
 }
 
-/// Waits until somebody is ready, and leaves only those in the sets.
+/// Waits until a descriptor is ready, and leaves only ready ones in the sets.
 fn select(highest: RawFd, readable: &mut FdSet, writable: &mut FdSet) -> io::Result<()> {
     let none = std::ptr::null_mut();
     // SAFETY: both sets are valid and hold `highest`; null is no third set, and no timeout.

@@ -24,7 +24,7 @@ pub(crate) fn descriptor() -> io::Result<OwnedFd> {
     check(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) })?;
     // SAFETY: as above; -1 asks for a new descriptor.
     let fd = check(unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
-    // SAFETY: `signalfd` has just made it, and nobody else knows it.
+    // SAFETY: `signalfd` has just made it, and it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -107,7 +107,7 @@ fn install(handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
         // SAFETY: `action` is initialised, and its handler is async-signal-safe; null: no old action.
         check(unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) })?;
     }
-    // Whoever started us may have blocked them, and a mask is inherited.
+    // The parent process may have blocked them, and a mask is inherited.
     let set = ending_set()?;
     // SAFETY: `set` is initialised; null says that we do not ask for the old mask.
     check(unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut()) }).map(drop)

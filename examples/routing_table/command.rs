@@ -1,4 +1,4 @@
-//! One command to a manager, and its answer: what `nc` would do, without the table that nobody asked for.
+//! One command to a manager, and its answer: like `nc`, without the table that a manager sends first.
 
 use std::{
     io::{self, BufRead, BufReader, Write},

@@ -18,7 +18,7 @@ use crate::{
     protocol::{LINE_MAX, Line},
 };
 
-/// Bytes that may wait for whoever reads standard output.
+/// Bytes that may be buffered for the reader of standard output.
 const WAITING_MAX: usize = 64 << 10;
 
 pub(crate) struct Output {
@@ -67,7 +67,7 @@ impl Output {
                 Ok(count) => drop(self.waiting.drain(..count)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // Nobody will ever read it.
+                // It has no reader any more.
                 Err(_) => self.waiting.clear(),
             }
             if self.waiting.is_empty() && self.left_out > 0 {
@@ -80,8 +80,8 @@ impl Output {
     }
 }
 
-/// Takes commands from standard input, a piece of it in a turn, so that a long file starves nobody. Its end is not the
-/// manager's.
+/// Takes commands from standard input, a piece of it in a turn, so that a long file holds up no client. Its end is not
+/// the manager's.
 pub(crate) fn watch_input(set: &mut PollSet<Manager>) -> io::Result<()> {
     // Not `Stdin`, which reads ahead into a buffer that no poll set knows of.
     let mut input = Input::new(io::stdin().as_fd().try_clone_to_owned()?);
@@ -93,7 +93,7 @@ pub(crate) fn watch_input(set: &mut PollSet<Manager>) -> io::Result<()> {
             return Ok(Progress::Drained);
         }
         let key = cx.key();
-        // There may be more, of which no edge would tell.
+        // There may be more, for which no edge would come.
         cx.after(Duration::ZERO, move |cx, _| cx.set_interest(key, Interest::READABLE));
         Ok(Progress::Drained)
     });

@@ -1,4 +1,4 @@
-//! All roles at once, as children of one process, on names that nobody else has; and a short session with them.
+//! All roles at once, as children of one process, on unique names; and a short session with them.
 
 use std::{
     collections::VecDeque,
@@ -71,7 +71,7 @@ pub(crate) fn run(pace: Duration) -> io::Result<()> {
         failure: None,
     };
     let mut reactor = Reactor::<Demo>::new()?;
-    // Ctrl-C is for the children as well: the terminal has told them already.
+    // Ctrl-C is for the children as well: the terminal has sent it to them already.
     reactor.signals([Signal::INT, Signal::TERM], |_, _, demo| {
         demo.end();
         Ok(())
@@ -156,13 +156,13 @@ impl Demo {
     fn end(&mut self) {
         self.steps.clear();
         for &(_, pid) in &self.children {
-            // One that is gone already needs none.
+            // A child that has ended needs none.
             let _ = signals::kill(pid, Signal::TERM);
         }
     }
 }
 
-/// Not `println!`, which panics when whoever read it has left, with children still to be ended.
+/// Not `println!`, which panics when standard output has no reader any more, while there are children to end.
 fn say(who: &str, text: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{who:<12} | {text}")
 }

@@ -38,11 +38,11 @@ impl fmt::Display for Level {
 
 #[derive(Default)]
 pub(crate) struct Journal {
-    /// None: nobody has asked for a log.
+    /// None: there is no log.
     outbox: Option<Key>,
     written: u64,
     dropped: u64,
-    /// Of those, the ones that the log itself does not tell of yet.
+    /// Of those, the ones that the log does not report yet.
     untold: u64,
 }
 
@@ -58,7 +58,7 @@ impl Drop for OwnQueue {
 }
 
 impl Journal {
-    /// A journal into the queue of this name, which is made unless a manager that was killed has left it behind.
+    /// A journal into the queue of this name, which is made unless one of a killed manager is there.
     pub(crate) fn open(set: &mut PollSet<Manager>, name: &str) -> io::Result<(Journal, OwnQueue)> {
         let queue = Queue::options().write(true).create(true).message_size(LINE_BYTES).open(name)?;
         let own = OwnQueue(name.into());
@@ -96,7 +96,7 @@ impl Journal {
         (self.written, self.outbox.map_or(0, |outbox| set.outbox_len(outbox)), self.dropped)
     }
 
-    /// How many of the dropped lines the log does not tell of.
+    /// How many of the dropped lines the log does not report.
     pub(crate) fn untold(&self) -> u64 {
         self.untold
     }

@@ -69,7 +69,7 @@ impl QueueHandler<Failure> for Log {
     ) -> io::Result<()> {
         let text = String::from_utf8_lossy(message.bytes);
         let printed = writeln!(io::stdout().lock(), "{:<7} {text}", Level::of_priority(message.priority));
-        // Nobody reads it any more.
+        // It has no reader any more.
         if printed.is_err() {
             cx.stop();
         }
@@ -78,7 +78,7 @@ impl QueueHandler<Failure> for Log {
 
     fn on_unlinked(&mut self, cx: &mut Context<'_, Failure>, _: &mut Failure) -> io::Result<()> {
         eprintln!("logger: the manager has ended");
-        // The name is gone, what is in the queue is not.
+        // The queue has no name any more, but still has its messages.
         cx.drain(DRAIN)
     }
 }

@@ -1,7 +1,7 @@
 //! The MAC table (IP address to MAC address, as ARP finds them out), which lies in shared memory.
 //!
-//! The manager publishes it whole at each change; whoever has it mapped reads the newest. All in the machine's byte
-//! order, in one value of a fixed size:
+//! The manager publishes it whole at each change; each process that has it mapped reads the newest. All in the
+//! machine's byte order, in one value of a fixed size:
 //!
 //! | bytes | content |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! The routing-table manager: the one process that changes the tables. It tells of routes over its Unix socket, of MAC
+//! The routing-table manager: the one process that changes the tables. It publishes routes over its Unix socket, of MAC
 //! addresses through shared memory, and of what it does through a message queue.
 
 use std::{collections::BTreeSet, fmt, fmt::Write, io, mem, time::Duration};
@@ -31,7 +31,7 @@ pub(crate) struct Manager {
     pub(crate) output: Output,
 }
 
-/// One client: a subscriber, or somebody with commands, or both.
+/// One client: a subscriber, a client with commands, or both.
 #[derive(Default)]
 struct Client {
     macs: Option<SubscriberId>,
@@ -40,7 +40,7 @@ struct Client {
 /// Runs until SIGINT or SIGTERM.
 pub(crate) fn run(address: &Address, queue: Option<&str>) -> io::Result<()> {
     let mut reactor = Reactor::<Manager>::builder().limits(limits()).build()?;
-    // Before anything else: from here on, no signal can end the process with a path or a queue left behind.
+    // Before anything else: from now on a signal cannot end the process without the removal of its paths and queues.
     signals(&mut reactor)?;
     let (journal, _own_queue) = match queue {
         Some(name) => Journal::open(&mut reactor, name).map(|(journal, own)| (journal, Some(own)))?,
@@ -84,7 +84,7 @@ fn limits() -> Limits {
 
 fn signals(reactor: &mut Reactor<Manager>) -> io::Result<()> {
     reactor.signals([Signal::USR1], |_, cx, manager| {
-        // A flush is refused by nobody.
+        // A flush is never refused.
         let _ = manager.change(&Change::Flush, &"SIGUSR1", cx);
         Ok(())
     })?;
@@ -226,7 +226,7 @@ impl Manager {
         )
     }
 
-    /// Changes the table, and tells everybody.
+    /// Changes the table, and sends the change to all subscribers.
     fn change(
         &mut self,
         change: &Change,

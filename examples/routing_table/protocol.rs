@@ -1,6 +1,6 @@
 //! What manager and clients say to each other: lines of text, so that `nc` and a keyboard will do.
 //!
-//! A client is sent the whole table at once, unasked, and then every change, whoever made it:
+//! A client is sent the whole table at once, unasked, and then every change, of any client:
 //!
 //! ```text
 //! TABLE 17 1                                 the table after change 17 has 1 route:
@@ -81,7 +81,7 @@ pub(crate) enum Line {
         change: Change,
     },
     Mac(Ipv4Addr, Mac),
-    /// In hexadecimal; what else belongs to it has come beside the text.
+    /// In hexadecimal; its other parts come with the text.
     Ticket(String),
     Ok(String),
     Error(String),
@@ -127,7 +127,7 @@ impl Command {
     }
 }
 
-/// The first word, and what is behind it.
+/// The first word, and the rest.
 fn first_word(text: &str) -> (&str, &str) {
     let text = text.trim_ascii();
     let (word, rest) = text.split_once(|c: char| c.is_ascii_whitespace()).unwrap_or((text, ""));

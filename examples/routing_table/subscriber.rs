@@ -197,7 +197,7 @@ fn out_of_place() -> io::Error {
 /// One line on standard output. It may block: then the manager has a slow subscriber, which it knows how to treat.
 fn print(line: &dyn std::fmt::Display) -> io::Result<()> {
     match writeln!(io::stdout().lock(), "{line}") {
-        // Whoever read it has left, and with them the reason to go on.
+        // Standard output has no reader any more: there is no reason to continue.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         printed => printed,
     }

@@ -8,7 +8,7 @@ pub(crate) const ROUTES_MAX: usize = 1_024;
 /// What the kernel allows an interface's name, its NUL left out (`IFNAMSIZ`).
 const INTERFACE_MAX: usize = 15;
 
-/// Why a change or a line was refused, in words for whoever sent it.
+/// Why a change or a line was refused, in words for its sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refused(pub(crate) String);
 
@@ -139,7 +139,7 @@ impl FromStr for Destination {
         let Some((network, mask)) = text.split_once('/') else {
             return refuse(format!("{text:?} has no mask; write ADDRESS/BITS, as in 10.0.0.0/8"));
         };
-        // A plus sign before it is a number to Rust, and to nobody else here.
+        // Rust parses a plus sign before a number; other tools do not.
         match mask.parse::<u8>() {
             Ok(bits) if !mask.starts_with('+') => Destination::new(address(network)?, bits),
             _ => refuse(format!("mask {mask:?} is no number from 0 to 32")),

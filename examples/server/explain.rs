@@ -1,4 +1,4 @@
-//! `--explain`: the state machine at work, a line for each transition, with the system call behind it.
+//! `--explain`: the state machine at work, one line for each transition, with its system call.
 //!
 //! ```text
 //! M fd 9 readable        → CIR     accept4 = 11           C#1 uid 0 pid 4242   database of clients: 1
@@ -86,7 +86,7 @@ impl<W: Write> Explain<W> {
             false => (String::new(), ""),
         };
         let line = format!("{on}{from:<26}{off} → {on}{to:<7}{off} {call:<28} {}", rest.trim());
-        // Nobody may read this any more; the service goes on.
+        // If the output has no reader any more, the service continues.
         let _ = self.out.write_all(format!("{}\n", line.trim_end()).as_bytes());
         self.lines += 1;
     }

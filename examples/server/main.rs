@@ -1,19 +1,20 @@
-//! The adder of every course on sockets, on any number of addresses at once, with a message queue and signals beside them
-//! in the same poll set.
+//! The adder of every course on sockets, on any number of addresses at once, with a message queue and signals beside
+//! them in the same poll set.
 //!
 //! ```text
 //! cargo run --release --example server                      # unix:/tmp/DemoSocket
 //! cargo run --release --example server -- unix:/tmp/a unix-seq:/tmp/b abstract:adder tcp:127.0.0.1:4000 mq:/adder
 //! ```
 //!
-//! Clients send `i32`s in the machine's byte order; a 0 ends the series and is answered with `Result = N`, the plain text
-//! with neither a NUL nor a line feed behind it: a client in C that zeroes its buffer prints exactly that, and so do
-//! socat and Python. Then the sum is 0 again, for the next series.
+//! Clients send `i32`s in the machine's byte order; a 0 ends the series and is answered with `Result = N`, the plain
+//! text with neither a NUL nor a line feed behind it: a client in C that zeroes its buffer prints exactly that, and so
+//! do socat and Python. Then the sum is 0 again, for the next series.
 //!
-//! Standard output has one JSON object a line, for programs: `{"event":"ready",…}` once it listens, `{"event":"totals",…}` on SIGUSR1
-//! and at the end. All that is for people goes to standard error.
+//! Standard output has one JSON object a line, for programs: `{"event":"ready",…}` once it listens,
+//! `{"event":"totals",…}` on SIGUSR1 and at the end. All that is for people goes to standard error.
 //!
-//! It can explain itself (`--explain`, `--trace`, `--timeline`), and has a flight recorder: `docs/explain.md` shows what one sees.
+//! It can explain itself (`--explain`, `--trace`, `--timeline`), and has a flight recorder: `docs/explain.md` shows
+//! what one sees.
 
 use std::{fmt::Display, io, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -39,7 +40,8 @@ use adder::{Adder, OwnQueue, Totals};
 
 /// Adder service: sums the i32s that each client sends, and answers `Result = N` to a 0.
 ///
-/// SIGUSR1 prints the totals, SIGUSR2 dumps the flight recorder and draws the timeline, SIGHUP reads the limits file again, SIGTERM and Ctrl-C drain (a second one stops at once).
+/// SIGUSR1 prints the totals, SIGUSR2 dumps the flight recorder and draws the timeline, SIGHUP reads the limits file
+/// again, SIGTERM and Ctrl-C drain (a second one stops at once).
 #[derive(Parser)]
 struct Arguments {
     /// unix:/path, unix-seq:/path, abstract:name, abstract-seq:name, tcp:host:port (port 0: any), or mq:/name
@@ -92,7 +94,7 @@ fn main() -> ExitCode {
 
 fn serve(arguments: &Arguments, limits: Limits) -> io::Result<()> {
     let mut reactor = Reactor::<Totals>::builder().limits(limits).build()?;
-    // Before anything else: from here on, no signal can end the process with a path or a queue left behind.
+    // Before anything else: from now on a signal cannot end the process without the removal of its paths and queues.
     let mut sources = signals(&mut reactor, arguments)?;
     let mut queues = Vec::new();
     let mut served = Vec::new();
@@ -125,7 +127,7 @@ fn say(what: impl Display) {
 /// A source that is there from the start.
 type Source = (Key, SourceKind);
 
-/// Puts one address into the poll set; tells what it came to be, and the queue that was made for it.
+/// Puts one address into the poll set. Returns the address that was bound, and the queue that was made for it.
 fn open(reactor: &mut Reactor<Totals>, address: &Address) -> io::Result<(Address, Source, Option<OwnQueue>)> {
     if let Address::Queue(name) = address {
         let (queue, own) = adder::open_queue(name)?;

@@ -43,7 +43,7 @@ impl Names {
         self.names.get(&key).map(String::as_str)
     }
 
-    /// It has left the poll set; until the next turn somebody may still ask for its name.
+    /// It was removed from the poll set. Its name is kept until the next turn.
     pub(crate) fn left(&mut self, key: Key) {
         self.gone.push(key);
     }

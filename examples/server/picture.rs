@@ -14,7 +14,7 @@ use crate::{
 };
 
 const WIDTH: f64 = 1240.0;
-/// Where the plot begins and ends; names stand on its left, sums on its right.
+/// Where the plot begins and ends; the names are to the left of it, the sums to the right.
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 1060.0;
 /// Where the sums end.

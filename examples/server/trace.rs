@@ -1,7 +1,8 @@
 //! `--trace`: what the reactor does as a Chrome trace, to be opened in Perfetto or in `chrome://tracing`.
 //!
-//! One track for the loop, one for each source. The format is the JSON array of the "Trace Event Format"; it is written as
-//! it comes, so memory is bounded, and what a killed server leaves lacks the closing bracket only, which may be missing.
+//! One track for the loop, one for each source. The format is the JSON array of the "Trace Event Format"; it is written
+//! as it comes, so memory is bounded, and what a killed server leaves lacks the closing bracket only, which may be
+//! missing.
 
 use std::{
     collections::HashMap,
@@ -73,7 +74,7 @@ impl Trace {
         Ok(trace)
     }
 
-    /// Ends the array. Says what has gone wrong since the beginning.
+    /// Ends the array. Returns the first error of writing.
     pub(crate) fn end(&mut self) -> io::Result<()> {
         if !std::mem::replace(&mut self.ended, true) && self.failed.is_none() {
             self.failed = write!(self.out, "\n]\n").and_then(|()| self.out.flush()).err();

@@ -76,7 +76,7 @@ pub(crate) fn show<S>(set: &mut PollSet<S>) -> io::Result<()> {
 
 /// The end: what is in files is complete.
 pub(crate) fn end<S>(set: &mut PollSet<S>) -> io::Result<()> {
-    // It says nothing of the reactor's own sources, which leave when the reactor is dropped.
+    // It has no lines for the reactor's own sources, which are closed when the reactor is dropped.
     set.take_observer::<Explain<Stderr>>();
     set.take_observer::<Timeline>().map_or(Ok(()), |timeline| timeline.draw())?;
     set.take_observer::<Trace>().map_or(Ok(()), |mut trace| trace.end())

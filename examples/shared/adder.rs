@@ -65,7 +65,7 @@ pub(crate) fn on_message(
     totals: &mut Totals,
 ) -> io::Result<()> {
     totals.queue_messages += 1;
-    // C programs like to send the NUL behind their strings, shells the line feed.
+    // C programs often send the NUL after a string, shells the line feed.
     let number = str::from_utf8(message.bytes).ok().and_then(|text| {
         text.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\0').parse::<i32>().ok()
     });
@@ -145,7 +145,7 @@ pub(crate) fn report(totals: &Totals, stats: &Stats) -> Value {
 
 /// One line for programs, on standard output.
 pub(crate) fn tell(line: &Value) {
-    // Not println!, which panics when whoever read it has left.
+    // Not println!, which panics when standard output has no reader any more.
     if let Err(error) = writeln!(io::stdout().lock(), "{line}") {
         log::warn!("standard output: {error}");
     }

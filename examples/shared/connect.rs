@@ -77,7 +77,7 @@ fn unix(kind: libc::c_int, name: &[u8], is_abstract: bool, timeout: Duration) ->
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor was made just now, and is nobody else's.
+    // SAFETY: the descriptor was made just now, and has no other owner.
     let socket = unsafe { UnixStream::from_raw_fd(fd) };
     socket.set_write_timeout(Some(timeout))?;
     // SAFETY: `address` lives through the call, and `length` is within it.

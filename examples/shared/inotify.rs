@@ -23,7 +23,7 @@ pub(crate) fn watch(path: &Path) -> io::Result<OwnedFd> {
     Ok(inotify)
 }
 
-/// Tells each change of one read. `WouldBlock` when there is none.
+/// Calls the closure with each change of one read. `WouldBlock`: there is none.
 pub(crate) fn each(inotify: impl AsFd, mut tell: impl FnMut(&str, &str)) -> io::Result<()> {
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut reader = Reader::new(inotify, &mut buffer);

@@ -17,12 +17,12 @@ const LINKS_AND_ADDRESSES: u32 = 0x1 | 0x10 | 0x100;
 /// The kernel's own uevents; those that udev has worked on are group 2.
 const UEVENTS: u32 = 1;
 
-/// A socket that hears of every change of a link or an address, in the network namespace of the caller.
+/// A socket that receives every change of a link or an address, in the network namespace of the caller.
 pub(crate) fn changes() -> io::Result<OwnedFd> {
     open(None, LINKS_AND_ADDRESSES)
 }
 
-/// A socket that hears of every device that comes, goes or changes.
+/// A socket that receives every event of a device: added, removed or changed.
 pub(crate) fn uevents() -> io::Result<OwnedFd> {
     open(Some(KOBJECT_UEVENT), UEVENTS)
 }
@@ -62,7 +62,7 @@ pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Receiv
     })
 }
 
-/// The changes that a message of [`changes`] tells of, a line each.
+/// The changes in a message of [`changes`], one line each.
 pub(crate) fn describe_changes(mut bytes: &[u8]) -> Vec<String> {
     const HEADER: usize = 16;
     let mut lines = Vec::new();

@@ -1,4 +1,4 @@
-//! Lines on standard output, for a program whose reader may leave (`… | head -1`).
+//! Lines on standard output, for a program whose reader may close early (`… | head -1`).
 
 use std::{
     fmt,
@@ -7,7 +7,7 @@ use std::{
 
 use ipc_reactor::PollSet;
 
-/// Writes a line; stops the reactor when nobody reads any more, where `println!` would panic.
+/// Writes a line. If standard output has no reader any more, stops the reactor, where `println!` would panic.
 pub(crate) fn say<S>(set: &mut PollSet<S>, line: fmt::Arguments<'_>) {
     if writeln!(io::stdout(), "{line}").is_err() {
         set.stop();

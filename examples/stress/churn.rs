@@ -1,6 +1,8 @@
-//! `churn`: connection initiation requests, and nothing else. Each connection is closed as soon as it stands, or with `--ask` once one request is answered.
+//! `churn`: connection initiation requests, and nothing else. Each connection is closed as soon as it is established,
+//! or with `--ask` once one request is answered.
 //!
-//! A Unix connection stands for its client as soon as it is in the master socket's backlog; that the server has accepted it shows only in its answer.
+//! A Unix connection is established for its client as soon as it is in the master socket's backlog; that the server has
+//! accepted it shows only in its answer.
 
 use std::{io, time::Duration};
 

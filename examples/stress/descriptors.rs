@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// What a process needs beside one descriptor a client.
+/// What a process needs in addition to one descriptor for each client.
 const BESIDES: u64 = 64;
 
 /// Raises the soft limit where `clients` need it; says so if it did.

@@ -1,11 +1,13 @@
 //! Requests that are due meet connections that have room.
 //!
-//! In an **open loop** requests come due by a schedule that knows nothing of the server. One that finds no connection with room waits here, and its
-//! latency counts from the time at which it was due: while a server stalls, the requests behind the stall get slow, too, as they would for users.
-//! A **closed loop** has no schedule: a connection that has room gets the next request, so a server that stalls is asked less (that is
-//! "coordinated omission", and the reason why a closed loop tells the highest throughput, and no latencies under a load).
+//! In an **open loop** requests come due by a schedule that knows nothing of the server. One that finds no connection
+//! with room waits here, and its latency counts from the time at which it was due: while a server stalls, the requests
+//! after the stall get slow, too, as they would for users. A **closed loop** has no schedule: a connection that has
+//! room gets the next request, so a server that stalls is asked less (that is "coordinated omission", and the reason
+//! why a closed loop tells the highest throughput, and no latencies under a load).
 //!
-//! No request belongs to a connection before it is sent: as from a pool, each goes out on the one that has been free for longest.
+//! No request belongs to a connection before it is sent: as from a pool, each goes out on the one that has been free
+//! for longest.
 //!
 //! There is no clock in here, so that the accounting can be tested to the nanosecond.
 
@@ -18,7 +20,7 @@ use crate::schedule::Schedule;
 pub(crate) struct Due {
     /// When it should go out.
     pub(crate) intended_ns: u64,
-    /// Nobody had room for it when it came due: that it goes out late is the server's doing, not the generator's.
+    /// No lane had room for it when it was due: the server made it late, not the generator.
     pub(crate) held: bool,
 }
 
@@ -28,7 +30,7 @@ pub(crate) struct Dispatch<P> {
     /// Nothing is due from here on.
     until_ns: u64,
     due: VecDeque<Due>,
-    /// A place stands in here once for each request that it has room for.
+    /// A place is in here once for each request that it has room for.
     free: VecDeque<P>,
 }
 
@@ -50,7 +52,7 @@ impl<P: Copy + PartialEq> Dispatch<P> {
         self.free.push_back(place);
     }
 
-    /// `place` is gone.
+    /// `place` is closed.
     pub(crate) fn withdraw(&mut self, place: P) {
         self.free.retain(|&free| free != place);
     }

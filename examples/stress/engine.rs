@@ -6,9 +6,10 @@
 //!                        └── release ◄── Record ◄── Lane::stream ◄───┘ answer, checked
 //! ```
 //!
-//! A run has four phases: **connect** (until all lanes stand), **warmup**, **measure**, **drain** (until the last request is answered or given up).
-//! A request belongs to the phase in which it was due. Every handler begins with [`Run::reach`], so a phase ends at its time and not at the next tick.
-//! [`Run::pump`] (`traffic.rs`) is the one place where requests are sent; it runs when an answer has made room, when a request comes due, and at each tick.
+//! A run has four phases: **connect** (until all lanes are open), **warmup**, **measure**, **drain** (until the last
+//! request is answered or given up). A request belongs to the phase in which it was due. Every handler begins with
+//! [`Run::reach`], so a phase ends at its time and not at the next tick. [`Run::pump`] (`traffic.rs`) is the one place
+//! where requests are sent; it runs when an answer has made room, when a request comes due, and at each tick.
 
 use std::{io, time::Duration};
 
@@ -85,7 +86,7 @@ struct Tally {
 /// Carries the plan out.
 ///
 /// # Errors
-/// It could not even begin: nobody is there, or a size is more than the transport takes.
+/// It could not even begin: there is no server, or a size is more than the transport takes.
 pub(crate) fn run(plan: &Plan, log: Option<HdrLog>) -> io::Result<Outcome> {
     let mut reactor = Reactor::<Run>::builder().limits(plan.limits()).build()?;
     reactor.signals([Signal::INT, Signal::TERM], |_, cx, run: &mut Run| {
@@ -165,7 +166,7 @@ impl Run {
         })
     }
 
-    /// All lanes that will stand do: the load begins, if there are any.
+    /// All lanes are open that can be: the load begins, if there are any.
     pub(crate) fn start(&mut self, set: &mut PollSet<Run>) {
         let now_ns = clock::now_ns();
         self.outcome.connected = self.lanes_up();

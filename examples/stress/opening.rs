@@ -68,7 +68,7 @@ impl Opening {
 }
 
 impl Run {
-    /// Opens the first lane, and waits for it: if nobody is there, that is best said at once.
+    /// Opens the first lane, and waits for it: if there is no server, the error comes at once.
     pub(crate) fn open_first(&mut self, set: &mut PollSet<Run>) -> io::Result<()> {
         match self.plan.target.clone() {
             Target::Connections(address) => {
@@ -83,7 +83,7 @@ impl Run {
                 set.adopt(socket, Framing::raw(), Caller { lane: 0 }).map(drop)
             }
             Target::Memory(address) => {
-                // Only asks whether anybody is there.
+                // Only checks whether there is a server.
                 drop(connect(&address, self.plan.timeout)?);
                 self.open(0, set)
             }
@@ -230,7 +230,7 @@ impl Session<Run> for Caller {
     }
 }
 
-/// Where messages come in: a datagram socket, which also tells of room for more, or a queue of answers.
+/// Where messages come in: a datagram socket, which also reports room for more, or a queue of answers.
 struct Receiver<T> {
     way: Rc<T>,
     lane: u32,
@@ -273,7 +273,7 @@ impl FdSource<Run> for Receiver<Queue> {
     }
 }
 
-/// Tells of room in a queue.
+/// Reports room in a queue.
 struct Room {
     queue: Rc<Queue>,
     lane: u32,

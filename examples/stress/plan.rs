@@ -40,7 +40,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The reactor's: nothing of its own is to stand in the load's way.
+    /// The reactor's limits, which must not limit the load.
     pub(crate) fn limits(&self) -> Limits {
         let defaults = Limits::default();
         let connections = self.connections as usize + 1;

@@ -41,7 +41,7 @@ fn nines(quantile: f64) -> f64 {
     -(1.0 - quantile).log10()
 }
 
-/// Points up to the last percentile that more than one value stands behind.
+/// Points up to the last percentile that has more than one value above it.
 fn points(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
     let last = (histogram.len().max(2) as f64).log10();
     let count = 200;

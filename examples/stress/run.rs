@@ -1,4 +1,4 @@
-//! `run`: one load, measured. `idle`: the same, while most of the connections only stand there.
+//! `run`: one load, measured. `idle`: the same, while most of the connections are idle.
 
 use std::fmt::Write;
 

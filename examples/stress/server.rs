@@ -1,4 +1,5 @@
-//! Servers to try the generator on: an echo on every kind of socket and queue, and a publisher in shared memory. `matrix` starts them in children.
+//! Servers to try the generator on: an echo on every kind of socket and queue, and a publisher in shared memory.
+//! `matrix` starts them in children.
 
 use std::{
     env,
@@ -23,7 +24,7 @@ use crate::{
 };
 
 const DRAIN: Duration = Duration::from_secs(1);
-/// Values that a subscriber may be behind.
+/// How many values a subscriber may lag.
 const BEHIND: usize = 4095;
 
 #[derive(clap::Args)]
@@ -169,7 +170,7 @@ fn publish(set: &mut PollSet<Serving>, serving: &mut Serving) {
     });
 }
 
-/// Such a server in a child; gone when this is.
+/// Such a server in a child, which is killed when this is dropped.
 pub(crate) struct Server {
     child: Child,
     pub(crate) target: Target,

@@ -1,7 +1,9 @@
-//! Values in shared memory that say when they were due and when they were published, on the clock that all processes of a machine share.
+//! Values in shared memory that say when they were due and when they were published, on the clock that all processes of
+//! a machine share.
 //!
-//! Nobody asks for a value, so there is no way there and back: **latency** is from when the value was due at the publisher to when a subscriber's handler
-//! has it, **service time** is from when it was published. Each subscriber's copy of a value is a message.
+//! Values are not requested, so there is no round trip: **latency** is from when the value was due at the publisher to
+//! when a subscriber's handler has it, **service time** is from when it was published. Each subscriber's copy of a
+//! value is a message.
 
 use std::io;
 

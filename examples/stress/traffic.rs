@@ -103,7 +103,8 @@ impl Run {
         self.release(lane);
     }
 
-    /// Takes in what a lane has received: on a stream any number of answers, else one message. False: the lane is of no more use.
+    /// Takes in what a lane has received: on a stream any number of answers, else one message. False: the lane is of no
+    /// more use.
     pub(crate) fn arrived(&mut self, lane: u32, mut bytes: &[u8], set: &mut PollSet<Run>) -> bool {
         let now_ns = clock::now_ns();
         self.reach(now_ns);
@@ -132,7 +133,7 @@ impl Run {
                     self.record.error(self.phase, "wrong answer");
                     self.record.first_wrong.get_or_insert(why);
                     if !is_message {
-                        // Where the next answer would begin, nobody knows.
+                        // The beginning of the next answer is unknown.
                         return false;
                     }
                     if self.lanes[lane as usize].asked.len() < owed {
@@ -216,7 +217,7 @@ impl Run {
         self.pump(set);
     }
 
-    /// The lane's connection is gone, and with it the answers that it owed.
+    /// The lane's connection is closed, and its outstanding answers are lost.
     pub(crate) fn down(&mut self, lane: u32, why: &str) {
         let state = &mut self.lanes[lane as usize];
         state.way = Way::None;
@@ -234,7 +235,7 @@ impl Run {
         self.blocked.retain(|&blocked| blocked != lane);
     }
 
-    /// A lane stands (again).
+    /// A lane is open (again).
     pub(crate) fn up(&mut self, lane: u32, way: Way, set: &mut PollSet<Run>) {
         self.lanes[lane as usize].way = way;
         if self.phase != Phase::Connect {

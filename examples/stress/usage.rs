@@ -23,7 +23,7 @@ pub(crate) struct Sample {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shares {
     pub(crate) client: f64,
-    /// That it was ready to run and somebody else ran, where the kernel tells.
+    /// The time in which it was ready to run and another process ran, if the kernel reports it.
     pub(crate) client_waited: Option<f64>,
     /// None where the server's process is not known. Its children are not in it.
     pub(crate) server: Option<f64>,
@@ -91,7 +91,8 @@ pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
     Some(kib << 10)
 }
 
-/// The process that listens at the other end of a Unix socket; None where it lives in a namespace that is not seen from here.
+/// The process that listens at the other end of a Unix socket; None where it lives in a namespace that is not seen from
+/// here.
 #[allow(unsafe_code, reason = "getsockopt(2)")]
 pub(crate) fn peer_pid(socket: &UnixStream) -> Option<u32> {
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };

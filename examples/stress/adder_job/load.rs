@@ -102,7 +102,7 @@ struct Run {
 /// Carries the plan out.
 ///
 /// # Errors
-/// It could not even begin: somebody could not connect, or the queue not be opened.
+/// It could not even begin: a client could not connect, or the queue not be opened.
 pub(crate) fn run(plan: &Plan) -> io::Result<Tally> {
     let mut reactor = Reactor::<Run>::builder().limits(limits(plan)).build()?;
     reactor.signals([Signal::INT, Signal::TERM], |_, cx, run: &mut Run| {
@@ -257,7 +257,7 @@ impl Session<Run> for Caller {
                     String::from_utf8_lossy(&self.expected)
                 )
             });
-            // Where the next answer would begin, nobody knows.
+            // The beginning of the next answer is unknown.
             self.asked = None;
             cx.finish();
             return Ok(());

@@ -1,4 +1,4 @@
-//! What people and programs are told: a bar while it runs, then text or JSON.
+//! What people and programs get: a bar while it runs, then text or JSON.
 
 use std::{fmt, io, time::Duration};
 

@@ -58,7 +58,7 @@ pub(crate) fn serve(arguments: &Arguments) -> io::Result<()> {
     Ok(())
 }
 
-/// The parent's end: the child, and what there is to clean up behind it.
+/// The parent's end: the child, and what there is to clean up after it.
 pub(crate) struct Service {
     child: Child,
     lines: BufReader<ChildStdout>,

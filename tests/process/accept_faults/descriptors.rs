@@ -21,7 +21,11 @@ pub(crate) fn limit_is_raised() {
         server.limit_descriptors(1_000);
         clients[room..].iter_mut().for_each(Client::is_answered);
         clients.iter_mut().for_each(Client::is_served);
-        let told = server.log().lines().filter(|line| line.contains("is paused, connections wait in its backlog")).count();
+        let told = server
+            .log()
+            .lines()
+            .filter(|line| line.contains("is paused, connections wait in its backlog"))
+            .count();
         assert_eq!(told as u64, episode, "one line an episode\n{}", server.log());
         places.push(clients);
     }

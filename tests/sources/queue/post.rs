@@ -95,7 +95,9 @@ fn a_full_outbox_refuses_and_counts() {
     for trips in 1..=3 {
         let error = reactor.post(key, b"too many", 9).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::WouldBlock);
-        assert_eq!(error.to_string(), "the queue is full and 2 messages wait for it; raise Limits::outbox");
+        let expected =
+            format!("queue {key} is full, and 2 messages are buffered for it; raise Limits::outbox");
+        assert_eq!(error.to_string(), expected);
         assert_eq!((reactor.outbox_len(key), reactor.stats().limit_count(Limit::Outbox)), (2, trips));
     }
     next(&receiver);
