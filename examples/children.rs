@@ -153,7 +153,7 @@ impl ChildHandler<Crew> for Lines {
 }
 
 fn main() -> ExitCode {
-    env_logger::init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     match run(Arguments::parse()) {
         Ok(crew) if crew.interrupted => ExitCode::from(130),
         Ok(crew) if crew.failed => ExitCode::FAILURE,

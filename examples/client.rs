@@ -58,7 +58,7 @@ fn address(text: &str) -> Result<Address, String> {
 }
 
 fn main() -> ExitCode {
-    env_logger::init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let arguments = Arguments::parse();
     if matches!(arguments.address, Address::Queue(_)) && (arguments.raw || arguments.echo.is_some()) {
         eprintln!("client: a queue gives no answers: --echo and --raw are for sockets");

@@ -112,7 +112,7 @@ fn send(address: &Address, texts: Vec<String>, wait: Option<Duration>) -> io::Re
 }
 
 fn main() -> ExitCode {
-    env_logger::init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let done = match Arguments::parse().command {
         Command::Listen { address, reply, message_size } => listen(&address, reply, message_size),
         Command::Send { address, texts, wait_reply, timeout_ms } => {

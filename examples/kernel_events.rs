@@ -102,7 +102,7 @@ impl State {
 }
 
 fn main() -> ExitCode {
-    env_logger::init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     match run(Arguments::parse()) {
         Ok(State { failed: false, .. }) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,

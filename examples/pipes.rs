@@ -65,7 +65,7 @@ fn octal(text: &str) -> Result<u32, String> {
 }
 
 fn main() -> ExitCode {
-    env_logger::init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let ended = match Arguments::parse().command {
         Action::Read { path, keep_open, once, mode } => read(&path, keep_open, once, mode),
         Action::Write { path, wait } => write(&path, wait),

@@ -109,7 +109,7 @@ fn name(text: &str) -> Result<String, String> {
 const NOTHING: u8 = 3;
 
 fn main() -> ExitCode {
-    env_logger::init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     match run(Arguments::parse().command) {
         Ok(code) => code,
         Err(error) => {

@@ -164,7 +164,7 @@ fn by_name(name: &str, arguments: &Arguments) -> io::Result<()> {
 }
 
 fn main() -> ExitCode {
-    env_logger::init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let arguments = Arguments::parse();
     let done = match (&arguments.name, &arguments.what) {
         (Some(name), _) => by_name(name, &arguments),

@@ -187,7 +187,7 @@ fn print_new(text: &NamedText, shown: &mut CString) -> io::Result<()> {
 }
 
 fn main() -> ExitCode {
-    env_logger::init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     run(Arguments::parse()).unwrap_or_else(|error| {
         eprintln!("shm_subscribe: {error}");
         ExitCode::FAILURE

@@ -114,7 +114,7 @@ fn run(role: Role) -> io::Result<ExitCode> {
 }
 
 fn main() -> ExitCode {
-    env_logger::init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     match run(Arguments::parse().role) {
         Ok(code) => code,
         Err(error) => {

@@ -1,7 +1,7 @@
 //! Descriptors that another process has made.
 //!
-//! They can be of any kind, and with some kinds the simplest calls block for as long as that process likes, also against
-//! SIGKILL: `fstat(2)`, `epoll_ctl(2)` and `close(2)` of a file of a FUSE mount, the close of a TCP socket with
+//! They can be of any kind, and with some kinds the simplest calls block for as long as that process likes, also
+//! against SIGKILL: `fstat(2)`, `epoll_ctl(2)` and `close(2)` of a file of a FUSE mount, the close of a TCP socket with
 //! `SO_LINGER`, and `read(2)`, `write(2)` and `close(2)` of a pipe while another process reads it into memory that does
 //! not come. So the kind is proved first, with calls that the kernel answers by itself (`F_GET_SEALS` of `fcntl(2)`,
 //! `getsockopt(2)`), and what is not of that kind is only discarded.

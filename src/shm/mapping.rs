@@ -111,8 +111,8 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// - `InvalidInput`: the length is 0, the offset is no multiple of the page size, or their sum overflows; or the object
-    ///   has huge pages, and this is a part of one.
+    /// - `InvalidInput`: the length is 0, the offset is no multiple of the page size, or their sum overflows; or the
+    ///   object has huge pages, and this is a part of one.
     /// - `UnexpectedEof`: the object is too short for a read-only mapping.
     /// - `StorageFull`: the range cannot be reserved, or files of this process may not be that long (`RLIMIT_FSIZE`).
     /// - `PermissionDenied`: the descriptor is not open for this access, or the object is sealed against it.
@@ -155,8 +155,8 @@ impl Mapping {
         Mapping::map(Some(fd), offset, len, access)
     }
 
-    /// Maps a sealed object from its start, which has at least `len` bytes. Nothing is reserved: `fallocate(2)` waits for
-    /// a lock of the object, and another process that has it can hold that lock for as long as it likes.
+    /// Maps a sealed object from its start, which has at least `len` bytes. Nothing is reserved: `fallocate(2)` waits
+    /// for a lock of the object, and another process that has it can hold that lock for as long as it likes.
     pub(super) fn of_sealed(object: impl AsFd, len: usize, access: Access) -> io::Result<Mapping> {
         Mapping::map(Some(object.as_fd()), 0, len, access)
     }
@@ -259,8 +259,8 @@ impl Drop for Mapping {
     }
 }
 
-/// `InvalidInput` if the object has huge pages and this is a part of one: the kernel maps the whole page, and refuses to
-/// unmap the part.
+/// `InvalidInput` if the object has huge pages and this is a part of one: the kernel maps the whole page, and refuses
+/// to unmap the part.
 fn require_whole_blocks(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<()> {
     const HUGETLBFS_MAGIC: u32 = 0x9584_58f6;
     let FileSystem { magic, block } = file::fstatfs(fd)?;

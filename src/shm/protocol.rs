@@ -12,7 +12,7 @@
 //! Each access is relaxed, and all order comes from fences, because of the reader's mapping: an atomic load from
 //! read-only memory is guaranteed to work only if it is relaxed.
 //!
-//! This file uses neither memory maps nor processes, so the loom models in `tests/shm_loom.rs` can include it
+//! This file uses neither memory maps nor processes, so the loom models in `tests/model` can include it
 //! unchanged.
 
 use std::sync::atomic::Ordering;

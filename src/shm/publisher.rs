@@ -51,9 +51,10 @@ impl PublisherOptions {
         self
     }
 
-    /// The most subscriptions at a time of one user, where the user is known: with [`SubscriberSession`](crate::SubscriberSession). Default
-    /// seven eighths of [`subscribers_max`](Self::subscribers_max), rounded up: no other user can take all. The publisher's
-    /// own user can.
+    /// The most subscriptions at a time of one user, where the user is known: with
+    /// [`SubscriberSession`](crate::SubscriberSession). Default seven eighths of
+    /// [`subscribers_max`](Self::subscribers_max), rounded up: no other user can take all. The publisher's own user
+    /// can.
     pub fn subscribers_per_uid(mut self, count: usize) -> Self {
         self.subscribers_per_uid = Some(count);
         self
@@ -63,8 +64,8 @@ impl PublisherOptions {
     ///
     /// # Errors
     ///
-    /// `InvalidInput`: no segment can have such sizes. `StorageFull`, `OutOfMemory`: there is not enough memory, or files of
-    /// this process may not be that long (`RLIMIT_FSIZE`). `Unsupported`: before Linux 5.1.
+    /// `InvalidInput`: no segment can have such sizes. `StorageFull`, `OutOfMemory`: there is not enough memory, or
+    /// files of this process may not be that long (`RLIMIT_FSIZE`). `Unsupported`: before Linux 5.1.
     pub fn create(self) -> io::Result<Publisher> {
         let geometry = Geometry::new(self.payload_max, self.capacity, self.tag)?;
         fork::start_counting()?;
@@ -118,8 +119,8 @@ enum By {
 /// The one writer of a segment of shared memory. It also notifies the subscribers.
 ///
 /// There can only be one: a `Publisher` is not `Clone`, publishing takes `&mut`, and the segment is sealed against
-/// other writers. After a fork only the process that made it can use it. Publishing never blocks and does not allocate. It makes one system call for each subscriber that
-/// sleeps, and none for others.
+/// other writers. After a fork only the process that made it can use it. Publishing never blocks and does not allocate.
+/// It makes one system call for each subscriber that sleeps, and none for others.
 ///
 /// # Example
 ///
@@ -190,8 +191,8 @@ impl Publisher {
 
     /// Makes a subscription whose subscriber is notified of updates by a [`Doorbell`].
     ///
-    /// It lasts until [`unsubscribe`](Self::unsubscribe), which the subscriber is told, or until a ring fails because the
-    /// subscriber is gone. The hang-up of the socket that the ticket went through tells of its end at once.
+    /// It lasts until [`unsubscribe`](Self::unsubscribe), which the subscriber is told, or until a ring fails because
+    /// the subscriber is gone. The hang-up of the socket that the ticket went through tells of its end at once.
     ///
     /// # Errors
     ///
@@ -272,8 +273,8 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// Nothing is published. `InvalidInput`: it is longer than [`payload_max`](Self::payload_max). `Unsupported`: this is a
-    /// forked child, and the publisher is its parent's.
+    /// Nothing is published. `InvalidInput`: it is longer than [`payload_max`](Self::payload_max). `Unsupported`: this
+    /// is a forked child, and the publisher is its parent's.
     // Inlining removes the branches of the copy where the compiler knows the length, as for a typed value.
     #[inline(always)]
     pub fn publish(&mut self, value: &[u8]) -> io::Result<()> {
@@ -402,8 +403,8 @@ impl Loan<'_> {
     ///
     /// # Errors
     ///
-    /// `InvalidInput`: they would exceed [`payload_max`](Publisher::payload_max). `Unsupported`: this is a forked child,
-    /// and the publisher is its parent's.
+    /// `InvalidInput`: they would exceed [`payload_max`](Publisher::payload_max). `Unsupported`: this is a forked
+    /// child, and the publisher is its parent's.
     pub fn write_at(&mut self, offset: usize, bytes: &[u8]) -> io::Result<()> {
         self.publisher.check_not_forked()?;
         let payload_max = self.publisher.geometry.payload_max;

@@ -292,8 +292,8 @@ impl Subscriber {
         self.armed
     }
 
-    /// Blocks until there is a new value, for at most `timeout`. False: the time is up. A timeout of 0 only looks whether
-    /// there is one.
+    /// Blocks until there is a new value, for at most `timeout`. False: the time is up. A timeout of 0 only looks
+    /// whether there is one.
     ///
     /// # Errors
     ///

@@ -79,8 +79,8 @@ impl NamedText {
     ///
     /// # Errors
     ///
-    /// Those of [`SharedObject::create`] and [`SharedObject::open`]. `StorageFull`: there is not enough memory, or files of
-    /// this process may not be that long (`RLIMIT_FSIZE`).
+    /// Those of [`SharedObject::create`] and [`SharedObject::open`]. `StorageFull`: there is not enough memory, or
+    /// files of this process may not be that long (`RLIMIT_FSIZE`).
     pub fn write(&self, text: &CStr) -> io::Result<()> {
         let bytes = text.to_bytes_with_nul();
         let len = self.len.max(bytes.len() as u64);

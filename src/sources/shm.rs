@@ -32,8 +32,8 @@ impl<S> PollSet<S> {
     /// only for a subscriber that has read everything, and never waits for it.
     ///
     /// A subscription with a doorbell ends with [`Cause::Peer`] when the publisher is gone, or has ended it; what was
-    /// published before is told first. Without a doorbell the end shows on the connection that the ticket came over, and
-    /// nowhere else: [`connect_subscriber`](PollSet::connect_subscriber) watches that.
+    /// published before is told first. Without a doorbell the end shows on the connection that the ticket came over,
+    /// and nowhere else: [`connect_subscriber`](PollSet::connect_subscriber) watches that.
     ///
     /// ```
     /// use ipc_reactor::shm::{Publisher, Subscriber, Update};

@@ -3,9 +3,9 @@
 //! Messages have 16 bytes. The first one of the publisher is a [`Ticket`], its descriptors attached to the first byte.
 //! All others, in both directions, are [`UPDATED`]: from the publisher a notification, for a subscriber without a
 //! doorbell; otherwise a keepalive, so that the idle deadline does not close the connection while no value changes. A
-//! subscriber with a doorbell answers each with the same message, and may leave out some: a publisher with an idle limit
-//! ends the subscription of one that is silent for twice that time. The socket's hang-up reports to each side that the
-//! other has ended.
+//! subscriber with a doorbell answers each with the same message, and may leave out some: a publisher with an idle
+//! limit ends the subscription of one that is silent for twice that time. The socket's hang-up reports to each side
+//! that the other has ended.
 
 use std::{
     fmt, io, mem,
@@ -186,8 +186,8 @@ enum Stage<H> {
 impl<S> PollSet<S> {
     /// Connects to a publisher's listener ([`SubscriberSession`]) and subscribes, without waiting: `handler` is called
     /// when the subscription begins, for each update, and once when it ends. It also ends when the publisher's process
-    /// ends, even if it was killed, and when the publisher cannot be reached. If the publisher sends what is no ticket, or
-    /// values that its segment cannot have, the cause is [`Cause::Malformed`](crate::Cause::Malformed).
+    /// ends, even if it was killed, and when the publisher cannot be reached. If the publisher sends what is no ticket,
+    /// or values that its segment cannot have, the cause is [`Cause::Malformed`](crate::Cause::Malformed).
     ///
     /// Returns the key of the connection. Closing the connection ends the subscription. While the handler runs,
     /// [`Context::key`] is the key of the subscription, which can be closed as well.
@@ -362,8 +362,8 @@ impl<S, H: SubscriptionHandler<S> + 'static> Session<S> for SubscriptionSession<
 
 /// The least time between two answers: a publisher that asks without end is not answered without end.
 const BETWEEN_ANSWERS: Duration = Duration::from_millis(10);
-/// Messages without an answer, each half of the idle time after the one before, after which a subscriber counts as gone.
-/// The first two could be due in a turn that came late, before what the subscriber has sent is read.
+/// Messages without an answer, each half of the idle time after the one before, after which a subscriber counts as
+/// gone. The first two could be due in a turn that came late, before what the subscriber has sent is read.
 const UNANSWERED_MAX: u32 = 4;
 
 /// Sends a message every half of [`Limits::idle`](crate::Limits::idle), so that neither side is idle.

@@ -101,8 +101,8 @@ pub(crate) fn set_cloexec(fd: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIOCLEX) }).map(drop)
 }
 
-/// `StorageFull` if a file of this process may not have `len` bytes (`RLIMIT_FSIZE` of `getrlimit(2)`). A write past that
-/// limit, and to make a file longer than it, is SIGXFSZ, which ends the process.
+/// `StorageFull` if a file of this process may not have `len` bytes (`RLIMIT_FSIZE` of `getrlimit(2)`). A write past
+/// that limit, and to make a file longer than it, is SIGXFSZ, which ends the process.
 pub(crate) fn check_size_limit(len: u64) -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to room for the limit.

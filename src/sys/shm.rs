@@ -38,8 +38,8 @@ pub(crate) fn seals(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) })
 }
 
-/// `posix_fallocate(3)`: reserves storage for the whole range, or fails. `StorageFull` also where the file may not become
-/// that long.
+/// `posix_fallocate(3)`: reserves storage for the whole range, or fails. `StorageFull` also where the file may not
+/// become that long.
 pub(crate) fn allocate(fd: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<()> {
     if let Some(end) = offset.checked_add(len)
         && end > file::fstat(fd)?.len

@@ -106,3 +106,22 @@ impl Default for Limits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_default_no_user_can_take_all_and_no_limit_defeats_another() {
+        let limits = Limits::default();
+        assert!(limits.clients_per_uid < limits.clients);
+        assert!(limits.buffered_per_uid < limits.buffered_max);
+        assert!(limits.frame_max <= limits.output_max, "a reply as long as the longest request can be sent");
+        assert!(limits.output_high_water < limits.output_max, "a slow client is paused before it is closed");
+        assert!(
+            limits.output_max < limits.buffered_per_uid,
+            "one slow client does not use up its user's share"
+        );
+        assert!(limits.frame_timeout < limits.idle, "a partial frame is no activity");
+    }
+}

@@ -116,3 +116,32 @@ impl fmt::Display for Stats {
 }
 
 const _: () = assert!(Limit::ALL.len() <= 32, "Stats::limits has a counter for each limit");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_limit_has_a_counter_of_its_own_and_is_shown_by_its_name() {
+        for &limit in Limit::ALL {
+            let mut stats = Stats::default();
+            stats.count_limit(limit);
+            stats.count_limit(limit);
+            for &other in Limit::ALL {
+                assert_eq!(stats.limit_count(other), if other == limit { 2 } else { 0 });
+            }
+            assert!(stats.to_string().ends_with(&format!(", {limit}: 2")), "{stats}");
+        }
+    }
+
+    #[test]
+    fn errors_are_counted_by_kind_in_the_order_in_which_they_came() {
+        let (full, broken) = (io::ErrorKind::StorageFull, io::ErrorKind::BrokenPipe);
+        let mut stats = Stats::default();
+        for kind in [full, broken, full] {
+            stats.failed(kind);
+        }
+        assert!(stats.errors().eq([(full, 2), (broken, 1)]));
+        assert!(stats.to_string().ends_with(&format!(", {full}: 2, {broken}: 1")), "{stats}");
+    }
+}

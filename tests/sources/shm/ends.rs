@@ -30,6 +30,8 @@ fn is_over(reactor: &mut Reactor<World>, world: &mut World) {
     until(reactor, world, |world| world.publisher.subscribers() == 0);
     settle(reactor, world);
     world.publish([9]);
+    // The subscriber's end of the connection is closed on another thread.
+    until(reactor, world, |world| world.publisher.subscribers() == 0);
     settle(reactor, world);
     assert_eq!((world.publisher.subscribers(), reactor.clients().count()), (0, 0));
     assert_eq!(world.heard.iter().filter(|heard| matches!(heard, Heard::End(_))).count(), 1);
