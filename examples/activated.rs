@@ -1,9 +1,9 @@
-//! An echo server under a service manager: socket activation, readiness, watchdog, and restarts that refuse nobody.
+//! An echo server under a service manager: socket activation, readiness, watchdog, and restarts that refuse no client.
 //!
-//! Its master sockets come from the manager (`LISTEN_FDS`, `sd_listen_fds(3)`), or else are made at the addresses
-//! given. It tells the manager when it is ready, when it stops, and, at half the watchdog's interval, that it turns
-//! (`sd_notify(3)`). With `--store` it leaves the sockets that it made with the manager, which hands them to the next
-//! start: clients that connect in between wait, and are served then.
+//! The manager passes the listening sockets (`LISTEN_FDS`, `sd_listen_fds(3)`); if it passes none, the program
+//! creates them at the given addresses. It notifies the manager when it is ready, when it stops, and, at half the
+//! watchdog's interval, that its loop runs (`sd_notify(3)`). With `--store` it stores its sockets in the manager, which
+//! passes them to the next start: clients that connect in between wait in the backlog until then.
 //!
 //! ```text
 //! cargo build --release --example activated
@@ -46,7 +46,7 @@ impl Session<()> for Echo {
 #[allow(unsafe_code)]
 fn passed() -> io::Result<Vec<Listener>> {
     let adopt = |fd| {
-        // SAFETY: the manager opened it for this process alone, which asks once, before it opens anything itself.
+        // SAFETY: the manager opened it for this process alone, which takes it once, before it opens any descriptor.
         Listener::try_from(unsafe { OwnedFd::from_raw_fd(fd) })
     };
     sd_notify::listen_fds()?.map(adopt).collect()
@@ -57,7 +57,7 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
     if listeners.is_empty() {
         listeners = arguments.addresses.iter().map(Listener::bind).collect::<io::Result<Vec<Listener>>>()?;
         if arguments.store {
-            // The path belongs to the socket, which goes on without this process.
+            // The path stays, because the manager keeps the socket after this process ends.
             listeners.iter_mut().for_each(Listener::leave_path);
             let fds: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
             sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName("master")], &fds)?;
@@ -80,20 +80,20 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
         Ok(())
     })?;
     if let Some(interval) = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero()) {
-        // From a timer of the loop: the watchdog sees that the loop runs.
+        // A timer of the loop sends it, so it proves to the watchdog that the loop runs.
         reactor.every(interval / 2, |_, ()| sd_notify::notify(&[NotifyState::Watchdog]));
     }
     sd_notify::notify(&[NotifyState::Ready])?;
     reactor.run(&mut ())
 }
 
-/// Ends in order. A socket that the manager has, too, goes on: who connects from now on waits in its backlog for the
-/// next start, and only those accepted already are served here.
+/// Ends in order. A socket that the manager also holds stays open: clients that connect from now on wait in its backlog
+/// for the next start, and this process serves only those that it has accepted already.
 fn wind_down(cx: &mut PollSet<()>, masters: &[Key]) {
     for &master in masters {
         cx.close(master);
     }
-    // A drain ends a client that has not asked yet; one that has just connected gets the time to do so.
+    // A drain closes a client that has sent nothing yet; this gives a new client the time to send a request.
     let begun = cx.now();
     cx.every(Duration::from_millis(10), move |cx, ()| {
         if cx.stats().clients == 0 || cx.now() - begun > Duration::from_secs(1) {

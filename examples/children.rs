@@ -4,9 +4,9 @@
 //! cargo run --release --example children -- 'ping -c 3 localhost' 'sleep 2; echo done; exit 3'
 //! ```
 //!
-//! prints each line that they write with the command's number before it, `1: …` or `2: …`, on the output that they
-//! wrote it to, and on standard error how each ended. Ctrl-C (or SIGTERM) sends all of them SIGTERM, and SIGKILL to
-//! those that are left after the grace period, or at the next Ctrl-C.
+//! prints each line of their output with the command's number before it, `1: …` or `2: …`, on the stream to which
+//! they wrote it, and on standard error how each ended. Ctrl-C (or SIGTERM) sends SIGTERM to all of them, and SIGKILL
+//! to those that still run after the grace period, or at the next Ctrl-C.
 //!
 //! It ends with 0 if every command did, 1 if one did not, 2 for a wrong command line, and 130 after Ctrl-C.
 
@@ -39,7 +39,7 @@ struct Arguments {
 
 #[derive(Default)]
 struct Crew {
-    /// The process group of each that runs, by its number.
+    /// The process group of each running command, by the command's number.
     running: BTreeMap<usize, u32>,
     failed: bool,
     fail_fast: bool,
@@ -49,15 +49,15 @@ struct Crew {
 }
 
 impl Crew {
-    /// To the whole group: a shell has children of its own.
+    /// Signals the whole process groups, because a shell has children of its own.
     fn send(&self, signal: rustix::process::Signal) {
         for group in self.running.values().filter_map(|&pid| Pid::from_raw(pid as i32)) {
-            // It fails only if all of them have ended.
+            // It fails only if all processes of the group have ended.
             let _ = kill_process_group(group, signal);
         }
     }
 
-    /// Asks them to end; insists when asked again, and when the time is up.
+    /// Sends SIGTERM at the first call, and SIGKILL at the second call or after the grace period.
     fn end(&mut self, cx: &mut Context<'_, Crew>) {
         if mem::replace(&mut self.ending, true) {
             return self.send(rustix::process::Signal::KILL);
@@ -70,7 +70,7 @@ impl Crew {
     }
 }
 
-/// The longest line that is kept together.
+/// The longest line that is printed in one piece.
 const LINE_MAX: usize = 64 << 10;
 
 /// One command's output, cut into lines.
@@ -96,7 +96,7 @@ fn lines(number: usize, held: &mut Vec<u8>, bytes: &[u8], to: &mut dyn Write) ->
 }
 
 fn write_line(number: usize, line: &[u8], to: &mut dyn Write) -> io::Result<()> {
-    // In one write, so that the lines of two outputs of one terminal do not mix.
+    // In one write, so that lines of standard output and standard error do not mix on a terminal.
     to.write_all(&[format!("{number}: ").as_bytes(), line, b"\n"].concat())
 }
 
@@ -137,14 +137,14 @@ impl ChildHandler<Crew> for Lines {
         match exit.status {
             // `exit status: 3`, or `signal: 15 (SIGTERM)`.
             Some(status) => eprintln!("{}: ended, {status}", self.number),
-            None => eprintln!("{}: ended, nobody knows how", self.number),
+            None => eprintln!("{}: ended, exit status unknown", self.number),
         }
         crew.failed |= !exit.status.is_some_and(|status| status.success());
         self.gone(cx, crew);
         shown
     }
 
-    /// Our output has no reader any more: the child was killed.
+    /// The child was killed before its end, for instance because our output has no reader any more.
     fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, Crew>, crew: &mut Crew) {
         eprintln!("{}: given up: {cause}", self.number);
         crew.failed = true;
@@ -179,7 +179,7 @@ fn run(arguments: Arguments) -> io::Result<Crew> {
     for (number, text) in (1..).zip(&arguments.commands) {
         let mut command = Command::new("sh");
         command.args(["-c", text]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // A group of its own: Ctrl-C at the terminal comes to us alone, and we hand it on.
+        // A process group of its own: Ctrl-C at the terminal reaches only this process, which signals the group.
         command.process_group(0);
         let key = reactor.run_child(&mut command, Lines { number, out: Vec::new(), err: Vec::new() })?;
         let pid = reactor.child(key).expect("it has just been started").pid();

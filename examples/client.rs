@@ -8,7 +8,7 @@
 //! cargo run --release --example client -- mq:/adder 1 2 3
 //! ```
 //!
-//! Ctrl-C ends it at once: it has nothing to leave in order.
+//! Ctrl-C ends it at once: it has nothing to clean up.
 
 use std::{
     io::{self, BufRead, Read, Write},
@@ -94,8 +94,8 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     }
 }
 
-/// Prints the answer to what `send` sends. Nothing in it tells where it ends, so the end of file does: the server sees
-/// that nothing more is coming, and closes when it has answered.
+/// Prints the answer to what `send` sends. The answer has no marked end, so this half-closes the connection and reads
+/// to the end of file: the server sees the half-close, answers, and closes.
 fn ask(
     mut socket: UnixStream,
     timeout: Duration,
@@ -142,7 +142,7 @@ fn post(name: &str, numbers: impl Iterator<Item = io::Result<i32>>, timeout: Dur
     Ok(())
 }
 
-/// Both directions at once, until the server closes.
+/// Copies both directions at once, until the server closes.
 fn relay(socket: &UnixStream) -> io::Result<()> {
     let mut sender = socket.try_clone()?;
     let to_server = thread::spawn(move || {
@@ -157,7 +157,7 @@ fn relay(socket: &UnixStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Not `io::copy`: of a seqpacket record, what exceeds its buffer would be lost.
+/// Not `io::copy`: if a seqpacket record is larger than its buffer, the rest of the record would be lost.
 fn copy(from: &mut impl Read, to: &mut impl Write, at_once: usize) -> io::Result<()> {
     let mut buffer = vec![0; at_once];
     loop {

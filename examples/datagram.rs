@@ -27,7 +27,7 @@ enum Command {
         /// Answers each datagram with this text
         #[arg(long, value_name = "TEXT")]
         reply: Option<String>,
-        /// Bytes of the largest datagram that is taken whole
+        /// Bytes of the largest datagram that is received whole
         #[arg(long, value_name = "BYTES", default_value_t = Datagram::MESSAGE_SIZE)]
         message_size: usize,
     },
@@ -38,7 +38,7 @@ enum Command {
         /// What to send; "" is an empty datagram
         #[arg(required = true)]
         texts: Vec<String>,
-        /// Sends each text when the reply to the one before has come, and prints the replies
+        /// Sends each text after the reply to the previous one, and prints the replies
         #[arg(long)]
         wait_reply: bool,
         /// How long to wait for all replies, in milliseconds

@@ -19,7 +19,7 @@ struct Arguments {
     /// Answer whole frames of so many bytes, instead of whatever comes
     #[arg(long, value_name = "BYTES")]
     frame: Option<NonZeroUsize>,
-    /// Poll for so long before sleeping, where that pays
+    /// Poll for up to this long before each sleep: lower latency, at the cost of processor time
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
     spin: u64,
 }
@@ -42,7 +42,7 @@ fn serve(arguments: Arguments) -> io::Result<()> {
     for address in &arguments.addresses {
         let listener = Listener::bind(address)?;
         let line = format!("echo: listening on {}\n", listener.local_address()?);
-        // In one piece: standard error has no buffer.
+        // In one write: standard error is unbuffered.
         eprint!("{line}");
         reactor.listen(listener, framing.clone(), |_peer, ()| Ok(Echo))?;
     }

@@ -1,4 +1,4 @@
-//! What the kernel itself has to say, through the reactor's open variant.
+//! Events from the kernel, through descriptors that the program puts into the poll set itself (`PollSet::fd`).
 //!
 //! ```text
 //! cargo run --release --example kernel_events -- netlink              # then: ip addr add 192.0.2.1/32 dev lo
@@ -7,9 +7,9 @@
 //! cargo run --release --example kernel_events -- pty -- stty size     # a program on a terminal of its own
 //! ```
 //!
-//! Each event is a line: `link lo up`, `add@/devices/virtual/net/v0`, `created new`, `output "24 80\r\n"`. It ends with
-//! Ctrl-C, or after `--count` of them; the exit code is 0 when all went well, 1 when something failed, 2 for a wrong
-//! command line.
+//! Each event is a line: `link lo up`, `add@/devices/virtual/net/v0`, `created new`, `output "24 80\r\n"`. Ctrl-C ends
+//! it, and so does the event number `--count`; the exit code is 0 for success, 1 for a failure, 2 for a wrong command
+//! line.
 #![allow(unsafe_code, reason = "a program gets its controlling terminal between fork and exec")]
 
 use std::{
@@ -43,7 +43,7 @@ use say::say;
 struct Arguments {
     #[command(subcommand)]
     source: Channel,
-    /// End after so many events
+    /// End after this many events
     #[arg(short, long, global = true, value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 }
@@ -73,11 +73,11 @@ fn size(text: &str) -> Result<(u16, u16), String> {
 }
 
 struct State {
-    /// How many events are still wanted.
+    /// How many more events to print.
     left: Option<u64>,
     /// The program on the terminal has failed.
     failed: bool,
-    /// Two things end a terminal, in either order: its program's exit, and its hang-up.
+    /// A terminal ends after two events, in either order: its program's exit, and its hang-up.
     ends: u8,
 }
 
@@ -196,7 +196,7 @@ fn on_terminal(
                 state.event(cx, &format!("output {text:?}"));
                 Ok(Progress::More)
             }
-            // No process has the other side open any more: EIO.
+            // EIO: no process has the other side open any more.
             Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                 // The kernel would report it again when the program's last descriptor is closed.
                 cx.finish();

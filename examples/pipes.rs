@@ -6,9 +6,9 @@
 //! seq 5 | cargo run --release --example pipes -- write /tmp/lines --wait
 //! ```
 //!
-//! The reader prints `hello`, and says on standard error when its last writer has left; then it awaits the next one.
-//! Both end with 0 when all went well, 1 when something failed (nobody reads, for instance), 2 for a wrong command
-//! line; Ctrl-C ends them in order.
+//! The reader prints `hello`, and a line on standard error when its last writer closes; then it waits for the next one.
+//! Both end with 0 for success, 1 for a failure (the FIFO has no reader, for instance), 2 for a wrong command line;
+//! Ctrl-C ends them in order.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -41,20 +41,20 @@ enum Action {
     /// Make the FIFO and print what is written to it, until Ctrl-C
     Read {
         path: PathBuf,
-        /// Take no notice of writers that leave
+        /// Print nothing when the last writer closes
         #[arg(long)]
         keep_open: bool,
-        /// End when the last writer has left
+        /// End when the last writer closes
         #[arg(long, conflicts_with = "keep_open")]
         once: bool,
         /// Who may read and write it
         #[arg(long, default_value = "600", value_parser = octal)]
         mode: u32,
     },
-    /// Write standard input to a FIFO that somebody reads
+    /// Write standard input to a FIFO that has a reader
     Write {
         path: PathBuf,
-        /// Await a reader, where there is none yet
+        /// Wait for a reader if there is none yet
         #[arg(long)]
         wait: bool,
     },
@@ -110,7 +110,7 @@ fn read(path: &Path, keep_open: bool, once: bool, mode: u32) -> Ended {
         if once {
             cx.stop();
         }
-        // The next writer's bytes come on this same descriptor.
+        // The next writer's bytes arrive on the same descriptor.
         Ok(Progress::Drained)
     })?;
     eprintln!("pipes: reading {}", fifo.path().display());
@@ -119,8 +119,8 @@ fn read(path: &Path, keep_open: bool, once: bool, mode: u32) -> Ended {
     ended
 }
 
-/// The FIFO, and the standard input that fills it. Input is read only while none of it waits, so that memory is
-/// bounded by one piece.
+/// The FIFO, and the standard input that fills it. It reads input only while none is buffered, so that it needs memory
+/// for one piece only.
 struct Feed {
     outbox: Outbox,
     stdin: Option<Key>,
@@ -156,7 +156,7 @@ impl FdSource<Ended> for Feed {
     }
 }
 
-/// The most that is read, and can wait, at once.
+/// The most that is read, and buffered, at once.
 const PIECE: usize = 64 << 10;
 
 fn write(path: &Path, wait: bool) -> Ended {

@@ -8,9 +8,9 @@
 //! cargo run --release --example queue -- unlink /jobs
 //! ```
 //!
-//! The receiver prints `5 hello`: the priority, and the message. It ends with 0 when all went well, 1 when something failed, 2
-//! for a wrong command line, and 3 when there was no message, or no room for one. With `--follow` it runs on the reactor until
-//! Ctrl-C, or until the queue is unlinked.
+//! The receiver prints `5 hello`: the priority, and the message. It ends with 0 for success, 1 for a failure, 2 for a
+//! wrong command line, and 3 when there was no message, or no room for one. With `--follow` it runs on the reactor
+//! until Ctrl-C, or until the queue is unlinked.
 
 use std::{
     io::{self, BufRead},
@@ -46,28 +46,28 @@ enum Action {
         /// 0 to 32767; the highest is received first
         #[arg(short, long, default_value_t = 0)]
         priority: u32,
-        /// Wait for room for as long as this, in seconds
+        /// How long to wait for room, in seconds
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
         wait: u64,
     },
-    /// Print the messages that are there, highest priority first
+    /// Print the messages in the queue, highest priority first
     Receive {
         #[command(flatten)]
         queue: Name,
-        /// Go on until Ctrl-C, or until the queue is unlinked
+        /// Continue until Ctrl-C, or until the queue is unlinked
         #[arg(short, long)]
         follow: bool,
-        /// End after so many messages
+        /// End after this many messages
         #[arg(short, long, value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
     },
-    /// Show a queue's sizes, how many messages wait in it, and whose it is
+    /// Show a queue's sizes, its number of messages, its owner and its permissions
     Stat {
         /// /jobs or mq:/jobs
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Remove a queue's name; those who have it open keep it
+    /// Remove a queue's name; processes that have it open keep it
     Unlink {
         /// /jobs or mq:/jobs
         #[arg(value_parser = name)]
@@ -80,7 +80,7 @@ struct Name {
     /// /jobs or mq:/jobs
     #[arg(value_parser = name)]
     name: String,
-    /// Make the queue if it is not there, for this user alone
+    /// Create the queue if it does not exist, for this user only
     #[arg(long)]
     create: bool,
     /// How many messages a queue made here holds; more than /proc/sys/fs/mqueue/msg_max takes a privilege
@@ -204,7 +204,7 @@ impl QueueHandler<()> for Follow {
     }
 
     fn on_unlinked(&mut self, cx: &mut Context<'_, ()>, (): &mut ()) -> io::Result<()> {
-        eprintln!("queue: it was unlinked; nobody who opens it by its name reaches us any more");
+        eprintln!("queue: it was unlinked; a process that opens the name no longer reaches this queue");
         cx.stop();
         Ok(())
     }

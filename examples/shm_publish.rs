@@ -24,10 +24,10 @@ use ipc_reactor::{
 
 /// Publishes each line of standard input in shared memory, to any number of subscribers; or a text by name.
 ///
-/// At ADDRESS, a master socket hands each subscriber its ticket: descriptors of the memory, and of a doorbell. A line
-/// never waits for a subscriber. Ends with its input, and on Ctrl-C or SIGTERM, in order.
+/// At ADDRESS, a master socket sends each subscriber a ticket: descriptors of the memory, and of a doorbell. Publishing
+/// never waits for a subscriber. Ends in order with its input, and on Ctrl-C or SIGTERM.
 ///
-/// Exit codes: 0 all was published; 1 something failed; 2 wrong arguments.
+/// Exit codes: 0 everything was published; 1 something failed; 2 wrong arguments.
 #[derive(Parser)]
 #[command(
     override_usage = "shm_publish ADDRESS [OPTIONS]\n       shm_publish --name NAME TEXT\n       shm_publish --name NAME --unlink"
@@ -36,7 +36,7 @@ struct Arguments {
     /// unix:/path, unix-seq:/path, abstract:name or abstract-seq:name; with --name, the TEXT itself
     #[arg(value_name = "ADDRESS|TEXT", required_unless_present = "unlink")]
     what: Option<String>,
-    /// Write TEXT and its NUL into the shared memory object NAME, as C programs do, and end; the object stays
+    /// Write TEXT and its NUL into the shared memory object NAME, as C programs do, and end; the object remains
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Remove the object NAME
@@ -48,10 +48,11 @@ struct Arguments {
     /// The longest line, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 4096, conflicts_with = "name")]
     size: usize,
-    /// How subscribers are told of a new value: doorbell, socket, or mq:/NAME (one subscriber, which made that queue)
+    /// How subscribers are notified of a new value: doorbell, socket, or mq:/NAME (for one subscriber, which created
+    /// that queue)
     #[arg(long, value_name = "WAY", default_value = "doorbell", conflicts_with = "name")]
     notify: Notification,
-    /// Stay when standard input ends, so that the last value can still be read
+    /// Do not end with standard input, so that the last value can still be read
     #[arg(long, conflicts_with = "name")]
     keep: bool,
 }
@@ -80,14 +81,14 @@ impl std::str::FromStr for Notification {
 
 struct Service {
     publisher: Publisher,
-    /// From the thread that waits for standard input.
+    /// Called by the thread that reads standard input.
     lines: Receiver<io::Result<Vec<u8>>>,
     refused: u64,
 }
 
 type Hand = fn(&mut Service) -> &mut Publisher;
 
-/// Who may subscribe is decided here; this service is for all who can reach its socket.
+/// Decides whether a peer may subscribe; this service accepts every peer that can connect to its socket.
 fn subscriber(peer: &Peer<'_>, notify: &Notification) -> io::Result<SubscriberSession<Hand>> {
     let session = SubscriberSession::new((|service| &mut service.publisher) as Hand);
     eprintln!("shm_publish: a subscriber: {peer}");
@@ -103,7 +104,7 @@ fn subscriber(peer: &Peer<'_>, notify: &Notification) -> io::Result<SubscriberSe
 
 fn serve(address: &Address, arguments: Arguments) -> io::Result<()> {
     let mut reactor = Reactor::<Service>::builder().limits(Limits::default()).build()?;
-    // Before any thread is started, so that none of them takes these signals.
+    // Before any thread starts, so that these signals are blocked in all threads.
     reactor.signals([Signal::INT, Signal::TERM], |_, cx, _| cx.drain(Duration::from_secs(1)))?;
     let listener = Listener::bind(address)?;
     if listener.transport().is_tcp() {
@@ -130,7 +131,7 @@ fn serve(address: &Address, arguments: Arguments) -> io::Result<()> {
     Ok(())
 }
 
-/// Standard input may be a file, which no poll set watches, so a thread waits for it. It is never far ahead.
+/// Standard input may be a file, which epoll does not support, so a thread reads it, few lines ahead of the reactor.
 fn read_lines(remote: &Remote<Service>, to: &mpsc::SyncSender<io::Result<Vec<u8>>>, keep: bool) {
     for line in io::stdin().lock().split(b'\n') {
         // Each job passes one line to the reactor; it fails if the reactor was dropped.

@@ -1,4 +1,4 @@
-//! Prints what others publish in shared memory.
+//! Prints values that a publisher writes to shared memory.
 //!
 //! ```text
 //! cargo run --release --example shm_subscribe -- unix:/tmp/rates --every
@@ -22,26 +22,26 @@ use ipc_reactor::{
 
 /// Prints each new value of a publisher in shared memory, a line each; or a text by name.
 ///
-/// Without --every it prints the newest value, and leaves out those that were overtaken before it came round to them.
-/// Says how many it has lost, and that the publisher is gone, on standard error. Ctrl-C or SIGTERM end it.
+/// Without --every it prints the newest value, and skips the values before it that it has not read yet.
+/// On standard error it prints how many values it lost, and that the publisher has ended. Ctrl-C or SIGTERM end it.
 ///
-/// Exit codes: 0 ended by --once or a signal; 1 something failed; 2 wrong arguments; 3 the publisher is gone.
+/// Exit codes: 0 ended by --once or a signal; 1 something failed; 2 wrong arguments; 3 the publisher has ended.
 #[derive(Parser)]
 #[command(
     override_usage = "shm_subscribe ADDRESS [--every] [--once] [--queue NAME]\n       shm_subscribe --name NAME [--once]"
 )]
 struct Arguments {
-    /// Where a publisher hands out tickets: unix:/path, unix-seq:/path, abstract:name or abstract-seq:name
+    /// Address of the publisher's master socket: unix:/path, unix-seq:/path, abstract:name or abstract-seq:name
     #[arg(required_unless_present = "name", conflicts_with = "name")]
     address: Option<Address>,
     /// Print each value, not only the newest
     #[arg(long, conflicts_with = "name")]
     every: bool,
-    /// Be notified through this message queue, which is made and removed (the publisher's --notify mq:NAME)
+    /// Be notified through this message queue, which is created and removed (the publisher's --notify mq:NAME)
     #[arg(long, value_name = "NAME", conflicts_with = "name")]
     queue: Option<String>,
-    /// Print the text in the shared memory object NAME, which a C program may have written; it is looked at ten times
-    /// a second, because a plain object notifies nobody
+    /// Print the text in the shared memory object NAME, which a C program may have written; it is read ten times a
+    /// second, because a plain object sends no notifications
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// End after the first value
@@ -49,7 +49,7 @@ struct Arguments {
     once: bool,
 }
 
-/// What is to become of the process.
+/// The state of the program.
 struct Outcome {
     code: ExitCode,
     /// The subscription's own key, once it has begun.

@@ -1,4 +1,4 @@
-//! Shows the signals that it gets, and who sent them.
+//! Prints the signals that it receives, and which process sent them.
 //!
 //! ```text
 //! cargo run --release --example signals                 # prints `ready 4711`
@@ -7,8 +7,8 @@
 //! cargo run --release --example signals -- RTMIN+1 WINCH --count 3
 //! ```
 //!
-//! A signal is a level: those that come while one of their kind waits are lost, but for the real-time ones. Ctrl-C and SIGTERM
-//! end it, unless they are among those to show.
+//! A standard signal does not queue: while one is pending, further ones with the same number are lost. Real-time
+//! signals queue. Ctrl-C and SIGTERM end the program, unless they are among those to print.
 
 use std::{io, process::ExitCode};
 
@@ -23,10 +23,10 @@ use say::say;
 /// Prints each signal with its sender's pid and uid, and the value that came with it.
 #[derive(Parser)]
 struct Arguments {
-    /// Which to show, by name or number: USR1, SIGUSR1, 10, RTMIN+3
+    /// Which to print, by name or number: USR1, SIGUSR1, 10, RTMIN+3
     #[arg(default_values = ["HUP", "USR1", "USR2", "RTMIN", "RTMIN+1"])]
     signals: Vec<Signal>,
-    /// End after so many
+    /// End after this many signals
     #[arg(short, long, value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 }
@@ -48,7 +48,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
     let ends: Vec<Signal> =
         [Signal::INT, Signal::TERM].into_iter().filter(|end| !signals.contains(end)).collect();
     reactor.signals(signals, move |info, cx, shown| {
-        // One read can bring more than are wanted.
+        // One read can return more signals than --count allows.
         if Some(*shown) == count {
             return Ok(());
         }

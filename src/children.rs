@@ -14,6 +14,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     process::{Child, Command, ExitStatus},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use crate::{signals::signal::Signal, sys::process as sys};
@@ -195,10 +196,12 @@ impl PidFd {
     /// Opens the process that has the id `pid` now.
     ///
     /// # Errors
-    /// `InvalidInput` for a `pid` of 0 or above `i32::MAX`; `ESRCH` if there is no such process; `ENOSYS` before
+    /// `InvalidInput` for a `pid` of 0 or above `i32::MAX`; `ESRCH` if there is no such process; `Unsupported` before
     /// Linux 5.3.
     pub fn open(pid: u32) -> io::Result<PidFd> {
-        sys::pidfd_open(sys::pid_t(pid)?).map(PidFd)
+        sys::pidfd_open(sys::pid_t(pid)?)
+            .map(PidFd)
+            .map_err(|error| needs(error, libc::ENOSYS, "pidfd_open(2) needs Linux 5.3"))
     }
 
     /// Opens `child`, which must not have been waited for. Until then no other process can get its pid.
@@ -220,10 +223,11 @@ impl PidFd {
     /// The status of the process if it has ended; this reaps it (`waitid(2)`). `None` while it runs.
     ///
     /// # Errors
-    /// `ECHILD`: it is no child of this process, or was waited for already, here or by its [`Child`]. `EINVAL`: before
-    /// Linux 5.4.
+    /// `ECHILD`: it is no child of this process, or was waited for already, here or by its [`Child`]. `Unsupported`:
+    /// before Linux 5.4.
     pub fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
         sys::pidfd_try_wait(self.0.as_fd())
+            .map_err(|error| needs(error, libc::EINVAL, "waitid(2) of a pidfd needs Linux 5.4"))
     }
 }
 
@@ -236,5 +240,29 @@ impl AsFd for PidFd {
 impl From<PidFd> for OwnedFd {
     fn from(pidfd: PidFd) -> OwnedFd {
         pidfd.0
+    }
+}
+
+/// Says which call the kernel does not have, if `errno` says that.
+fn needs(error: io::Error, errno: i32, what: &str) -> io::Error {
+    if error.raw_os_error() == Some(errno) {
+        return io::Error::new(io::ErrorKind::Unsupported, format!("{what} ({error})"));
+    }
+    error
+}
+
+/// Fails with `Unsupported` if the kernel is too old to wait for a child by its pidfd: before one is started.
+pub(crate) fn check_pidfds() -> io::Result<()> {
+    static CHECKED: AtomicBool = AtomicBool::new(false);
+    if CHECKED.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    // This process is no child of its own: that is the answer of a kernel that has the call.
+    match PidFd::open(std::process::id())?.try_wait() {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Err(error),
+        _ => {
+            CHECKED.store(true, Ordering::Relaxed);
+            Ok(())
+        }
     }
 }

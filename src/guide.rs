@@ -1,10 +1,10 @@
-//! A guide to inter-process communication on Linux, with this crate: read the pages in their order.
+//! A guide to inter-process communication on Linux, with this crate. Read the pages in order.
 //!
-//! It is for readers who know Rust and no sockets. Each page says what the kernel keeps for a mechanism and how long that
-//! lives, shows the system calls beside this crate's types, names the example to run and what it shows, and corrects
-//! what is often told wrongly. Such a place begins with **The post says**: the post is the introduction to IPC that this crate started
-//! from, and its claims are those of many courses. Behind each correction stands the test that puts it to the kernel, all of them in
-//! `tests/kernel/`; `cargo test --test kernel` runs them.
+//! It is for readers who know Rust and have not used sockets. Each page says what the kernel keeps for a mechanism and
+//! how long that lives, shows the system calls beside this crate's types, names the example to run and what it shows,
+//! and corrects common errors. A correction begins with **The post says**: the post is the introduction to IPC that
+//! this crate started from, and many courses make the same claims. Each correction of a fact names the test that checks
+//! it; nearly all of these tests are in `tests/kernel/`, and `cargo test --test kernel` runs them.
 //!
 //! | page | what it is about |
 //! |---|---|
@@ -13,7 +13,7 @@
 //! | [`p03_message_types`] | CIR and SRM: what can arrive |
 //! | [`p04_state_machine`] | from listening to closed: a server's states, and a client handle's |
 //! | [`p05_unix_sockets`] | stream, datagram, seqpacket; paths and abstract names |
-//! | [`p06_multiplexing`] | waiting for many: `select`, `poll`, `epoll`, the reactor |
+//! | [`p06_multiplexing`] | waiting for many descriptors: `select`, `poll`, `epoll`, the reactor |
 //! | [`p07_message_queues`] | from creation to destruction, and their use |
 //! | [`p08_shared_memory`] | mappings, publisher and subscribers, the notification |
 //! | [`p09_pipes`] | pipes and FIFOs |

@@ -15,6 +15,7 @@ mod cmsg;
 pub(crate) mod datagram;
 pub(crate) mod file;
 pub(crate) mod fork;
+mod lingering;
 pub(crate) mod mq;
 pub(crate) mod pipe;
 pub(crate) mod process;

@@ -13,7 +13,7 @@ use std::str::FromStr;
 pub(crate) enum Address {
     /// `unix:/path`: a name in the file system, which outlives the server unless removed.
     Path(PathBuf),
-    /// `abstract:name`: a name that only the kernel has, removed with the socket (unix(7)).
+    /// `abstract:name`: a name outside the file system, which the kernel removes with the socket (unix(7)).
     Abstract(String),
     /// `tcp:host:port`.
     Tcp(SocketAddr),

@@ -9,12 +9,12 @@
 //!         send(handle)            waits for room
 //! ```
 //!
-//! Three calls wait, and each waits for *one* thing. While the server sits in `recv` for the first
-//! client it is deaf to everyone else: a second client connects (the kernel keeps its CIR in M's
-//! backlog), sends its SRM (the kernel keeps that too), and hears nothing until the first one leaves.
+//! Three calls block, and each waits for *one* event. While the server blocks in `recv` for the first
+//! client, it serves no other: a second client connects (the kernel keeps its CIR in M's backlog),
+//! sends its SRM (the kernel buffers that too), and gets no answer until the first client disconnects.
 //!
-//! For a single client nothing is simpler, and nothing is cheaper: two system calls a message, none of
-//! them to find out who has something to say. That is the price list the other styles are held against.
+//! For a single client nothing is simpler or cheaper: two system calls a message, and none to find out
+//! which descriptor is ready. The other styles are compared with this cost.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,34 +31,34 @@ pub(crate) fn serve(address: &Address) -> io::Result<()> {
     master.announce()?;
 
     loop {
-        // Here it waits for a CIR, deaf to all else.
+        // This call blocks until a CIR arrives.
         let handle = match master.accept() {
             Ok(Cir::Accepted(handle)) => handle,
-            // The signal shut M down under us, which `accept` reports as an error.
+            // The signal handler shut M down, which `accept` reports as an error.
             _ if signals.asked_to_end() => return Ok(()),
             Ok(Cir::Refused | Cir::None | Cir::TryLater) => continue,
             Err(error) => return Err(error),
         };
         let guard = signals.also(&handle);
-        // Looked at after `also`: the signal either found this client there, or is found here.
+        // Checked after `also`: a signal before `also` is seen here; one after it shuts this client down.
         if signals.asked_to_end() {
             return Ok(());
         }
-        // The client's error is the client's end; the next one is waiting.
+        // An error ends this client only; the next one may be waiting.
         let _ = serve_to_the_end(&handle, &mut buffer);
         drop(guard);
-        // Here `handle`'s life ends, and that closes it.
+        // `handle` goes out of scope here, which closes it.
     }
 }
 
 fn serve_to_the_end(handle: &OwnedFd, buffer: &mut [u8]) -> io::Result<()> {
     loop {
-        // Here it waits for an SRM of this one client.
+        // This call blocks until this one client sends an SRM.
         let len = recv(handle.as_fd(), buffer)?;
         if len == 0 {
             return Ok(());
         }
-        // Even a blocking `send` may take only a part, when a signal comes half-way.
+        // Even a blocking `send` may send only a part, if a signal interrupts it.
         let mut unsent = &buffer[..len];
         while !unsent.is_empty() {
             let sent = send(handle.as_fd(), unsent)?;

@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::net::{recv, send};
 
-/// The size of the one buffer a server reads into. It is lent to each client in turn, so that an idle
-/// client costs a descriptor and a few words, not a buffer.
+/// The size of the one buffer that a server reads into. All clients share it, so that an idle client
+/// costs a descriptor and a few bytes, not a buffer.
 pub(crate) const BUFFER: usize = 64 * 1024;
 
-/// What a client must be monitored for before its next step can do anything.
+/// Which readiness a client must have before its next step can do anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interest {
     /// An SRM: the handle must become readable.
@@ -18,21 +18,21 @@ pub(crate) enum Interest {
     Room,
 }
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Bytes went in or out, and more might.
+    /// Bytes were received or sent, and there may be more.
     Moved,
-    /// The kernel said that the call would block: nothing more until the monitored set says so.
+    /// The call would block (`EAGAIN`): no further step before the next event.
     Blocked,
-    /// The client is done, or gone: close its handle.
+    /// The client has finished or failed: close its handle.
     Finished,
 }
 
-/// A client handle, and the part of its answer that the kernel would not take yet.
+/// A client handle, and the part of its answer that is not sent yet.
 pub(crate) struct Client {
     handle: OwnedFd,
-    /// Empty for almost every client almost always, and then it owns no memory.
+    /// Almost always empty, and then it has no memory allocated.
     unsent: Vec<u8>,
 }
 
@@ -45,15 +45,15 @@ impl Client {
         self.handle.as_raw_fd()
     }
 
-    /// While an answer is stuck we do not read: a client that asks without ever listening holds one
-    /// buffer of ours, and then waits itself.
+    /// While an answer is unsent we do not read: a client that sends without reading its answers makes
+    /// the server buffer one answer at most, and then its own `send` blocks.
     pub(crate) fn interest(&self) -> Interest {
         if self.unsent.is_empty() { Interest::Srm } else { Interest::Room }
     }
 
     /// Sends what is unsent, or else receives an SRM and echoes it. Never blocks.
     ///
-    /// An error is this client's alone, and is its end; the server's other clients do not notice.
+    /// An error ends this client only; it has no effect on the server's other clients.
     pub(crate) fn step(&mut self, buffer: &mut [u8]) -> Step {
         let result = if self.unsent.is_empty() { self.echo(buffer) } else { self.flush() };
         match result {
@@ -66,8 +66,8 @@ impl Client {
     fn echo(&mut self, buffer: &mut [u8]) -> io::Result<Step> {
         let len = recv(self.handle.as_fd(), buffer)?;
         if len == 0 {
-            // The client has shut down its sending side, perhaps only that side. All it asked has been
-            // answered, as nothing is unsent here: now closing loses nothing.
+            // The client has shut down its sending side, perhaps only that side. Every request has been
+            // answered, as nothing is unsent here: closing now loses nothing.
             return Ok(Step::Finished);
         }
         let sent = match send(self.handle.as_fd(), &buffer[..len]) {

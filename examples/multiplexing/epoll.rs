@@ -1,6 +1,6 @@
 //! The calls of epoll(7), for the two styles that use it.
 //!
-//! What they do with it differs in one flag, `EPOLLET`, and in all that follows from it.
+//! They differ in one flag, `EPOLLET`, and in what follows from it.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use crate::client::Interest;
 use crate::net::check;
 
-/// How many who are ready one wait can report. Who does not fit is reported by the next.
+/// How many events one wait can report. The next wait reports the rest.
 const EVENTS_PER_WAIT: usize = 256;
 
 /// A monitored set that lives in the kernel.
@@ -20,7 +20,7 @@ pub(crate) struct Epoll {
 }
 
 impl Epoll {
-    /// `trigger` is 0 for level-triggered, `EPOLLET` for edge-triggered; it goes with every registration.
+    /// `trigger` is 0 for level-triggered, `EPOLLET` for edge-triggered; every registration includes it.
     pub(crate) fn new(trigger: libc::c_int) -> io::Result<Self> {
         // SAFETY: no pointers.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
@@ -33,18 +33,18 @@ impl Epoll {
         })
     }
 
-    /// Into the set. If it is ready already, the next wait says so, also when edge-triggered.
+    /// Adds a descriptor to the set. If it is ready already, the next wait reports it, also when edge-triggered.
     pub(crate) fn add(&self, source: &impl AsFd, interest: Interest) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, source, interest)
     }
 
-    /// Watch it for something else. Like [`Epoll::add`], it looks at the source anew.
+    /// Changes the interest. Like [`Epoll::add`], it checks readiness again.
     pub(crate) fn modify(&self, source: &impl AsFd, interest: Interest) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_MOD, source, interest)
     }
 
-    /// Out of the set. Closing alone does that only if no other descriptor (a `dup`, a child's copy) keeps the socket
-    /// open: epoll watches the socket, not the number.
+    /// Removes a descriptor from the set. `close` does that only if no other descriptor (a `dup`, a child's copy)
+    /// keeps the socket open: epoll monitors the open file description, not the descriptor number.
     pub(crate) fn delete(&self, source: &impl AsFd) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_DEL, source, Interest::Srm)
     }
@@ -55,14 +55,14 @@ impl Epoll {
             Interest::Srm => libc::EPOLLIN,
             Interest::Room => libc::EPOLLOUT,
         };
-        // The kernel hands `u64` back with each event; it could be anything, and here is the descriptor.
+        // The kernel returns `u64` with each event; here it is the descriptor.
         let mut event = libc::epoll_event { events: wanted as u32 | self.trigger, u64: fd as u64 };
         // SAFETY: `event` is valid and outlives the call.
         check(unsafe { libc::epoll_ctl(self.set.as_raw_fd(), what, fd, &mut event) }).map(drop)
     }
 
-    /// Waits until a descriptor is ready (or, with `wait` false, only looks), and returns which: descriptors, one after
-    /// the other, read from `events`.
+    /// Waits until a descriptor is ready (with `wait` false, only polls), and returns an iterator over the ready
+    /// descriptors in `events`.
     pub(crate) fn wait(&mut self, wait: bool) -> io::Result<impl Iterator<Item = RawFd> + use<'_>> {
         let timeout = if wait { -1 } else { 0 };
         let (room, len) = (self.events.as_mut_ptr(), self.events.len() as libc::c_int);

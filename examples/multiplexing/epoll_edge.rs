@@ -1,29 +1,29 @@
-//! Multiplexing with `epoll`, edge-triggered: told once.
+//! Multiplexing with `epoll`, edge-triggered: one report for each change.
 //!
 //! With the flag `EPOLLET` the kernel reports not that a client *is* ready but that it has *become* so:
-//! the change, the edge. It does not repeat itself.
+//! the change, the edge. It reports each edge once.
 //!
 //! ```text
 //! E = epoll_create;  add M to E, with EPOLLET
 //! for ever:
-//!     epoll_wait(E)                     who has become ready: remember them
+//!     epoll_wait(E)                     which sources have become ready: remember them
 //!     for each that is remembered:
 //!         M       -> accept             until EAGAIN: then forget M
 //!         client  -> recv, send         until EAGAIN: then forget it
 //! ```
 //!
-//! So the process has to remember. A server that is told of a client, receives once and waits again may
-//! wait for ever: the rest of that message lies in the socket, no *new* byte arrives, no edge comes. The
-//! same goes for M: two CIRs may make one edge. Hence the two rules of this style:
+//! So the process has to remember. A server that gets an event, receives once and waits again may wait for
+//! ever: the rest of that message stays in the socket, no *new* byte arrives, and no edge follows. The same
+//! holds for M: two CIRs may make one edge. Hence the two rules of this style:
 //!
-//! 1. **A source is done only when it has said "would block"** (`EAGAIN`). Nothing less proves it empty.
-//! 2. **Who was left before that stays on a list of one's own**, here `ready`. And left they must be: a client that sends
-//!    without a pause never says "would block", and would keep the server to itself.
+//! 1. **A source is drained only when a call on it returns `EAGAIN`** ("would block"). Nothing less proves it empty.
+//! 2. **A source that is left before that stays on the process's own list**, here `ready`. The server must leave some
+//!    early: a client that sends without a pause never yields `EAGAIN`, and would starve the others.
 //!
-//! What it buys is not fewer calls. An `EAGAIN` is a call too, and a ping-pong client pays four a message where
-//! level-triggered pays three. It buys that the kernel need not put everyone who is still ready back on its list at each wait,
-//! and that the readiness is *ours*: a reactor can stop half-way through a client, turn to another and come back,
-//! with no call to the kernel in between.
+//! Edge-triggered does not save calls. The `recv` that returns `EAGAIN` is a call too: a ping-pong client costs four
+//! calls a message, three when level-triggered. It saves work in the kernel, which does not put every source that is
+//! still ready back on its list at each wait. And the *process* keeps the readiness: a reactor can stop in the middle
+//! of a client's input, serve another client and continue, without a system call in between.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -35,10 +35,10 @@ use crate::epoll::Epoll;
 use crate::net::{ACCEPTS_PER_VISIT, Cir, Master, Mode};
 use crate::signals;
 
-/// How often a client that never blocks is served before the others have their turn.
+/// How many steps a client that never blocks gets before the others are served.
 const STEPS_PER_VISIT: usize = 16;
 
-/// Whether a source has said "would block", or has more.
+/// Whether a call on a source returned `EAGAIN`, or the source has more.
 #[derive(PartialEq, Eq)]
 enum Visit {
     Drained,
@@ -54,18 +54,18 @@ pub(crate) fn serve(address: &Address) -> io::Result<()> {
     let mut monitored = Epoll::new(libc::EPOLLET)?;
     monitored.add(&signals, Interest::Srm)?;
     monitored.add(&master, Interest::Srm)?;
-    // Everyone who became ready, and has not said "would block" since.
+    // Every source that became ready, and has not returned `EAGAIN` since.
     let mut ready: BTreeSet<RawFd> = BTreeSet::new();
     master.announce()?;
 
     loop {
-        // While somebody is left on our list, only look at who else has come.
+        // While our list is not empty, only poll for new events.
         ready.extend(monitored.wait(ready.is_empty())?);
         if ready.contains(&signals.as_raw_fd()) {
             return Ok(());
         }
-        // One visit to each, then the kernel is asked again: nobody is starved.
-        // (`take` gives us the list and leaves an empty one, for those who will have more.)
+        // One visit to each, then `epoll_wait` again: no source is starved.
+        // (`take` returns the list and leaves an empty one, for the sources that have more.)
         for fd in std::mem::take(&mut ready) {
             let visit = if fd == master.as_raw_fd() {
                 on_cirs(&mut master, &monitored, &mut clients)?
@@ -88,7 +88,7 @@ fn on_cirs(
         match master.accept()? {
             Cir::Accepted(handle) => {
                 let client = Client::new(handle);
-                // If its first SRM is here already, adding it makes the edge: it is not lost.
+                // If its first SRM has arrived already, adding the handle makes the edge: it is not lost.
                 match monitored.add(&client, client.interest()) {
                     Ok(()) => drop(clients.insert(client.fd(), client)),
                     Err(error) => eprintln!("refused a client: cannot monitor it: {error}"),
@@ -96,7 +96,7 @@ fn on_cirs(
             }
             Cir::Refused => {}
             Cir::None => return Ok(Visit::Drained),
-            // No edge will ever remind us of the client who waits: M must stay on the list.
+            // No further edge reports the client that waits: M must stay on the list.
             Cir::TryLater => return Ok(Visit::MoreToDo),
         }
     }
@@ -126,8 +126,8 @@ fn on_srms(
             }
         }
     }
-    // Room is watched for only while an answer is stuck: on a Unix socket each `recv` of the peer would
-    // make an edge of it.
+    // Monitored for writing only while an answer is unsent: on a Unix socket each `recv` of the peer would
+    // make an edge otherwise.
     if client.interest() != before {
         monitored.modify(client, client.interest())?;
     }

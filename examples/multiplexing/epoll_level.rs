@@ -1,27 +1,27 @@
 //! Multiplexing with `epoll`, level-triggered: the kernel keeps the set.
 //!
-//! `select` and `poll` hand the whole set over with each wait, and get the whole of it back. Here it is
-//! handed over bit by bit, as clients come and go (`epoll_ctl`), and stays in the kernel. A socket on which
-//! something happens puts itself on a list; `epoll_wait` reads that list.
+//! `select` and `poll` pass the whole set to the kernel with each wait, and get all of it back. Here the
+//! process passes only changes, as clients connect and disconnect (`epoll_ctl`), and the set stays in the
+//! kernel. The kernel puts a socket on a list when it becomes ready; `epoll_wait` reads that list.
 //!
 //! ```text
 //! E = epoll_create;  add M to E
 //! for ever:
-//!     epoll_wait(E)                     waits for anyone, answers only with who is ready
+//!     epoll_wait(E)                     waits for any source, returns only the ready ones
 //!     for each of those:
 //!         M       -> accept             a CIR: add the handle to E
 //!         client  -> recv, send         an SRM
 //! ```
 //!
-//! Nobody walks over the idle ones any more, so they cost nothing: the price of a message is the same
-//! beside ten clients and beside fifteen thousand.
+//! Neither the kernel nor the process scans the idle ones, so they cost nothing: a message costs the same
+//! with ten clients and with fifteen thousand.
 //!
-//! **Level-triggered** (what epoll does unasked) means that a client is reported *for as long as* it is
-//! ready. One `recv` a visit is enough: if there was more, the next `epoll_wait` says so again. Nothing can be
-//! forgotten, which makes this the style to begin with.
+//! **Level-triggered** (the default of epoll) means that a client is reported *for as long as* it is
+//! ready. One `recv` a visit is enough: if there is more, the next `epoll_wait` reports it again. No event
+//! can be missed, so this is the style to begin with.
 //!
-//! The same insistence is why a client is monitored for writing only while an answer is stuck: a
-//! socket with room is always "writable", and would be reported without end.
+//! For the same reason a client is monitored for writing only while an answer is unsent: a socket with
+//! room is always "writable", and every wait would report it.
 
 use std::collections::HashMap;
 use std::io;
@@ -46,7 +46,7 @@ pub(crate) fn serve(address: &Address) -> io::Result<()> {
     master.announce()?;
 
     loop {
-        // A list of our own, because the set cannot be changed while its answer is being read.
+        // Copied, because `monitored` cannot be changed while `events` is read.
         ready.clear();
         ready.extend(monitored.wait(true)?);
         for &fd in &ready {
@@ -57,8 +57,8 @@ pub(crate) fn serve(address: &Address) -> io::Result<()> {
                 on_cir(&mut master, &monitored, &mut clients)?;
                 continue;
             }
-            // A client is closed only by its own event, and has one a wait: `fd` is never a newcomer's
-            // who got the number of somebody closed earlier in this list.
+            // A client is closed only by its own event, and has one event a wait: so `fd` never belongs to a
+            // new client that got the number of a client closed earlier in this list.
             let Some(client) = clients.get_mut(&fd) else { continue };
             let before = client.interest();
             if client.step(&mut buffer) == Step::Finished {
@@ -82,7 +82,7 @@ fn on_cir(master: &mut Master, monitored: &Epoll, clients: &mut HashMap<RawFd, C
                 }
             }
             Cir::Refused => {}
-            // Some may be left at the door: then M is still ready, and the kernel will say so again.
+            // Some CIRs may be left in the backlog: then M is still ready, and the next wait reports it again.
             Cir::None | Cir::TryLater => break,
         }
     }

@@ -20,7 +20,7 @@ impl Raised {
     }
 }
 
-/// Raises the soft limit to the hard one, which no privilege is needed for (getrlimit(2)).
+/// Raises the soft limit to the hard one, which needs no privilege (getrlimit(2)).
 pub(crate) fn raise_descriptors() -> io::Result<Raised> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid rlimit that outlives the call.

@@ -8,26 +8,26 @@
 //!
 //! Read the styles in this order; each is one file and shows one idea:
 //!
-//! 1. [`blocking`]: no multiplexing. One client at a time; everyone else waits.
-//! 2. [`select`]: the oldest set of descriptors, and its ceiling of 1,024.
-//! 3. [`poll`]: the same idea with an array, so no ceiling, but the same walk over everyone.
-//! 4. [`epoll_level`]: the kernel keeps the set, and answers only with who is ready.
-//! 5. [`epoll_edge`]: the kernel tells of each change once, so the process must remember.
-//! 6. [`reactor`]: this crate remembers, and what is left to write is the service.
+//! 1. [`blocking`]: no multiplexing. One client at a time; all others wait.
+//! 2. [`select`]: the oldest set of descriptors, limited to 1,024.
+//! 3. [`poll`]: the same idea with an array, so no such limit, but every wait still scans all clients.
+//! 4. [`epoll_level`]: the kernel keeps the set, and returns only the ready ones.
+//! 5. [`epoll_edge`]: the kernel reports each change once, so the process must remember it.
+//! 6. [`reactor`]: this crate remembers it, and you write only the service.
 //!
-//! They share the words of the trade. The **master socket** M only listens. A client that connects puts
+//! They share these terms. The **master socket** M only listens. A client that connects puts
 //! a **CIR**, a connection initiation request, on M; `accept` turns it into a **client handle**, a
 //! descriptor of its own. What the client then sends on its handle is an **SRM**, a service request
 //! message. The **monitored set** is what the process waits on: M, every client handle, and one
 //! descriptor on which Ctrl-C arrives.
 //!
-//! # For those who read C and no Rust
+//! # For readers who know C and no Rust
 //!
 //! | here                                       | in C                                                      |
 //! |--------------------------------------------|-----------------------------------------------------------|
-//! | `fn f() -> io::Result<T>`                  | it answers a `T`, or -1 with the reason in `errno`        |
+//! | `fn f() -> io::Result<T>`                  | it returns a `T`, or -1 with the reason in `errno`        |
 //! | `f()?`                                     | `if (f() == -1) return -1;`                               |
-//! | `Ok(x)`, `Err(error)`                      | the two things that such an `f` can have answered         |
+//! | `Ok(x)`, `Err(error)`                      | the two things that such an `f` can return                |
 //! | `let _ = f();`                             | `(void)f();`                                              |
 //! | `enum Cir { Accepted(handle), Refused, … }`| a tag, and a `union` of what comes with each tag          |
 //! | `match x { A(y) => …, B => … }`            | `switch` on the tag; `y` is what came with it             |
@@ -35,14 +35,13 @@
 //! | `let Some(y) = x else { continue };`       | `if (x == NULL) continue; y = *x;`                        |
 //! | `&x`, `&mut x`                             | `const T *` and `T *`, never NULL                         |
 //! | `Vec<T>`, `HashMap<K, V>`                  | an array that grows; a table from `K` to `V`              |
-//! | `OwnedFd`                                  | an `int` that is **closed when its variable's life ends** |
-//! | `drop(x)`                                  | `x`'s life ends here                                      |
-//! | `impl Drop for X { … }`                    | what is done at the end of each `X`'s life                |
+//! | `OwnedFd`                                  | an `int` that is **closed when it goes out of scope**     |
+//! | `drop(x)`                                  | end the scope of `x` here                                 |
+//! | `impl Drop for X { … }`                    | what is done when an `X` goes out of scope                |
 //! | `fd as usize`                              | `(size_t)fd`                                              |
 //! | `unsafe { libc::poll(…) }`                 | `poll(…)`: each such block is one C call, and no more     |
 //!
-//! The line about `OwnedFd` is why there is no `close` to be seen: a client handle is closed by taking it out of the
-//! table that it is in.
+//! Because of `OwnedFd` the styles call no `close`: to close a client handle, they remove it from its table.
 //!
 //! What they share in code is in [`net`] (the socket calls), [`client`] (one step of the echo, with
 //! partial writes and half-close) and [`signals`] (how SIGINT and SIGTERM reach each style).
@@ -76,7 +75,7 @@ struct Style {
     about: &'static str,
     /// Serves until SIGINT or SIGTERM. Says `listening on ADDRESS` on standard output once it does.
     serve: fn(&Address) -> io::Result<()>,
-    /// How many clients it can serve at once *by its nature*; `None` where only descriptors limit it.
+    /// How many clients it can serve at once *by its design*; `None` where only descriptors limit it.
     clients_max: Option<usize>,
     /// What to write in a plot where its line ends before the others'.
     ceiling: &'static str,
@@ -84,7 +83,7 @@ struct Style {
 
 /// Every style, in the order in which a reader should meet them.
 ///
-/// To add one: a module with `serve`, and a row here. `list`, `serve` and `compare` take it from this
+/// To add one, write a module with `serve` and add a row here. `list`, `serve` and `compare` read this
 /// table.
 const STYLES: &[Style] = &[
     Style {
@@ -149,7 +148,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Say which styles there are.
+    /// List the styles.
     List,
     /// Echo on ADDRESS in one style, until SIGINT or SIGTERM.
     Serve {
@@ -160,7 +159,8 @@ enum Command {
     },
     /// Run the styles in turn against idle and active clients, and show what each message costs.
     ///
-    /// As it stands this takes three to four minutes, and wants a machine with nothing else to do. --seconds 0.2 gives a first look in one.
+    /// With the defaults this takes three to four minutes, and needs an otherwise idle machine. --seconds 0.2 gives
+    /// a first result in one minute.
     ///
     /// Ctrl-C ends it with a report of what was measured so far, and status 130.
     Compare(CompareArgs),
@@ -168,17 +168,17 @@ enum Command {
 
 #[derive(clap::Args)]
 struct CompareArgs {
-    /// Clients that are connected and say nothing; one server and one round for each number.
-    // 900 and 100 who are active are the round numbers just below what select can hold.
+    /// Clients that are connected and send nothing; one server and one round for each number.
+    // 900 and 100 active ones are the round numbers just below the limit of select.
     #[arg(long, value_delimiter = ',', default_value = "0,10,100,900,3000,15000")]
     idle: Vec<usize>,
-    /// Clients that ask again as soon as they have their answer.
+    /// Clients that send again as soon as they have their answer.
     #[arg(long, value_delimiter = ',', default_value = "1,10,100", value_parser = at_least_one)]
     active: Vec<usize>,
     /// How long to measure each combination, in seconds (taken in five slices, to show the noise).
     #[arg(long, default_value = "2", value_parser = positive_seconds)]
     seconds: f64,
-    /// Let the scheduler place server and clients, rather than keep them on one processor.
+    /// Let the scheduler place server and clients; without this they share one processor.
     #[arg(long)]
     unpinned: bool,
     /// Write everything measured to this file.

@@ -1,8 +1,8 @@
-//! The socket calls that every style shares: the master socket's life, and `recv` and `send`.
+//! The socket calls that every style shares: those of the master socket, and `recv` and `send`.
 //!
-//! In the order of a server's life: `socket`, `bind`, `listen` ([`Master::listen`]), `accept`
+//! In the order in which a server calls them: `socket`, `bind`, `listen` ([`Master::listen`]), `accept`
 //! ([`Master::accept`]), `recv` and `send` on the client handle, `close` (Rust does it when an
-//! [`OwnedFd`] goes out of scope), and the removal of the path (when [`Master`] does).
+//! [`OwnedFd`] goes out of scope), and the removal of the path (when [`Master`] goes out of scope).
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -14,10 +14,10 @@ use std::path::Path;
 
 use crate::address::{Address, KernelAddress};
 
-/// Whether calls on a socket wait (`Blocking`) or answer `WouldBlock` at once.
+/// Whether calls on a socket wait (`Blocking`) or return `WouldBlock` at once.
 ///
-/// With multiplexing every socket is `NonBlocking`. "Readable" was true when the kernel said it; a client
-/// may have gone since, and then a blocking `accept` would hold up everyone else.
+/// With multiplexing every socket is `NonBlocking`. "Readable" was true when the kernel reported it; a
+/// client may have disconnected since, and then a blocking `accept` would delay all others.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Blocking,
@@ -30,30 +30,30 @@ impl Mode {
     }
 }
 
-/// How many CIRs one visit to the master socket takes, so that a crowd at the door does not starve those
-/// who are already in.
+/// How many CIRs one visit to the master socket accepts, so that many new connections do not starve the
+/// clients that are already connected.
 pub(crate) const ACCEPTS_PER_VISIT: usize = 64;
 
-/// What the master socket had for us.
+/// The result of one `accept`.
 pub(crate) enum Cir {
-    /// A client, and the handle on which to talk to it.
+    /// A client was accepted: its handle.
     Accepted(OwnedFd),
-    /// A client that could not be taken, and was told so by being closed.
+    /// A client could not be served; its connection was closed.
     Refused,
     /// No CIR waits.
     None,
-    /// The kernel is short of something. The client still waits in the backlog: ask again later.
+    /// The kernel lacks a resource. The client still waits in the backlog: try again later.
     TryLater,
 }
 
-/// The master socket M. It gives birth to client handles and carries no data itself.
+/// The master socket M. It accepts connections, each of which gets a client handle, and carries no data itself.
 pub(crate) struct Master {
     handle: OwnedFd,
     mode: Mode,
     address: Address,
-    /// Device and inode of our path, so that we remove only what is still ours.
+    /// Device and inode of our path, so that we remove only a path that is still ours.
     ours: Option<(u64, u64)>,
-    /// Given up when descriptors run out, to accept a client and close it: otherwise it would stay in the
+    /// Closed when descriptors run out, to accept a client and close it: otherwise it would stay in the
     /// backlog, M would stay ready, and a level-triggered loop would spin.
     spare: Option<OwnedFd>,
     complained: bool,
@@ -68,7 +68,7 @@ impl Master {
         }
         let handle = socket(&name, mode)?;
         match address {
-            // Before `bind`, so that the path never exists with wider permissions, not for an instant.
+            // Before `bind`, so that the path never exists with wider permissions.
             Address::Path(_) => set_owner_only(handle.as_fd())?,
             Address::Tcp(_) => reuse_address(handle.as_fd())?,
             Address::Abstract(_) => {}
@@ -87,21 +87,21 @@ impl Master {
                 let meta = fs::symlink_metadata(path)?;
                 ours = Some((meta.dev(), meta.ino()));
             }
-            // Port 0 asked for a free port: say which one it became (`getsockname`, as the standard library calls it).
+            // Port 0 requests a free port: find out which one the kernel chose (`local_addr` calls `getsockname`).
             Address::Tcp(tcp) => *tcp = TcpListener::from(handle.try_clone()?).local_addr()?,
             Address::Abstract(_) => {}
         }
         Ok(Self { handle, mode, address, ours, spare: spare(), complained: false })
     }
 
-    /// Says on standard output that clients may come.
+    /// Prints on standard output that clients may connect.
     pub(crate) fn announce(&self) -> io::Result<()> {
         let mut out = io::stdout().lock();
         writeln!(out, "listening on {}", self.address)?;
         out.flush()
     }
 
-    /// Takes the next CIR. An error is M's own end (or, in `blocking`, the signal that broke the wait).
+    /// Accepts the next CIR. An error means that M itself failed (or, in `blocking`, that a signal shut it down).
     pub(crate) fn accept(&mut self) -> io::Result<Cir> {
         loop {
             let error = match accept(self.handle.as_fd(), self.mode) {
@@ -113,7 +113,7 @@ impl Master {
             };
             match error.raw_os_error().unwrap_or(0) {
                 libc::EAGAIN => return Ok(Cir::None),
-                // That client gave up while it waited; the next one may be there.
+                // That client disconnected before `accept`; another one may wait.
                 libc::EINTR | libc::ECONNABORTED => {}
                 libc::EMFILE | libc::ENFILE if self.spare.take().is_some() => {
                     self.complain(&format!("refused a client: {error}; raise RLIMIT_NOFILE (ulimit -n)"));
@@ -161,7 +161,7 @@ impl Drop for Master {
     }
 }
 
-/// `recv`: 0 bytes mean that the client has said its last word (though it may still listen).
+/// `recv`: 0 bytes mean that the client sends nothing more (though it may still receive).
 pub(crate) fn recv(handle: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     retry(|| {
         // SAFETY: the pointer and the length are those of `buffer`, which we hold mutably.
@@ -169,7 +169,7 @@ pub(crate) fn recv(handle: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usiz
     })
 }
 
-/// `send`: answers how many bytes the kernel took, which may be fewer than given.
+/// `send`: returns how many bytes the kernel took, which may be fewer than given.
 pub(crate) fn send(handle: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     retry(|| {
         // MSG_NOSIGNAL: a closed connection is an error of this client, not SIGPIPE for the whole server.
@@ -180,7 +180,7 @@ pub(crate) fn send(handle: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     })
 }
 
-/// The C library's convention: -1 says that `errno` holds the reason.
+/// The C library's convention: -1 means that `errno` has the reason.
 pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
@@ -189,7 +189,7 @@ fn check_len(result: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// Again, for as long as a signal (or a debugger) interrupts the call.
+/// Repeats the call for as long as a signal (or a debugger) interrupts it.
 fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -220,7 +220,7 @@ fn set_owner_only(handle: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::fchmod(handle.as_raw_fd(), 0o600) }).map(drop)
 }
 
-/// Else a restarted server could not have its TCP port back while old connections linger (tcp(7)).
+/// Without it a restarted server cannot bind its TCP port while old connections are in TIME_WAIT (tcp(7)).
 fn reuse_address(handle: BorrowedFd<'_>) -> io::Result<()> {
     let on: libc::c_int = 1;
     let (value, len) = ((&raw const on).cast(), size_of_val(&on) as libc::socklen_t);
@@ -245,7 +245,7 @@ fn remove_if_dead(path: &Path, name: &KernelAddress) -> io::Result<()> {
     // SAFETY: `raw` and `len` describe `name`, which outlives the call.
     match check(unsafe { libc::connect(probe.as_raw_fd(), raw, len) }) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        // Connected; or EAGAIN, which is a live server with a full backlog; or we cannot tell.
+        // Connected; or EAGAIN, which is a running server with a full backlog; or unknown.
         _ => {
             let message = format!("{} is in use by another server", path.display());
             Err(io::Error::new(io::ErrorKind::AddrInUse, message))

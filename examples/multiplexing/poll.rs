@@ -1,22 +1,22 @@
 //! Multiplexing with `poll`: an array in place of the bits.
 //!
-//! The monitored set is an array of `pollfd`: a descriptor, what to watch it for (`events`), and room
-//! for the answer (`revents`).
+//! The monitored set is an array of `pollfd`: a descriptor, the requested events (`events`), and the
+//! returned ones (`revents`).
 //!
 //! ```text
 //! for ever:
-//!     poll(array)                       waits for anyone
+//!     poll(array)                       waits for any descriptor
 //!     for each entry whose revents is not 0:
 //!         M       -> accept             a CIR: append an entry
 //!         client  -> recv, send         an SRM
 //! ```
 //!
-//! Against `select`: any descriptor number will do, so there is no ceiling; and the question and the answer have
-//! fields of their own, so nothing is copied before each wait.
+//! Compared with `select`: any descriptor number is allowed, so there is no limit of 1,024; and `events` and
+//! `revents` are separate fields, so nothing is copied before each wait.
 //!
-//! What is left is the walk. The whole array goes into the kernel with each call, the kernel asks every
-//! descriptor in it, and we look through all of it for the few that answered. The price of one message
-//! still grows with the number of clients who say nothing.
+//! The scan remains. Each call passes the whole array to the kernel, the kernel checks every descriptor in
+//! it, and the process searches all of it for the few ready ones. The cost of one message still grows with
+//! the number of idle clients.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -36,7 +36,7 @@ pub(crate) fn serve(address: &Address) -> io::Result<()> {
     let mut master = Master::listen(address, Mode::NonBlocking)?;
     let mut buffer = vec![0; BUFFER];
 
-    // The client handles: `clients[i]` is watched by `monitored[CLIENTS + i]`.
+    // The client handles: `monitored[CLIENTS + i]` monitors `clients[i]`.
     let mut clients: Vec<Client> = Vec::new();
     let mut monitored =
         vec![watch(signals.as_raw_fd(), Interest::Srm), watch(master.as_raw_fd(), Interest::Srm)];
@@ -54,8 +54,8 @@ pub(crate) fn serve(address: &Address) -> io::Result<()> {
 
         // Backwards, because `swap_remove` fills the gap with the last entry: one that was visited already.
         for i in (0..clients.len()).rev() {
-            // Not only POLLIN: a hang-up (POLLHUP) or an error (POLLERR) is reported unasked, and must be
-            // answered with a `recv` or a `send` that finds it out, or `poll` would repeat it for ever.
+            // Not only POLLIN: `poll` always reports a hang-up (POLLHUP) or an error (POLLERR), and repeats it
+            // until a `recv` or a `send` returns it and the client is closed.
             if monitored[CLIENTS + i].revents == 0 {
                 continue;
             }

@@ -1,21 +1,20 @@
-//! Multiplexing with this crate's reactor: the same edges, which the reactor remembers.
+//! Multiplexing with this crate's reactor: edge-triggered epoll, and the reactor remembers the edges.
 //!
 //! ```text
 //! R = a reactor;  put signals and M into it, each with its handler
 //! R.run:
-//!     epoll_wait                        who has become ready: the reactor remembers them
+//!     epoll_wait                        which sources have become ready: the reactor remembers them
 //!     for each that is remembered:
 //!         M       -> accept             a CIR: the factory makes that client's session
-//!         client  -> recv, session      an SRM: its answers leave in one send
+//!         client  -> recv, session      an SRM: one send for its answers
 //! ```
 //!
-//! What `epoll_edge` does by hand is done once here: the list of who is ready, the budget of a visit, the bytes that a
-//! client does not take yet, the end of a connection in both directions. What is left to write is what this server is
-//! *for*: the session below.
+//! The reactor does what `epoll_edge` does by hand: the list of ready sources, the budget of a visit, unsent bytes,
+//! the end of a connection in both directions. You write only the service: the session below.
 //!
-//! It costs a call less than `epoll_edge` for each message. A short `recv` is taken as a proof that nothing is left,
-//! which saves the `EAGAIN`; it is a proof only where descriptors cannot be passed and no out-of-band byte is
-//! announced, and seeing to that is the reactor's affair, too.
+//! It makes one call less than `epoll_edge` for each message. It takes a short `recv` as proof that the socket is
+//! empty, which saves the call that returns `EAGAIN`. That holds only where the peer cannot pass descriptors and no
+//! out-of-band byte is pending; the reactor checks both.
 
 use std::{
     io::{self, Write},
@@ -26,13 +25,13 @@ use ipc_reactor::{Context, Framing, Limits, Listener, Reactor, Session, Signal};
 
 use crate::address::Address;
 
-/// How long clients may take over their last answers when the server ends.
+/// How long clients may take to receive their last answers when the server ends.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// One for each client handle, in the reactor's database. An echo has nothing to remember of its client.
+/// One for each client handle, in the reactor's database. An echo keeps no state for its client.
 struct Echo;
 
-/// What the reactor calls back, as a C library would through a struct of function pointers.
+/// The reactor's callbacks. A C library would use a struct of function pointers.
 impl Session<()> for Echo {
     fn on_request(&mut self, request: &[u8], cx: &mut Context<'_, ()>, (): &mut ()) -> io::Result<()> {
         cx.reply(request)

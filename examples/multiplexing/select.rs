@@ -1,13 +1,13 @@
 //! Multiplexing with `select`, the oldest way.
 //!
-//! The monitored set is a string of bits, one for each descriptor number: bit 7 set means "tell me of
+//! The monitored set is a bit set, with one bit for each descriptor number: bit 7 set means "monitor
 //! descriptor 7". There is a set for "readable" and one for "writable" (and a third, for out-of-band data, which an
-//! echo has no use for).
+//! echo does not use).
 //!
 //! ```text
 //! for ever:
-//!     copy both sets                    select writes its answer over them
-//!     select(highest + 1, copies)       waits for anyone
+//!     copy both sets                    select overwrites them with the result
+//!     select(highest + 1, copies)       waits for any descriptor
 //!     for each descriptor up to the highest, if its bit is still set:
 //!         M       -> accept             a CIR: set the new client's bit
 //!         client  -> recv, send         an SRM
@@ -15,11 +15,11 @@
 //!
 //! Two things follow from those bits.
 //!
-//! * **Everyone is looked at for anyone.** The kernel walks all bits up to the highest, and so do we.
-//!   A thousand idle clients are paid for with every message of the one who talks.
-//! * **There is an end to them.** The C library's `fd_set` has 1,024 bits (`FD_SETSIZE`). In C,
-//!   `FD_SET(1024, &set)` writes past the end of the set, into whatever lies there. It is the *number* of the
-//!   descriptor that counts, not how many are in the set, and raising `ulimit -n` only makes it possible to get there.
+//! * **Each wait scans all of them.** The kernel scans all bits up to the highest, and so does the process.
+//!   With one active client, each of its messages also costs a scan over a thousand idle ones.
+//! * **Their number is limited.** The C library's `fd_set` has 1,024 bits (`FD_SETSIZE`). In C,
+//!   `FD_SET(1024, &set)` writes past the end of the set, over other data. The limit is on the *number* of the
+//!   descriptor, not on how many are in the set, and raising `ulimit -n` does not raise it.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -41,16 +41,16 @@ pub(crate) fn serve(address: &Address) -> io::Result<()> {
     let mut to_write = FdSet::new();
     to_read.insert(signals.as_raw_fd())?;
     to_read.insert(master.as_raw_fd())?;
-    // It only grows: to walk a few empty bits is cheaper than to keep count.
+    // It only grows: scanning a few empty bits is cheaper than keeping the exact highest number.
     let mut highest = signals.as_raw_fd().max(master.as_raw_fd());
     master.announce()?;
 
     loop {
-        // Two assignments, and each copies 128 bytes, as in C.
+        // Each of the two assignments copies 128 bytes, as in C.
         let (mut readable, mut writable) = (to_read, to_write);
         match select(highest, &mut readable, &mut writable) {
             Ok(()) => {}
-            // Interrupted: the copies hold nothing of meaning. Copy and wait again.
+            // Interrupted: the copies have undefined contents. Copy and wait again.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         }
@@ -134,7 +134,7 @@ impl FdSet {
     }
 }
 
-/// Waits until a descriptor is ready, and leaves only ready ones in the sets.
+/// Waits until a descriptor is ready, and leaves only the ready ones in the sets.
 fn select(highest: RawFd, readable: &mut FdSet, writable: &mut FdSet) -> io::Result<()> {
     let none = std::ptr::null_mut();
     // SAFETY: both sets are valid and hold `highest`; null is no third set, and no timeout.

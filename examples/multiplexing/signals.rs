@@ -1,10 +1,10 @@
-//! How SIGINT (Ctrl-C) and SIGTERM reach a server, so that it ends by its own will: closing its
-//! descriptors and removing its path.
+//! How SIGINT (Ctrl-C) and SIGTERM reach a server, so that it ends in order: it closes its
+//! descriptors and removes its path.
 //!
 //! * A style that waits on a *set* turns the signals into one more descriptor of that set:
-//!   [`descriptor`]. Ctrl-C is then an event like any other, and nothing runs at a surprising moment.
-//! * `blocking` waits inside one `accept` or `recv` and can watch nothing else, so the signal must
-//!   break that call: [`BreakBlockedCalls`].
+//!   [`descriptor`]. Ctrl-C is then an event like any other, and no signal handler interrupts the loop.
+//! * `blocking` waits inside one `accept` or `recv` and can wait for nothing else, so the signal must
+//!   interrupt that call: [`BreakBlockedCalls`].
 #![allow(unsafe_code)]
 
 use std::io;
@@ -32,11 +32,11 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 static MASTER: AtomicI32 = AtomicI32::new(-1);
 static CLIENT: AtomicI32 = AtomicI32::new(-1);
 
-/// Makes a signal end the blocking call that the process sits in.
+/// Makes a signal end the blocking call that the process waits in.
 ///
-/// A handler that only set a flag would not do: a signal that comes *between* looking at the flag and
-/// entering `accept` would leave us waiting for a client who may never come. So the handler shuts the
-/// sockets down. That lasts: the call that is under way, and any later one, returns at once.
+/// A handler that only sets a flag is not enough: if a signal arrives *between* the check of the flag and
+/// the call of `accept`, `accept` waits for a client that may never connect. So the handler shuts the
+/// sockets down. The effect lasts: the current call, and any later one, returns at once.
 pub(crate) struct BreakBlockedCalls(());
 
 impl BreakBlockedCalls {
@@ -50,14 +50,14 @@ impl BreakBlockedCalls {
         asked_to_end()
     }
 
-    /// From here until the guard goes, the signal shuts `client` down too.
+    /// Until the guard is dropped, the signal shuts `client` down too.
     pub(crate) fn also<'a>(&'a self, client: &'a OwnedFd) -> ClientGuard<'a> {
         CLIENT.store(client.as_raw_fd(), SeqCst);
         ClientGuard(client)
     }
 }
 
-/// Takes the client's number back before the descriptor is closed and the number means another.
+/// Removes the client's descriptor number before the descriptor is closed and the kernel reuses the number.
 pub(crate) struct ClientGuard<'a>(
     #[expect(dead_code, reason = "keeps the client open meanwhile")] &'a OwnedFd,
 );
@@ -68,7 +68,7 @@ impl Drop for ClientGuard<'_> {
     }
 }
 
-/// For `compare`, which never waits long: remember that the user wants an end.
+/// For `compare`, which never waits long: records the signal in a flag.
 pub(crate) fn remember() -> io::Result<()> {
     install(note)
 }

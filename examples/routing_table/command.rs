@@ -1,4 +1,4 @@
-//! One command to a manager, and its answer: like `nc`, without the table that a manager sends first.
+//! Sends one command to a manager and prints the answer: like `nc`, without the table that a manager sends first.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -23,7 +23,7 @@ pub(crate) fn run(address: &Address, command: &str) -> io::Result<ExitCode> {
     let mut socket = connect::connect(address, PATIENCE)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.write_all(format!("{command}\n").as_bytes())?;
-    // The table that every client is sent comes first.
+    // The manager sends every client the table first.
     let mut greeted = false;
     for line in BufReader::new(socket).lines() {
         let line = line.map_err(|error| match error.kind() {

@@ -1,5 +1,5 @@
 //! The manager's standard input and output: commands from a keyboard or a file, answers to a terminal that may be
-//! paused. Neither is ever waited for.
+//! paused. The manager blocks on neither.
 
 use std::{
     fs::File,
@@ -32,13 +32,13 @@ impl Output {
         let given = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         let kind = given.metadata()?.file_type();
         let may_block = kind.is_fifo() || kind.is_char_device();
-        // Opened anew: O_NONBLOCK on what we were given would hold for the shell that gave it, too.
+        // Opened again: O_NONBLOCK on the inherited descriptor would also affect the shell, which shares it.
         let own = File::options().write(true).custom_flags(libc::O_NONBLOCK).open("/proc/self/fd/1");
         let file = if may_block { own.unwrap_or(given) } else { given };
         Ok(Output { file, waiting: Vec::new(), left_out: 0 })
     }
 
-    /// Has what waits written as soon as it is read.
+    /// Puts the output into the poll set, so that buffered lines are written as soon as there is room.
     pub(crate) fn watch(&self, set: &mut PollSet<Manager>) -> io::Result<()> {
         let watched = set.fd(self.file.try_clone()?, Interest::WRITABLE, |_, _, _, manager| {
             manager.output.flush();
@@ -51,7 +51,7 @@ impl Output {
         }
     }
 
-    /// Writes lines; those for which there is no room are left out, and that is said later.
+    /// Writes lines; drops those that find no room, and reports their number later.
     pub(crate) fn say(&mut self, lines: &str) {
         if self.waiting.len() + lines.len() > WAITING_MAX {
             self.left_out += 1;
@@ -67,7 +67,7 @@ impl Output {
                 Ok(count) => drop(self.waiting.drain(..count)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // It has no reader any more.
+                // Standard output has no reader any more.
                 Err(_) => self.waiting.clear(),
             }
             if self.waiting.is_empty() && self.left_out > 0 {
@@ -80,20 +80,20 @@ impl Output {
     }
 }
 
-/// Takes commands from standard input, a piece of it in a turn, so that a long file holds up no client. Its end is not
-/// the manager's.
+/// Takes commands from standard input, one piece a turn, so that a long file delays no client. The manager continues
+/// after the end of its input.
 pub(crate) fn watch_input(set: &mut PollSet<Manager>) -> io::Result<()> {
-    // Not `Stdin`, which reads ahead into a buffer that no poll set knows of.
+    // Not `Stdin`, which reads ahead into a buffer of its own: epoll does not report what is in that buffer.
     let mut input = Input::new(io::stdin().as_fd().try_clone_to_owned()?);
     let fd = input.file.try_clone()?;
     let watched = set.fd(fd, Interest::READABLE, move |_, _, cx, manager| {
-        // One read for one event: the descriptor is shared with our parent, and so it must stay a blocking one.
+        // One read for one event: the parent process shares the descriptor, so it must stay blocking.
         if !input.take(cx, manager)? {
             cx.finish();
             return Ok(Progress::Drained);
         }
         let key = cx.key();
-        // There may be more, for which no edge would come.
+        // There may be more input, for which no further edge comes.
         cx.after(Duration::ZERO, move |cx, _| cx.set_interest(key, Interest::READABLE));
         Ok(Progress::Drained)
     });
@@ -126,7 +126,7 @@ impl Input {
         Input { file: fd.into(), line: Vec::new() }
     }
 
-    /// Reads once, and has the manager carry out what was read. False at the end.
+    /// Reads once, and has the manager execute the commands that were read. False at the end of the input.
     fn take(&mut self, set: &mut PollSet<Manager>, manager: &mut Manager) -> io::Result<bool> {
         let mut piece = [0; LINE_MAX];
         let count = match self.file.read(&mut piece) {
@@ -134,7 +134,7 @@ impl Input {
             count => count?,
         };
         for part in piece[..count].split_inclusive(|&byte| byte == b'\n') {
-            // What is longer than any line can be is not kept, only that it is too long.
+            // A line that is longer than the limit is not stored, only the fact that it is too long.
             let room = (LINE_MAX + 1).saturating_sub(self.line.len());
             self.line.extend_from_slice(&part[..part.len().min(room)]);
             if part.ends_with(b"\n") {

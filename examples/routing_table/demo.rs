@@ -1,4 +1,4 @@
-//! All roles at once, as children of one process, on unique names; and a short session with them.
+//! All roles at once, as child processes with unique socket and queue names; and a short session with them.
 
 use std::{
     collections::VecDeque,
@@ -46,18 +46,18 @@ struct Demo {
     queue: String,
     program: PathBuf,
     steps: VecDeque<&'static Step>,
-    /// By their roles.
+    /// The child processes, by role.
     children: Vec<(&'static str, u32)>,
     failure: Option<io::Error>,
 }
 
-/// What a child says, with its role before it.
+/// Prints a child's output, with its role before each line.
 struct Printer(&'static str);
 
 /// Sends one command over a connection of its own, and prints the last line of the answer.
 struct Asker(&'static str);
 
-/// Takes a step every `pace`, so that what is printed can be read.
+/// Makes one step every `pace`, so that a user can read the output.
 pub(crate) fn run(pace: Duration) -> io::Result<()> {
     let folder = tempfile::Builder::new().prefix("routing-table-").tempdir()?;
     // As random as the folder's name.
@@ -71,7 +71,7 @@ pub(crate) fn run(pace: Duration) -> io::Result<()> {
         failure: None,
     };
     let mut reactor = Reactor::<Demo>::new()?;
-    // Ctrl-C is for the children as well: the terminal has sent it to them already.
+    // The terminal has sent Ctrl-C to the children, too.
     reactor.signals([Signal::INT, Signal::TERM], |_, _, demo| {
         demo.end();
         Ok(())
@@ -99,7 +99,7 @@ pub(crate) fn run(pace: Duration) -> io::Result<()> {
                     demo.end();
                 }
             }
-            // What they have said last was printed a step ago.
+            // Their last output was printed one step ago.
             None if demo.children.is_empty() => cx.stop(),
             None => {}
         }
@@ -145,24 +145,24 @@ impl Demo {
         };
         command.stdin(Stdio::null()).stderr(theirs.try_clone()?).stdout(theirs);
         let pid = set.spawn(&mut command)?;
-        // The command has our copies of the child's end, which would keep it open.
+        // `command` holds copies of the child's socket; they must be closed, or the connection never ends.
         drop(command);
         set.adopt(ours, Framing::lines(), Printer(role))?;
         self.children.push((role, pid));
         Ok(())
     }
 
-    /// Skips the rest.
+    /// Skips the remaining steps.
     fn end(&mut self) {
         self.steps.clear();
         for &(_, pid) in &self.children {
-            // A child that has ended needs none.
+            // A child that has ended needs no signal.
             let _ = signals::kill(pid, Signal::TERM);
         }
     }
 }
 
-/// Not `println!`, which panics when standard output has no reader any more, while there are children to end.
+/// Not `println!`, which panics if standard output has no reader any more, before the children are ended.
 fn say(who: &str, text: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{who:<12} | {text}")
 }

@@ -1,5 +1,5 @@
-//! How a subscription to shared memory gets from the manager to its subscriber: within a line of text, because the
-//! tables' changes share the socket with it. Where nothing else goes over the socket, `ipc_reactor::SubscriberSession` does this.
+//! How the manager passes a subscription to shared memory to a subscriber: within a line of text, because the same
+//! socket carries the tables' changes. If a socket carries tickets only, use `ipc_reactor::SubscriberSession`.
 
 use std::{io, iter};
 
@@ -10,14 +10,14 @@ use ipc_reactor::{
 
 use crate::protocol::Line;
 
-/// Sends a ticket to the client whose session runs: a line of text, and descriptors with its first byte.
+/// Sends a ticket to the client whose session is running: a line of text, and descriptors with its first byte.
 pub(crate) fn send<S>(cx: &mut Context<'_, S>, ticket: Ticket) -> io::Result<()> {
     let (bytes, descriptors) = ticket.into_fds();
     let hex = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     cx.reply_with(format!("{}\n", Line::Ticket(hex)).as_bytes(), descriptors)
 }
 
-/// Opens the ticket that has come with this text.
+/// Opens the ticket that arrived with this text.
 pub(crate) fn receive<S>(cx: &mut Context<'_, S>, hex: &str) -> io::Result<Subscriber> {
     let descriptors = iter::from_fn(|| cx.descriptor()).collect();
     let wrong = || io::Error::new(io::ErrorKind::InvalidData, format!("{hex:?} is no ticket in hexadecimal"));

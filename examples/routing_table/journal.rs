@@ -1,4 +1,4 @@
-//! The manager's log, which goes to the logger through a message queue: numbered lines, none of which is waited for.
+//! The manager's log: numbered lines, which it sends to the logger through a message queue without blocking.
 
 use std::{fmt, io, time::Duration};
 
@@ -9,10 +9,10 @@ use crate::manager::Manager;
 /// The queue's message size: the longest line of the log, in bytes.
 const LINE_BYTES: usize = 200;
 
-/// How soon it is tried again to say that lines were dropped.
+/// How long to wait before the next attempt to report dropped lines.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// How urgent a line is: its message's priority.
+/// The level of a line, which is also its message's priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
     Info,
@@ -42,11 +42,11 @@ pub(crate) struct Journal {
     outbox: Option<Key>,
     written: u64,
     dropped: u64,
-    /// Of those, the ones that the log does not report yet.
+    /// The dropped lines that the log does not report yet.
     untold: u64,
 }
 
-/// Unlinks the queue when the manager ends, which the logger takes as its own end.
+/// Unlinks the queue when the manager ends; the logger then ends, too.
 pub(crate) struct OwnQueue(String);
 
 impl Drop for OwnQueue {
@@ -58,7 +58,7 @@ impl Drop for OwnQueue {
 }
 
 impl Journal {
-    /// A journal into the queue of this name, which is made unless one of a killed manager is there.
+    /// Opens a journal on the queue of this name. Creates the queue, unless a killed manager left one.
     pub(crate) fn open(set: &mut PollSet<Manager>, name: &str) -> io::Result<(Journal, OwnQueue)> {
         let queue = Queue::options().write(true).create(true).message_size(LINE_BYTES).open(name)?;
         let own = OwnQueue(name.into());
@@ -79,19 +79,19 @@ impl Journal {
         }
     }
 
-    /// Says in the log that lines are missing from it; until then no more are written, so that the gap is one.
+    /// Reports in the log that lines are missing; until then no more are written, so that there is only one gap.
     fn tell_dropped(&mut self, set: &mut PollSet<Manager>) {
         let Some(outbox) = self.outbox else { return };
         let line = format!("{} lines were dropped: the logger is too slow", self.untold);
         match post(set, outbox, &line, Level::Error) {
             Ok(()) => self.untold = 0,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => tell_later(set),
-            // The queue has left the poll set: the loop is about to end.
+            // The queue was removed from the poll set: the loop is about to end.
             Err(_) => {}
         }
     }
 
-    /// Lines that were written, dropped ones included; lines that wait for room in the queue; lines dropped.
+    /// Lines written, dropped ones included; lines that wait for room in the queue; lines dropped.
     pub(crate) fn counts(&self, set: &PollSet<Manager>) -> (u64, usize, u64) {
         (self.written, self.outbox.map_or(0, |outbox| set.outbox_len(outbox)), self.dropped)
     }

@@ -9,13 +9,13 @@ use ipc_reactor::{Context, Limits, Message, PollSet, Queue, QueueHandler, Reacto
 
 use crate::journal::Level;
 
-/// How often to look whether a manager has made the queue, and whether it has ended and taken the queue's name away.
+/// How often to check whether a manager has created the queue, and whether it has ended and unlinked it.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How long a drain may take over the lines that are in the queue.
+/// How long a drain may take for the lines in the queue.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Why the queue could not be opened, if it could not.
+/// The error with which opening the queue failed, if it did.
 type Failure = Option<io::Error>;
 
 struct Log;
@@ -69,7 +69,7 @@ impl QueueHandler<Failure> for Log {
     ) -> io::Result<()> {
         let text = String::from_utf8_lossy(message.bytes);
         let printed = writeln!(io::stdout().lock(), "{:<7} {text}", Level::of_priority(message.priority));
-        // It has no reader any more.
+        // Standard output has no reader any more.
         if printed.is_err() {
             cx.stop();
         }
@@ -78,7 +78,7 @@ impl QueueHandler<Failure> for Log {
 
     fn on_unlinked(&mut self, cx: &mut Context<'_, Failure>, _: &mut Failure) -> io::Result<()> {
         eprintln!("logger: the manager has ended");
-        // The queue has no name any more, but still has its messages.
+        // The queue is unlinked, but still contains its messages.
         cx.drain(DRAIN)
     }
 }

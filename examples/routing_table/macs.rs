@@ -1,7 +1,7 @@
-//! The MAC table (IP address to MAC address, as ARP finds them out), which lies in shared memory.
+//! The MAC table (IP address to MAC address, as ARP resolves them), which is in shared memory.
 //!
-//! The manager publishes it whole at each change; each process that has it mapped reads the newest. All in the
-//! machine's byte order, in one value of a fixed size:
+//! The manager publishes the whole table at each change; each process that maps it reads the newest. It is one value of
+//! a fixed size, in the machine's byte order:
 //!
 //! | bytes | content |
 //! |---|---|
@@ -17,10 +17,10 @@ use crate::table::{Refused, refuse};
 
 pub(crate) const MACS_MAX: usize = 256;
 
-/// Names this layout, in the segment's header: a reader of another version leaves it alone.
+/// Identifies this layout in the segment's header, so that a reader of another version rejects it.
 pub(crate) const LAYOUT: u64 = u64::from_be_bytes(*b"MACTABL1");
 
-/// One network card's address.
+/// The address of one network card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mac([u8; 6]);
 
@@ -91,7 +91,7 @@ impl Macs {
         self.entries.iter().map(|(&ip, &mac)| (ip, mac))
     }
 
-    /// What is published.
+    /// The bytes that the manager publishes.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut layout = Layout::zeroed();
         (layout.revision, layout.used) = (self.revision, self.entries.len() as u64);
@@ -101,7 +101,7 @@ impl Macs {
         bytemuck::bytes_of(&layout).to_vec()
     }
 
-    /// What was published, if that is what it is.
+    /// Parses published bytes, and checks them.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Macs, Refused> {
         let Ok(layout) = bytemuck::try_pod_read_unaligned::<Layout>(bytes) else {
             return refuse(format!("a MAC table has {} bytes, this one has {}", Macs::BYTES, bytes.len()));

@@ -1,18 +1,18 @@
-//! A routing-table manager, which brings all mechanisms together: the classic project of every course on them.
+//! A routing-table manager, which uses all mechanisms together: the classic project of the courses on them.
 //!
 //! ```text
 //! cargo run --example routing_table -- demo                                          # all of it, in one terminal
 //!
 //! cargo run --example routing_table -- manager unix:/tmp/routes --queue mq:/routes   # and type: help
-//! cargo run --example routing_table -- subscriber unix:/tmp/routes                   # as many as you like
+//! cargo run --example routing_table -- subscriber unix:/tmp/routes                   # any number of them
 //! cargo run --example routing_table -- logger mq:/routes
 //! cargo run --example routing_table -- command unix:/tmp/routes "CREATE 10.0.0.0/8 10.1.1.1 eth0"
 //! ```
 //!
 //! | what | travels by |
 //! |---|---|
-//! | routes, as a table and then as changes of it; commands and their answers | Unix socket ([`protocol`]) |
-//! | MAC addresses | shared memory ([`macs`]), with a doorbell; handed over as descriptors ([`handover`]) |
+//! | routes, first the table and then its changes; commands and their answers | Unix socket ([`protocol`]) |
+//! | MAC addresses | shared memory ([`macs`]), with a doorbell; passed as descriptors ([`handover`]) |
 //! | the log, with priorities | POSIX message queue ([`journal`]) |
 //! | "flush both tables" | SIGUSR1 |
 //! | "end in order" | SIGINT, SIGTERM |
@@ -55,12 +55,12 @@ enum Role {
         #[arg(long, value_parser = queue)]
         queue: Option<String>,
     },
-    /// Keeps copies of the tables, and prints each change. SIGUSR1 prints both tables as JSON, and so does the end
+    /// Keeps copies of the tables, and prints each change. Prints both tables as JSON on SIGUSR1 and at its end
     Subscriber {
         /// Where the manager listens
         #[arg(value_parser = stream)]
         address: Address,
-        /// Changes as JSON, too
+        /// Print changes as JSON, too
         #[arg(long)]
         json: bool,
     },
@@ -80,7 +80,7 @@ enum Role {
     },
     /// Starts all of them, and shows a short session
     Demo {
-        /// Milliseconds from one step to the next
+        /// Milliseconds between steps
         #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
         pace: u64,
     },

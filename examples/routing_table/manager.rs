@@ -1,5 +1,5 @@
-//! The routing-table manager: the one process that changes the tables. It publishes routes over its Unix socket, of MAC
-//! addresses through shared memory, and of what it does through a message queue.
+//! The routing-table manager: the one process that changes the tables. It publishes routes over its Unix socket and MAC
+//! addresses through shared memory, and logs through a message queue.
 
 use std::{collections::BTreeSet, fmt, fmt::Write, io, mem, time::Duration};
 
@@ -18,14 +18,14 @@ use crate::{
     table::{Change, Refused, Table},
 };
 
-/// How long clients and the logger may take over what is left for them when the manager ends.
+/// How long the manager waits at its end for clients and the logger to receive what is buffered for them.
 const DRAIN: Duration = Duration::from_secs(2);
 
 pub(crate) struct Manager {
     table: Table,
     macs: Macs,
     publisher: Publisher,
-    /// Clients that have the whole table, and so are sent its changes.
+    /// Clients that have the whole table, and so receive its changes.
     clients: BTreeSet<Key>,
     pub(crate) journal: Journal,
     pub(crate) output: Output,
@@ -40,7 +40,7 @@ struct Client {
 /// Runs until SIGINT or SIGTERM.
 pub(crate) fn run(address: &Address, queue: Option<&str>) -> io::Result<()> {
     let mut reactor = Reactor::<Manager>::builder().limits(limits()).build()?;
-    // Before anything else: from now on a signal cannot end the process without the removal of its paths and queues.
+    // Before anything else: from here on a signal ends the process only after its paths and queues are removed.
     signals(&mut reactor)?;
     let (journal, _own_queue) = match queue {
         Some(name) => Journal::open(&mut reactor, name).map(|(journal, own)| (journal, Some(own)))?,
@@ -70,12 +70,12 @@ pub(crate) fn run(address: &Address, queue: Option<&str>) -> io::Result<()> {
 
 fn limits() -> Limits {
     Limits {
-        // Subscribers are silent for as long as they like, but must read: one that does not is closed, and gets the
-        // whole table when it comes back.
+        // A subscriber need not send, but must read: one that does not is closed, and gets the whole table when it
+        // connects again.
         idle: None,
         slow_consumer: SlowConsumer::Disconnect,
         output_max: 1 << 20,
-        // Each command may mean a line for every subscriber, which must have its turn to send before the next many.
+        // Each command may add a line to every subscriber's output, which must be sent before many more are added.
         messages_per_visit: 64,
         outbox: 64,
         ..Limits::default()
@@ -84,7 +84,7 @@ fn limits() -> Limits {
 
 fn signals(reactor: &mut Reactor<Manager>) -> io::Result<()> {
     reactor.signals([Signal::USR1], |_, cx, manager| {
-        // A flush is never refused.
+        // A flush cannot fail.
         let _ = manager.change(&Change::Flush, &"SIGUSR1", cx);
         Ok(())
     })?;
@@ -131,7 +131,7 @@ impl Session<Manager> for Client {
             manager.publisher.unsubscribe(id);
         }
         let level = match cause {
-            // The manager ends, of which the log knows; by now the queue may have left the poll set.
+            // The manager is ending, which the log says already; the queue may have been removed from the poll set.
             Cause::Drain | Cause::DrainDeadline | Cause::Stop => return,
             Cause::Limit(_) => Level::Warning,
             _ => Level::Info,
@@ -152,7 +152,7 @@ impl Client {
 }
 
 impl Manager {
-    /// Carries out a line from anywhere; returns the lines of the answer.
+    /// Executes a line from any source; returns the lines of the answer.
     pub(crate) fn answer(
         &mut self,
         line: &[u8],
@@ -242,7 +242,7 @@ impl Manager {
         self.journal.write(set, Level::Info, format_args!("{line} from {whose}"));
         let line = format!("{line}\n");
         for &key in &self.clients {
-            // One that misses a change must not stay: it comes back, and gets the whole table.
+            // A client that misses a change is closed: it connects again, and gets the whole table.
             if set.client(key).is_some_and(|mut client| client.send(line.as_bytes()).is_err()) {
                 set.abort(key);
             }

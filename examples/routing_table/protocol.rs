@@ -1,6 +1,6 @@
-//! What manager and clients say to each other: lines of text, so that `nc` and a keyboard will do.
+//! The protocol between manager and clients: lines of text, so that `nc` and a keyboard are enough.
 //!
-//! A client is sent the whole table at once, unasked, and then every change, of any client:
+//! On connect, the manager sends a client the whole table, and then every change by any client:
 //!
 //! ```text
 //! TABLE 17 1                                 the table after change 17 has 1 route:
@@ -31,11 +31,11 @@
 //! | `HELP` | `OK` and the commands |
 //!
 //! The last line of an answer begins with `OK` or `ERROR`. `CHANGE` lines come between answers, never within one, and a
-//! client's own change comes before its `OK`. A command that cannot be carried out is answered with `ERROR` and the
-//! reason, and changes nothing. Commands are also understood in small letters; an empty line is none.
+//! client's own change comes before its `OK`. If a command fails, the answer is `ERROR` and the reason, and nothing
+//! changes. Commands may be in lower case; empty lines are ignored.
 //!
-//! A line of more than [`COMMAND_MAX`] bytes is refused like any bad command. One of more than [`LINE_MAX`] is no text
-//! of this protocol: its client is closed, and so is one that does not read what it is sent.
+//! A line of more than [`COMMAND_MAX`] bytes is refused like any bad command. The manager closes a client that sends a
+//! line of more than [`LINE_MAX`] bytes, and one that does not read what the manager sends.
 
 use std::{fmt, net::Ipv4Addr, str::FromStr};
 
@@ -45,13 +45,13 @@ use crate::table::{Change, Destination, Refused, Route, address, refuse};
 /// The longest command, in bytes.
 pub(crate) const COMMAND_MAX: usize = 256;
 
-/// The longest line that is read at all, in bytes.
+/// The longest line that is read, in bytes.
 pub(crate) const LINE_MAX: usize = 4_096;
 
 const COMMANDS: &str = "CREATE, UPDATE, DELETE, FLUSH, LOOKUP, SHOW, MAC-ADD, MAC-DELETE, MAC-SHOW, \
                         SUBSCRIBE-MACS, STATUS, HELP";
 
-/// What the manager is asked to do.
+/// A command to the manager.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
     Change(Change),
@@ -65,7 +65,7 @@ pub(crate) enum Command {
     Help,
 }
 
-/// What the manager says.
+/// A line from the manager.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Line {
     Table {
@@ -81,19 +81,19 @@ pub(crate) enum Line {
         change: Change,
     },
     Mac(Ipv4Addr, Mac),
-    /// In hexadecimal; its other parts come with the text.
+    /// The ticket in hexadecimal; its descriptors come with the text.
     Ticket(String),
     Ok(String),
     Error(String),
 }
 
 impl Command {
-    /// The commands there are, for `HELP`.
+    /// The list of commands, for `HELP`.
     pub(crate) const fn all() -> &'static str {
         COMMANDS
     }
 
-    /// Reads a line, the line feed left out. `None`: it is empty.
+    /// Parses a line without its line feed. `None` for an empty line.
     pub(crate) fn parse(line: &[u8]) -> Result<Option<Command>, Refused> {
         if line.len() > COMMAND_MAX {
             return refuse(format!("a line of {} bytes; a command has at most {COMMAND_MAX}", line.len()));

@@ -1,5 +1,5 @@
-//! A subscriber: keeps copies of both tables, the routes by the changes it is sent, the MAC addresses by reading shared
-//! memory when its doorbell rings. When the manager goes away it keeps what it has, and tries to come back.
+//! A subscriber: keeps copies of both tables, the routes from the changes that the manager sends, the MAC addresses by
+//! reading shared memory after each notification. When the manager ends, it keeps both and tries to connect again.
 
 use std::{
     io::{self, Write},
@@ -18,7 +18,7 @@ use crate::{
     table::{Route, Table},
 };
 
-/// How long to wait before connecting again; each time in vain doubles it.
+/// How long to wait before connecting again; each failure doubles it.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -29,12 +29,12 @@ struct Replica {
     address: Address,
     json: bool,
     table: Table,
-    /// The whole table, while it comes in.
+    /// The whole table, while it is being received.
     incoming: Option<Incoming>,
     macs: Macs,
     /// The doorbell in the poll set.
     bell: Option<Key>,
-    /// Changes that never came, though later ones did. It stays 0.
+    /// Changes that are missing, although later ones arrived. It stays 0.
     missed: u64,
     connections: u64,
     pause: Duration,
@@ -48,7 +48,7 @@ struct Incoming {
 
 struct Feed;
 
-/// Runs until SIGINT or SIGTERM, whatever becomes of the manager.
+/// Runs until SIGINT or SIGTERM, even if the manager ends.
 pub(crate) fn run(address: &Address, json: bool) -> io::Result<()> {
     let limits = Limits { idle: None, ..Limits::default() };
     let mut reactor = Reactor::<Replica>::builder().limits(limits).build()?;
@@ -131,14 +131,14 @@ impl Session<Replica> for Feed {
 
     fn on_close(&mut self, cause: &Cause, cx: &mut Context<'_, Replica>, replica: &mut Replica) {
         replica.incoming = None;
-        // The old manager's memory: a new one's comes with a new ticket.
+        // This was the old manager's memory: a new manager sends a new ticket.
         if let Some(bell) = replica.bell.take() {
             cx.close(bell);
         }
         if matches!(cause, Cause::Drain | Cause::DrainDeadline | Cause::Stop) {
             return;
         }
-        // Refused again: no news.
+        // Refused again: the failure is reported once.
         if replica.pause == PAUSE_MIN {
             eprintln!("subscriber: without a manager: {cause}");
         }
@@ -194,10 +194,10 @@ fn out_of_place() -> io::Error {
     io::Error::other("a ROUTE or END that no TABLE came before")
 }
 
-/// One line on standard output. It may block: then the manager has a slow subscriber, which it knows how to treat.
+/// One line on standard output. It may block: then the manager treats this subscriber as a slow consumer.
 fn print(line: &dyn std::fmt::Display) -> io::Result<()> {
     match writeln!(io::stdout().lock(), "{line}") {
-        // Standard output has no reader any more: there is no reason to continue.
+        // Standard output has no reader any more: stop.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         printed => printed,
     }

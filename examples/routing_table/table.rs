@@ -1,18 +1,18 @@
-//! The routing table itself: what can be done to it, and what it then says. It knows nothing of sockets.
+//! The routing table itself: its operations, and their results. It does not use sockets.
 
 use std::{collections::BTreeMap, error::Error, fmt, net::Ipv4Addr, str::FromStr};
 
-/// So many routes at most: the whole table must fit into what may wait for one subscriber.
+/// The most routes: the whole table must fit into the output buffer of one subscriber.
 pub(crate) const ROUTES_MAX: usize = 1_024;
 
-/// What the kernel allows an interface's name, its NUL left out (`IFNAMSIZ`).
+/// The longest name of an interface that the kernel allows, without its NUL (`IFNAMSIZ`).
 const INTERFACE_MAX: usize = 15;
 
-/// Why a change or a line was refused, in words for its sender.
+/// Why a change or a line was refused, as a message to its sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refused(pub(crate) String);
 
-/// An IPv4 network such as `10.0.0.0/8`: no bit of the address lies beyond the mask.
+/// An IPv4 network such as `10.0.0.0/8`: no bit of the address is set beyond the mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Destination {
     network: Ipv4Addr,
@@ -32,7 +32,7 @@ pub(crate) struct Hop {
     interface: String,
 }
 
-/// What can happen to a table.
+/// A change of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
     Create(Route),
@@ -42,8 +42,7 @@ pub(crate) enum Change {
     Flush,
 }
 
-/// The routes, and the number of the last change that made them what they are. Two tables that went through the same
-/// changes are equal.
+/// The routes, and the number of the last change. Two tables with the same history of changes are equal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Table {
     routes: BTreeMap<Destination, Hop>,
@@ -51,13 +50,13 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A table received from elsewhere, as of that change.
+    /// A table that was received, with the number of its last change.
     pub(crate) fn restored(sequence: u64, routes: impl IntoIterator<Item = Route>) -> Table {
         let routes = routes.into_iter().map(|route| (route.destination, route.hop)).collect();
         Table { routes, sequence }
     }
 
-    /// Makes a change, and returns its number. A change that is refused leaves no trace.
+    /// Makes a change, and returns its number. A refused change alters nothing and gets no number.
     pub(crate) fn apply(&mut self, change: &Change) -> Result<u64, Refused> {
         match change {
             Change::Create(route) => {
@@ -89,7 +88,7 @@ impl Table {
         Ok(self.sequence)
     }
 
-    /// The route that a packet to `address` takes: of those whose network it is in, the one with the longest mask.
+    /// The route for a packet to `address`: of those whose network contains it, the one with the longest mask.
     pub(crate) fn lookup(&self, address: Ipv4Addr) -> Option<Route> {
         (0..=32).rev().find_map(|mask| {
             let destination = Destination::around(address, mask);
@@ -97,7 +96,7 @@ impl Table {
         })
     }
 
-    /// How many changes there have been.
+    /// The number of changes so far.
     pub(crate) fn sequence(&self) -> u64 {
         self.sequence
     }
@@ -124,9 +123,9 @@ impl Destination {
         Ok(around)
     }
 
-    /// The network of this mask that the address is in.
+    /// The network with this mask that contains the address.
     fn around(address: Ipv4Addr, mask: u8) -> Destination {
-        // A shift by all 32 bits is none that a machine has.
+        // `<<` by all 32 bits would overflow.
         let bits = u32::MAX.checked_shl(32 - u32::from(mask)).unwrap_or(0);
         Destination { network: Ipv4Addr::from_bits(address.to_bits() & bits), mask }
     }

@@ -11,11 +11,11 @@ use ipc_reactor::{Key, Observer, Ready, Seen, SourceInfo, SourceKind, VisitEnd, 
 
 use crate::names::{Names, Payload, Text, Time};
 
-/// How it is written.
+/// Output options.
 #[derive(Clone, Copy)]
 pub(crate) struct Style {
     pub(crate) colour: bool,
-    /// Without times two runs of the same can be compared.
+    /// Without times, the output of two runs can be compared.
     pub(crate) times: bool,
 }
 
@@ -23,14 +23,14 @@ pub(crate) struct Explain<W> {
     out: W,
     style: Style,
     names: Names,
-    /// Whose visit it is, and what for.
+    /// The source that is visited, and its readiness.
     visit: String,
-    /// How long it has waited in the ready list; said once, on the visit's first line.
+    /// How long it has waited in the ready list; printed once, on the visit's first line.
     queued_ns: Option<u64>,
     /// The visit was caused by an event, not by a drain or a timer.
     by_event: bool,
-    /// What was read last, if no message that came with it has been shown.
-    read: Option<usize>,
+    /// The call and the size of the last read, while no message of it has been shown.
+    read: Option<(&'static str, usize)>,
     /// Bytes of replies that wait for the end of the visit.
     replies: usize,
     /// Lines of this visit.
@@ -40,9 +40,9 @@ pub(crate) struct Explain<W> {
     edges: HashSet<Key>,
     /// Clients that have not been visited yet.
     new: HashSet<Key>,
-    /// Sources whose budget was spent.
+    /// Sources that used up their budget.
     again: HashSet<Key>,
-    /// Sources in the ready list when the loop went to wait.
+    /// Sources in the ready list when the wait began.
     ready: usize,
 }
 
@@ -75,7 +75,7 @@ impl<W: Write> Explain<W> {
         }
     }
 
-    /// One transition. A line goes out in one write, so that what others write does not come between.
+    /// One transition. Each line is one write, so that the output of other processes cannot split it.
     fn line(&mut self, from: &str, to: &str, colour: u8, call: impl Display, rest: impl Display) {
         let (call, mut rest) = (call.to_string(), rest.to_string());
         if let Some(queued_ns) = self.queued_ns.take().filter(|&ns| ns > 0 && self.style.times) {
@@ -124,7 +124,7 @@ impl<W: Write> Explain<W> {
 
     fn srm(&mut self, request: &[u8], reply_bytes: usize, handler_ns: u64) {
         let call = match self.read.take() {
-            Some(bytes) => format!("recv = {bytes} {}", Payload(request)),
+            Some((call, bytes)) => format!("{call} = {bytes} {}", Payload(request)),
             None => format!("      └ {}", Payload(request)),
         };
         self.replies += reply_bytes;
@@ -138,10 +138,10 @@ impl<W: Write> Explain<W> {
         self.step("SRM", CYAN, call, format_args!("handler {handler}   reply in this batch: {reply}"));
     }
 
-    /// A read that brought no whole message.
+    /// A read without a whole message.
     fn partial_frame(&mut self) {
-        if let Some(bytes) = self.read.take() {
-            self.step("half", DIM, format_args!("recv = {bytes}"), "not a whole message yet: kept");
+        if let Some((call, bytes)) = self.read.take() {
+            self.step("half", DIM, format_args!("{call} = {bytes}"), "not a whole message yet: kept");
         }
     }
 
@@ -159,11 +159,11 @@ impl<W: Write> Explain<W> {
             }
             (VisitEnd::Blocked, _) => self.step("blocked", YELLOW, "", "waits for room, or for a deadline"),
             (VisitEnd::Closed, _) => {
-                if let Some(bytes) = self.read.take() {
+                if let Some((call, bytes)) = self.read.take() {
                     self.step(
                         "SRM",
                         RED,
-                        format_args!("recv = {bytes}"),
+                        format_args!("{call} = {bytes}"),
                         "what has come ends the connection",
                     );
                 }
@@ -227,15 +227,19 @@ impl<W: Write + 'static> Observer for Explain<W> {
                 );
             }
             What::Refused { .. } => self.step("refused", RED, "close", "the CIR is turned away"),
-            What::Read { bytes: 0, .. } => {
+            What::Read { call, bytes: 0, .. } => {
                 self.step(
                     "EOF",
                     YELLOW,
-                    "recv = 0",
+                    format_args!("{call} = 0"),
                     "the peer sends no more: what it is owed goes out first",
                 );
             }
-            What::Read { bytes, .. } => self.read = Some(bytes),
+            What::Read { call, bytes, .. } => self.read = Some((call, bytes)),
+            What::Empty { call, .. } => {
+                let call = format_args!("{call} = EAGAIN");
+                self.step("asleep", DIM, call, "nothing more has come: until the next event");
+            }
             What::Request { request, reply_bytes, handler_ns, .. } => {
                 self.srm(request, reply_bytes, handler_ns)
             }

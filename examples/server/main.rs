@@ -1,5 +1,5 @@
-//! The adder of every course on sockets, on any number of addresses at once, with a message queue and signals beside
-//! them in the same poll set.
+//! The adder of every course on sockets, on any number of addresses at once, with a message queue and signals in the
+//! same poll set.
 //!
 //! ```text
 //! cargo run --release --example server                      # unix:/tmp/DemoSocket
@@ -7,14 +7,14 @@
 //! ```
 //!
 //! Clients send `i32`s in the machine's byte order; a 0 ends the series and is answered with `Result = N`, the plain
-//! text with neither a NUL nor a line feed behind it: a client in C that zeroes its buffer prints exactly that, and so
-//! do socat and Python. Then the sum is 0 again, for the next series.
+//! text with no NUL and no line feed after it: a client in C that zeroes its buffer prints exactly that, and so do
+//! socat and Python. Then the sum is 0 again, for the next series.
 //!
 //! Standard output has one JSON object a line, for programs: `{"event":"ready",…}` once it listens,
-//! `{"event":"totals",…}` on SIGUSR1 and at the end. All that is for people goes to standard error.
+//! `{"event":"totals",…}` on SIGUSR1 and at the end. Text for users goes to standard error.
 //!
-//! It can explain itself (`--explain`, `--trace`, `--timeline`), and has a flight recorder: `docs/explain.md` shows
-//! what one sees.
+//! It can show what the reactor does (`--explain`, `--trace`, `--timeline`), and has a flight recorder:
+//! `docs/explain.md` describes the output.
 
 use std::{fmt::Display, io, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -53,7 +53,7 @@ struct Arguments {
     /// How long a drain may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     drain: u64,
-    /// More log: -v each CIR, -vv each SRM (RUST_LOG says it more finely)
+    /// More log: -v each CIR, -vv each SRM (RUST_LOG allows finer filters)
     #[arg(short, action = clap::ArgAction::Count)]
     verbose: u8,
     #[command(flatten)]
@@ -94,7 +94,7 @@ fn main() -> ExitCode {
 
 fn serve(arguments: &Arguments, limits: Limits) -> io::Result<()> {
     let mut reactor = Reactor::<Totals>::builder().limits(limits).build()?;
-    // Before anything else: from now on a signal cannot end the process without the removal of its paths and queues.
+    // Before anything else: from here on a signal ends the process only after its paths and queues are removed.
     let mut sources = signals(&mut reactor, arguments)?;
     let mut queues = Vec::new();
     let mut served = Vec::new();
@@ -118,16 +118,16 @@ fn serve(arguments: &Arguments, limits: Limits) -> io::Result<()> {
     watch::end(&mut reactor)
 }
 
-/// Says something to people, in one piece: standard error has no buffer.
+/// Prints a message for users in one write, because standard error is unbuffered.
 fn say(what: impl Display) {
     let line = format!("server: {what}\n");
     eprint!("{line}");
 }
 
-/// A source that is there from the start.
+/// A source that exists from the start.
 type Source = (Key, SourceKind);
 
-/// Puts one address into the poll set. Returns the address that was bound, and the queue that was made for it.
+/// Puts one address into the poll set. Returns the address that was bound, and the queue that was created for it.
 fn open(reactor: &mut Reactor<Totals>, address: &Address) -> io::Result<(Address, Source, Option<OwnQueue>)> {
     if let Address::Queue(name) = address {
         let (queue, own) = adder::open_queue(name)?;
@@ -163,7 +163,7 @@ fn signals(reactor: &mut Reactor<Totals>, arguments: &Arguments) -> io::Result<V
                 Ok(())
             })?);
         }
-        // With no file to read, it means what it says: the terminal has hung up.
+        // With no file to read, SIGHUP has its usual meaning: the terminal has hung up.
         None => ends.push(Signal::HUP),
     }
 

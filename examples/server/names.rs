@@ -1,10 +1,10 @@
-//! What sources are called, and how times and bytes are shown, in everything that explains the reactor.
+//! The names of sources and the format of times and bytes in `--explain`, `--trace` and `--timeline`.
 
 use std::{collections::HashMap, fmt};
 
 use ipc_reactor::{Key, SourceInfo, SourceKind};
 
-/// Names: M for the master socket, Q for a queue, S for signals, and C#1, C#2, … for the clients as they come.
+/// Names: M for the master socket, Q for a queue, S for signals, C#1, C#2, … for clients in the order of their CIRs.
 #[derive(Clone, Default)]
 pub(crate) struct Names {
     names: HashMap<Key, String>,
@@ -13,7 +13,7 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// The sources that are there from the start. Those of one kind are numbered if there are several.
+    /// The sources that exist from the start. Those of one kind are numbered if there are several.
     pub(crate) fn new(sources: &[(Key, SourceKind)]) -> Names {
         let mut names = Names::default();
         for (at, &(key, kind)) in sources.iter().enumerate() {
@@ -38,12 +38,12 @@ impl Names {
         })
     }
 
-    /// What it is called, if it has been seen.
+    /// The name of a source, if it has one.
     pub(crate) fn get(&self, key: Key) -> Option<&str> {
         self.names.get(&key).map(String::as_str)
     }
 
-    /// It was removed from the poll set. Its name is kept until the next turn.
+    /// A source was removed from the poll set. Its name is kept until the next turn.
     pub(crate) fn left(&mut self, key: Key) {
         self.gone.push(key);
     }

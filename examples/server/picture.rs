@@ -24,7 +24,7 @@ const TOP: f64 = 92.0;
 const ROW: f64 = 24.0;
 /// More sources are not drawn: clients that waited and ran least are left out.
 const ROWS_MAX: usize = 40;
-/// A visit is seen, however short.
+/// The minimal width of a visit, so that a short one is visible.
 const THINNEST: f64 = 1.6;
 
 const RUNNING: &str = "#16407a";
@@ -36,7 +36,7 @@ const LEAVES: &str = "#b5382a";
 const INK: &str = "#20262e";
 const FAINT: &str = "#6b7480";
 
-/// Where a time is in the picture: awake to scale, each long sleep folded to the same width.
+/// Maps times to positions: awake times to scale, each long sleep folded to the same width.
 struct Axis {
     /// In order and without gaps.
     pieces: Vec<Piece>,
@@ -54,7 +54,7 @@ struct Piece {
 
 impl Axis {
     fn new(turns: &VecDeque<Turn>) -> Axis {
-        // The first turn's sleep explains nothing: the picture begins when it wakes.
+        // The picture begins when the first turn wakes up: its sleep shows nothing.
         let start_ns = turns.front().map_or(0, |turn| turn.awake_ns);
         let end_ns = turns.back().map_or(0, |turn| turn.over_ns);
         let sleeps: Vec<(u64, u64)> =
@@ -202,7 +202,7 @@ impl Picture {
         );
     }
 
-    /// What it is, and what means what.
+    /// The title and the legend.
     fn heading(&mut self, turns: &VecDeque<Turn>) {
         let _ = writeln!(
             self.svg,
@@ -312,7 +312,7 @@ impl Picture {
                 self.text(from_x, bottom + 22.0, "middle", INK, &plain(from_ns - start_ns));
                 free_x = from_x + 64.0;
             }
-            // Where it wakes next has the better claim to a label.
+            // The label of the next wake-up has priority.
             let next_x = self.axis.pieces.get(at + 2).map_or(RIGHT + 54.0, |next| next.from_x);
             for tick in 1..=(to_ns - from_ns) / step_ns {
                 let x = from_x + (tick * step_ns) as f64 * self.axis.scale;
@@ -338,7 +338,7 @@ fn nice(ns: f64) -> u64 {
     (digit * ten) as u64
 }
 
-/// A time without zeros that say nothing: 50 µs, not 50.0 µs.
+/// A time without trailing zeros: 50 µs, not 50.0 µs.
 fn plain(ns: u64) -> String {
     let time = Time(ns).to_string();
     match time.split_once(' ') {

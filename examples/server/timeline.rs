@@ -1,4 +1,4 @@
-//! `--timeline`: a picture of the latest turns: who waited, who ran, for how long.
+//! `--timeline`: a picture of the latest turns: which sources waited, which ran, and for how long.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,7 +10,7 @@ use ipc_reactor::{Key, Observer, Seen, SourceInfo, SourceKind, VisitEnd, What};
 
 use crate::{names::Names, picture};
 
-/// One turn: asleep, awake, over.
+/// One turn: when it slept, woke up and ended.
 #[derive(Default)]
 pub(crate) struct Turn {
     pub(crate) number: u64,
@@ -21,7 +21,7 @@ pub(crate) struct Turn {
     pub(crate) births: Vec<Birth>,
 }
 
-/// One visit: ready, begun, over.
+/// One visit: when its source became ready, when it began and when it ended.
 pub(crate) struct Visit {
     pub(crate) source: Source,
     pub(crate) ready_ns: u64,
@@ -30,7 +30,7 @@ pub(crate) struct Visit {
     pub(crate) closed: bool,
 }
 
-/// A CIR that has become a client.
+/// A CIR that was accepted.
 pub(crate) struct Birth {
     pub(crate) at_ns: u64,
     pub(crate) listener: Key,
@@ -44,7 +44,7 @@ pub(crate) struct Source {
     pub(crate) name: String,
 }
 
-/// Keeps the latest turns, and draws them when asked.
+/// Keeps the latest turns, and draws them on request.
 pub(crate) struct Timeline {
     path: PathBuf,
     /// How many turns it keeps.
@@ -52,7 +52,7 @@ pub(crate) struct Timeline {
     names: Names,
     turns: VecDeque<Turn>,
     turn: Turn,
-    /// When each source's last visit was over: one that is marked ready while it runs waits from there on.
+    /// When each source's last visit ended: a source that becomes ready during its visit waits from then on.
     over_ns: HashMap<Key, u64>,
 }
 

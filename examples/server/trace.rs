@@ -1,8 +1,7 @@
-//! `--trace`: what the reactor does as a Chrome trace, to be opened in Perfetto or in `chrome://tracing`.
+//! `--trace`: what the reactor does as a Chrome trace, for Perfetto or `chrome://tracing`.
 //!
-//! One track for the loop, one for each source. The format is the JSON array of the "Trace Event Format"; it is written
-//! as it comes, so memory is bounded, and what a killed server leaves lacks the closing bracket only, which may be
-//! missing.
+//! One track for the loop, one for each source. The format is the JSON array of the "Trace Event Format". Each event is
+//! written when it happens, so memory is bounded. After a kill the closing bracket is missing, which the format allows.
 
 use std::{
     collections::HashMap,
@@ -31,7 +30,7 @@ pub(crate) struct Trace {
     last_track: u32,
     visit: Option<Visit>,
     clients: usize,
-    /// What all times are counted from.
+    /// The origin of all times.
     start_ns: Option<u64>,
 }
 
@@ -88,7 +87,7 @@ impl Trace {
             return;
         }
         let before = if std::mem::replace(&mut self.is_empty, false) { "[" } else { "," };
-        // In one piece: so the buffer is emptied between two events, never within one.
+        // In one write, so that the buffer is flushed between two events, never within one.
         self.failed = self.out.write_all(format!("{before}\n{event}").as_bytes()).err();
     }
 
@@ -102,17 +101,17 @@ impl Trace {
         at_ns.saturating_sub(self.start_ns.unwrap_or(at_ns)) as f64 / 1e3
     }
 
-    /// Something that lasted until `end_ns`.
+    /// An event that lasted until `end_ns`.
     fn slice(&mut self, track: u32, name: &str, end_ns: u64, took_ns: u64, args: Value) {
-        // A nanosecond short: viewers add, round and cut these numbers, and a slice that seems to reach into the next
-        // one swallows it, or is dropped.
+        // A nanosecond shorter: viewers add and round these numbers, and if a slice seems to overlap the next one, they
+        // nest the next one in it, or drop it.
         let (ts, dur) = (self.micros(end_ns - took_ns), took_ns.saturating_sub(1) as f64 / 1e3);
         self.event(json!({
             "ph": "X", "name": name, "cat": "reactor", "tid": track, "ts": ts, "dur": dur, "args": args,
         }));
     }
 
-    /// Something that happened at once.
+    /// An event without a duration.
     fn instant(&mut self, track: u32, name: &str, at_ns: u64, args: Value) {
         let ts = self.micros(at_ns);
         self.event(json!({ "ph": "i", "s": "t", "name": name, "cat": "reactor", "tid": track, "ts": ts, "args": args }));
@@ -131,7 +130,7 @@ impl Trace {
         self.event(json!({ "ph": "C", "name": name, "cat": "reactor", "tid": LOOP, "ts": ts, "args": { name: value } }));
     }
 
-    /// The track of a source, which gets one when it is first seen.
+    /// The track of a source; it is created at the source's first event.
     fn track(&mut self, source: SourceInfo) -> Track {
         if let Some(&track) = self.tracks.get(&source.key) {
             return track;
@@ -148,7 +147,7 @@ impl Trace {
         track
     }
 
-    /// Where what happens now is shown.
+    /// The track for the current event.
     fn here(&self) -> u32 {
         self.visit.as_ref().map_or(LOOP, |visit| visit.track)
     }
@@ -194,7 +193,7 @@ impl Observer for Trace {
                 self.counter("clients", at_ns, clients);
             }
             What::Refused { .. } => self.instant(here, "CIR refused", at_ns, json!({})),
-            What::Read { bytes, .. } => self.instant(here, "recv", at_ns, json!({ "bytes": bytes })),
+            What::Read { call, bytes, .. } => self.instant(here, call, at_ns, json!({ "bytes": bytes })),
             What::Request { request, reply_bytes, handler_ns, .. } => {
                 let args = json!({ "request": Payload(request).to_string(), "reply_bytes": reply_bytes });
                 self.slice(here, "SRM", at_ns, handler_ns, args);
@@ -249,7 +248,7 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// Also where the loop ends by an error or a panic.
+/// Also runs if the loop ends by an error or a panic.
 impl Drop for Trace {
     fn drop(&mut self) {
         let _ = self.end();

@@ -1,4 +1,4 @@
-//! The observers of the server: which of them are wanted, and what becomes of what they have seen.
+//! The observers of the server: which of them are enabled, and where their output goes.
 
 use std::{
     env, io,
@@ -21,13 +21,13 @@ pub(crate) struct Options {
     /// Explain each transition of the state machine on standard error, with the system call behind it
     #[arg(long)]
     explain: bool,
-    /// Whether --explain says how long things took; without, two runs can be compared
+    /// Whether --explain prints times; without them, two runs can be compared
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, requires = "explain")]
     explain_times: bool,
     /// Write a Chrome trace, for ui.perfetto.dev or chrome://tracing
     #[arg(long, value_name = "FILE.json")]
     trace: Option<PathBuf>,
-    /// Draw the latest turns at the end, and on SIGUSR2: who waited, who ran, for how long
+    /// Draw the latest turns at the end, and on SIGUSR2: which sources waited, which ran, and for how long
     #[arg(long, value_name = "FILE.svg")]
     timeline: Option<PathBuf>,
     /// How many turns the timeline shows
@@ -46,7 +46,7 @@ fn turns(text: &str) -> Result<usize, String> {
 }
 
 impl Options {
-    /// Puts in the observers that are wanted, and the flight recorder, which always is.
+    /// Adds the enabled observers, and the flight recorder, which is always enabled.
     pub(crate) fn start<S>(&self, set: &mut PollSet<S>, sources: &[(Key, SourceKind)]) -> io::Result<()> {
         let names = Names::new(sources);
         set.observe(FlightRecorder::new().slow(Duration::from_millis(self.slow)).dump_to(io::stderr()));
@@ -66,7 +66,7 @@ impl Options {
     }
 }
 
-/// What can be shown while it runs.
+/// Writes the timeline and the flight recorder's dump while the server runs.
 pub(crate) fn show<S>(set: &mut PollSet<S>) -> io::Result<()> {
     if let Some(recorder) = set.observer_mut::<FlightRecorder>() {
         recorder.dump(&mut io::stderr())?;
@@ -74,7 +74,7 @@ pub(crate) fn show<S>(set: &mut PollSet<S>) -> io::Result<()> {
     set.observer_mut::<Timeline>().map_or(Ok(()), |timeline| timeline.draw())
 }
 
-/// The end: what is in files is complete.
+/// Completes the files at the end.
 pub(crate) fn end<S>(set: &mut PollSet<S>) -> io::Result<()> {
     // It has no lines for the reactor's own sources, which are closed when the reactor is dropped.
     set.take_observer::<Explain<Stderr>>();

@@ -1,7 +1,7 @@
-//! The adder service: what `server` serves, and what `stress` loads unless told otherwise.
+//! The adder service: `server` serves it, and `stress` loads it by default.
 //!
-//! A client sends `i32`s in the machine's byte order; a 0 ends the series, and `Result = N` comes back: the bytes of
-//! the text and nothing behind them, neither a NUL nor a line feed. Then the sum begins at 0 again.
+//! A client sends `i32`s in the machine's byte order; a 0 ends the series, and the answer is `Result = N`: the bytes of
+//! the text, with no NUL and no line feed after them. Then the sum begins at 0 again.
 
 use std::{
     io::{self, Write},
@@ -11,12 +11,12 @@ use std::{
 use ipc_reactor::{Context, Framing, Limit, Message, Queue, Session, Stats};
 use serde_json::{Map, Value, json};
 
-/// What the service has done, for all clients together.
+/// The service's counts, over all clients.
 #[derive(Default)]
 pub(crate) struct Totals {
     /// Numbers added for clients, the zeros not counted.
     numbers: u64,
-    /// Series that were ended by a 0, and answered.
+    /// Series that ended with a 0 and were answered.
     answers: u64,
     queue_messages: u64,
     queue_sum: i64,
@@ -26,7 +26,7 @@ pub(crate) struct Totals {
 /// One client's side of the service.
 #[derive(Default)]
 pub(crate) struct Adder {
-    /// Wider than what is added: it takes 16 GiB of the largest numbers to overflow it.
+    /// Wider than an `i32`: only 16 GiB of the largest numbers overflow it.
     sum: i64,
 }
 
@@ -91,7 +91,7 @@ impl Drop for OwnQueue {
     }
 }
 
-/// Opens a queue to receive from, and makes it if there is none; one that was there stays there.
+/// Opens a queue to receive from, and creates it if there is none; only a created one is removed at the end.
 pub(crate) fn open_queue(name: &str) -> io::Result<(Queue, Option<OwnQueue>)> {
     let mut options = Queue::options();
     options.read(true).message_size(64).trusted_owner(0);
@@ -145,7 +145,7 @@ pub(crate) fn report(totals: &Totals, stats: &Stats) -> Value {
 
 /// One line for programs, on standard output.
 pub(crate) fn tell(line: &Value) {
-    // Not println!, which panics when standard output has no reader any more.
+    // Not println!, which panics if standard output has no reader any more.
     if let Err(error) = writeln!(io::stdout().lock(), "{line}") {
         log::warn!("standard output: {error}");
     }

@@ -1,5 +1,5 @@
-//! Standard input in a reactor. It is left blocking: to be non-blocking is a property of the open file, and the shell has the same
-//! one open.
+//! Standard input in a reactor. It stays blocking: `O_NONBLOCK` belongs to the open file description, which the shell
+//! shares.
 
 use std::{
     io::{self, ErrorKind},
@@ -8,7 +8,7 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// A read that asks first whether there is anything. `WouldBlock` when there is not.
+/// A read that polls first. Returns `WouldBlock` if there is nothing to read.
 pub(crate) fn read_announced(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     if poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now))? == 0 {

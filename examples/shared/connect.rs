@@ -12,7 +12,7 @@ use std::{
 
 use ipc_reactor::Address;
 
-/// A connected, blocking socket, or why there is none after `timeout`.
+/// Returns a connected, blocking socket, or an error after `timeout`.
 ///
 /// It is called a `UnixStream` whatever its kind: reading, writing, timeouts and `shutdown` are the same for all.
 pub(crate) fn connect(address: &Address, timeout: Duration) -> io::Result<UnixStream> {
@@ -32,8 +32,8 @@ pub(crate) fn connect(address: &Address, timeout: Duration) -> io::Result<UnixSt
     socket.map_err(|error| {
         let help = match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => "; is the server running?",
-            // The kernel's word for a wait in connect(2) that has timed out.
-            io::ErrorKind::WouldBlock => "; the server accepts nobody, and its backlog is full",
+            // connect(2) fails with EAGAIN when its wait times out.
+            io::ErrorKind::WouldBlock => "; the server accepts no connections, and its backlog is full",
             io::ErrorKind::AddrNotAvailable => {
                 "; no local port is left: widen /proc/sys/net/ipv4/ip_local_port_range, or use a Unix socket"
             }
@@ -57,7 +57,7 @@ fn tcp(address: &Address, timeout: Duration) -> io::Result<UnixStream> {
     Err(last)
 }
 
-/// The standard library has no seqpacket, and no Unix connect that gives up.
+/// The standard library has no seqpacket sockets, and no Unix connect with a timeout.
 #[allow(unsafe_code, reason = "socket(2) and connect(2)")]
 fn unix(kind: libc::c_int, name: &[u8], is_abstract: bool, timeout: Duration) -> io::Result<UnixStream> {
     // SAFETY: all zeros are a sockaddr_un, of no family.
@@ -77,7 +77,7 @@ fn unix(kind: libc::c_int, name: &[u8], is_abstract: bool, timeout: Duration) ->
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor was made just now, and has no other owner.
+    // SAFETY: `socket` has just created the descriptor, and it has no other owner.
     let socket = unsafe { UnixStream::from_raw_fd(fd) };
     socket.set_write_timeout(Some(timeout))?;
     // SAFETY: `address` lives through the call, and `length` is within it.

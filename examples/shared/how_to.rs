@@ -1,4 +1,4 @@
-//! Commands with which to talk to an adder, to be pasted into a shell.
+//! Shell commands that talk to an adder.
 
 use ipc_reactor::Address;
 
@@ -30,7 +30,7 @@ pub(crate) fn lines(address: &Address) -> Vec<String> {
             }
             lines.push(python("s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])", all_at_once));
         }
-        // Neither socat nor nc keeps the boundaries of what it is given.
+        // Neither socat nor nc keeps record boundaries.
         Address::UnixSeqpacket(_) => lines.push(python(
             "s=socket.socket(socket.AF_UNIX,socket.SOCK_SEQPACKET); s.connect(sys.argv[1])",
             record_by_record,
@@ -67,7 +67,7 @@ fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte))
 }
 
-/// As one word for a shell.
+/// Quotes the text as one word for a shell.
 fn quoted(text: &str) -> String {
     if text.bytes().all(|byte| is_plain(&char::from(byte).to_string()) || byte == b':') {
         return text.into();

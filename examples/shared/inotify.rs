@@ -9,7 +9,7 @@ use std::{
 
 use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
 
-/// Watches what is created, written, renamed and deleted in a directory, or what becomes of one file.
+/// Reports what is created, written, renamed and deleted in a directory, or the changes of one file.
 pub(crate) fn watch(path: &Path) -> io::Result<OwnedFd> {
     let inotify = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
     let events = WatchFlags::CREATE
@@ -23,7 +23,7 @@ pub(crate) fn watch(path: &Path) -> io::Result<OwnedFd> {
     Ok(inotify)
 }
 
-/// Calls the closure with each change of one read. `WouldBlock`: there is none.
+/// Calls the closure with each change of one read. `WouldBlock` means that there is none.
 pub(crate) fn each(inotify: impl AsFd, mut tell: impl FnMut(&str, &str)) -> io::Result<()> {
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut reader = Reader::new(inotify, &mut buffer);
@@ -44,7 +44,7 @@ pub(crate) fn each(inotify: impl AsFd, mut tell: impl FnMut(&str, &str)) -> io::
                 tell(what, &name);
             }
         }
-        // What is left in the buffer would be lost with the reader.
+        // Events that remain in the buffer would be lost with the reader.
         if reader.is_buffer_empty() {
             return Ok(());
         }

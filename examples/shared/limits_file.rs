@@ -1,10 +1,10 @@
-//! A file of limits: `name = value`, a line each; `#` begins a comment. What is not named has its default.
+//! A file of limits: lines of `name = value`; `#` begins a comment. A limit that is not named has its default.
 
 use std::{fs, num::NonZeroUsize, path::Path, str::FromStr, time::Duration};
 
 use ipc_reactor::{Limits, SlowConsumer, WhenFull};
 
-/// Reads a whole file, or says what is wrong with it and in which line.
+/// Reads a whole file. The error names the line, and what is wrong with it.
 pub(crate) fn read(path: &Path) -> Result<Limits, String> {
     let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     parse(&text).map_err(|(line, why)| format!("{} line {line}: {why}", path.display()))

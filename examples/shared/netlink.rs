@@ -1,4 +1,4 @@
-//! The kernel's multicast channels: rtnetlink(7), and the uevents that udev lives on.
+//! The kernel's netlink multicast groups: rtnetlink(7), and the uevents that udev reads.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use rustix::net::{
 
 /// `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
 const LINKS_AND_ADDRESSES: u32 = 0x1 | 0x10 | 0x100;
-/// The kernel's own uevents; those that udev has worked on are group 2.
+/// The group of the kernel's own uevents; group 2 has those that udev has processed.
 const UEVENTS: u32 = 1;
 
 /// A socket that receives every change of a link or an address, in the network namespace of the caller.
@@ -35,19 +35,19 @@ fn open(protocol: Option<Protocol>, groups: u32) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// What a socket had.
+/// The result of one receive.
 pub(crate) enum Received {
-    /// From the kernel, this long.
+    /// A message from the kernel, of this length.
     Message(usize),
     /// Not from the kernel: any root process can send to these groups.
     Stranger(u32),
-    /// So many came at once that some are lost (`ENOBUFS`): look at the whole state anew.
+    /// The receive buffer overflowed and messages are lost (`ENOBUFS`): read the whole state again.
     Lost,
 }
 
-/// One message. `WouldBlock` when there is none.
+/// Receives one message. Returns `WouldBlock` if there is none.
 pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
-    // TRUNC: the true length, also of what did not fit.
+    // TRUNC: the result is the real length, also of a message that did not fit.
     let (length, sender) = match recvfrom(socket, &mut *buffer, RecvFlags::TRUNC) {
         Ok((_, length, sender)) => (length, sender),
         Err(rustix::io::Errno::NOBUFS) => return Ok(Received::Lost),

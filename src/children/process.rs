@@ -238,6 +238,7 @@ impl ChildPort {
     pub(crate) fn start(command: &mut Command, unsent_max: usize) -> io::Result<ChildPort> {
         // What can fail for want of a descriptor, before the child is there.
         let poll = Poll::new()?;
+        children::check_pidfds()?;
         let mut child = children::spawn(command)?;
         let pidfd = match PidFd::from_child(&child) {
             Ok(pidfd) => pidfd,

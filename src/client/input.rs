@@ -66,7 +66,11 @@ impl<S> Visit<'_, S> {
                 Read::BytesAndRights(count) => (count, false),
                 Read::End => return self.end_of_file(),
                 Read::Failed(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => return Ok(self.drained()),
+                    Some(libc::EAGAIN) => {
+                        let call = self.io().read_call();
+                        self.emit_empty(call);
+                        return Ok(self.drained());
+                    }
                     Some(libc::EINTR) => continue,
                     Some(libc::ECONNRESET) => return Err(Cause::Reset.into()),
                     _ => {
@@ -98,10 +102,29 @@ impl<S> Visit<'_, S> {
                 return Ok(self.drained());
             }
             if let Some(limit) = self.budget.spent() {
+                if !self.is_anything_left() {
+                    return Ok(self.drained());
+                }
                 self.set.count_limit(limit);
                 return Ok(Pass::Budget);
             }
         }
+    }
+
+    /// Whether there are frames to handle, or bytes or an end of file to read: else no limit is reached.
+    #[cold]
+    pub(super) fn is_anything_left(&mut self) -> bool {
+        if self.has(Flags::FRAMES_PENDING) {
+            return true;
+        }
+        if !self.left.has(Ready::READABLE) || self.has(Flags::READ_CLOSED) {
+            return false;
+        }
+        let is_drained = socket::is_drained(self.io().fd());
+        if is_drained {
+            self.emit_empty("recv");
+        }
+        !is_drained
     }
 
     fn drained(&mut self) -> Pass {
@@ -117,7 +140,7 @@ impl<S> Visit<'_, S> {
         }
         let frame_max = self.set.limits.frame_max;
         let io = io_of(&mut self.set.registry, self.key);
-        let inbox = &mut self.set.io.descriptors;
+        let inbox = &mut self.set.io.inbox;
         let Some(mut input) = io.take_input().filter(|_| !io.config.records) else {
             return Ok((io.recv(self.scratch, inbox, frame_max), self.scratch.len()));
         };
@@ -151,14 +174,7 @@ impl<S> Visit<'_, S> {
         let asked = called.asked;
         self.apply(called)?;
         self.budget.messages = self.budget.messages.saturating_sub(1);
-        Ok(if asked != Asked::Nothing {
-            Some(Pass::Asked)
-        } else if self.budget.messages == 0 {
-            self.set.count_limit(Limit::Messages);
-            Some(Pass::Budget)
-        } else {
-            None
-        })
+        Ok((asked != Asked::Nothing).then_some(Pass::Asked))
     }
 
     /// Handles the frames in bytes that were just read, and buffers the rest.
@@ -271,10 +287,19 @@ impl<S> Visit<'_, S> {
         Ok(asked)
     }
 
+    #[cold]
+    fn emit_empty(&mut self, call: &'static str) {
+        if self.set.observes_messages() {
+            let source = SourceInfo { key: self.key, fd: Some(self.io().raw_fd()), kind: SourceKind::Client };
+            self.set.emit_timed(|_, _| What::Empty { source, call });
+        }
+    }
+
     fn emit_read(&mut self, bytes: usize) {
         if self.set.observes_messages() {
             let source = SourceInfo { key: self.key, fd: Some(self.io().raw_fd()), kind: SourceKind::Client };
-            self.set.emit_timed(|_, _| What::Read { source, bytes });
+            let call = self.io().read_call();
+            self.set.emit_timed(|_, _| What::Read { source, call, bytes });
         }
     }
 }

@@ -79,7 +79,7 @@ pub(crate) fn visit_at_once<S, P: Probe, const RIGHTS: bool>(
     let (io, session) = halves(&mut set.registry, key);
     let read = if RIGHTS {
         // A plain client has no descriptors, so the inbox is empty.
-        io.recv(args.scratch, &mut set.io.descriptors, usize::MAX)
+        io.recv(args.scratch, &mut set.io.inbox, usize::MAX)
     } else {
         socket::recv(io.fd(), args.scratch).into()
     };
@@ -214,7 +214,8 @@ fn visit_frames<S, P: Probe>(
     count: usize,
 ) -> AtOnce {
     if P::ON && set.observes_messages() {
-        set.emit_timed(|_, source| What::Read { source, bytes: count });
+        let call = io_of(&mut set.registry, key).read_call();
+        set.emit_timed(|_, source| What::Read { source, call, bytes: count });
     }
     let (io, session) = halves(&mut set.registry, key);
     let Some(mut taken) = session.take() else { unreachable!("it is there unless it runs") };
@@ -354,13 +355,14 @@ impl<S> Visit<'_, S> {
             self.set.io.pool.give_back(waiting);
         }
         if let Some(extra) = io.extra() {
-            mem::swap(&mut self.set.io.descriptors, &mut extra.descriptors);
+            mem::swap(&mut self.set.io.inbox.descriptors, &mut extra.descriptors);
         }
         self.set.io.mode = if io.config.records { ReplyMode::Records } else { ReplyMode::Stream };
     }
 
     /// Takes the buffers back. Unsent output stays with the client, and its buffered bytes are accounted.
     fn finish(mut self, flow: Flow<Visited>) -> VisitEnd {
+        self.set.stats.descriptors_discarded += mem::take(&mut self.set.io.inbox.discarded);
         let visited = match flow {
             Ok(visited) => visited,
             Err(Exit::Stop) => match self.flush() {
@@ -373,7 +375,7 @@ impl<S> Visit<'_, S> {
                 let Visit { set, key, .. } = self;
                 set.io.mode = ReplyMode::None;
                 if let Some(extra) = io_of(&mut set.registry, key).extra() {
-                    mem::swap(&mut set.io.descriptors, &mut extra.descriptors);
+                    mem::swap(&mut set.io.inbox.descriptors, &mut extra.descriptors);
                 }
                 set.remove(key, ending.into());
                 return VisitEnd::Closed;
@@ -383,7 +385,7 @@ impl<S> Visit<'_, S> {
         set.io.mode = ReplyMode::None;
         let io = io_of(&mut set.registry, key);
         if let Some(extra) = io.extra() {
-            mem::swap(&mut set.io.descriptors, &mut extra.descriptors);
+            mem::swap(&mut set.io.inbox.descriptors, &mut extra.descriptors);
         }
         if matches!(visited, Visited::Closed(_)) {
             set.io.out.clear();
@@ -443,8 +445,8 @@ impl<S> Visit<'_, S> {
             match pass {
                 Pass::Asked | Pass::Budget if !self.io().is_open() => continue,
                 Pass::Asked => match self.budget.spent() {
-                    Some(limit) => self.set.count_limit(limit),
-                    None => continue,
+                    Some(limit) if self.is_anything_left() => self.set.count_limit(limit),
+                    _ => continue,
                 },
                 Pass::Budget => {}
                 Pass::EndOfFile => {

@@ -210,7 +210,9 @@ impl Datagram {
     /// was not received; the socket stays usable.
     pub fn recv_from(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let mut arrival = Arrival::zeroed();
-        datagram::recv_from(self.as_fd(), buffer, &mut arrival, self.takes_rights)?;
+        let mut discarded = 0;
+        let discarded = self.takes_rights.then_some(&mut discarded);
+        datagram::recv_from(self.as_fd(), buffer, &mut arrival, discarded)?;
         let (len, size) = (arrival.len, buffer.len());
         Ok(Received {
             len: len.min(size),

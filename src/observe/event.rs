@@ -182,8 +182,17 @@ pub enum What<'a> {
     Read {
         /// The client.
         source: SourceInfo,
+        /// The system call: `recv`, or `recvmsg` where descriptors or records can come.
+        call: &'static str,
         /// How many; 0 at the end of file.
         bytes: usize,
+    },
+    /// A read of a client found nothing (`EAGAIN`). ([`Detail::Messages`])
+    Empty {
+        /// The client.
+        source: SourceInfo,
+        /// The system call: `recv` or `recvmsg`.
+        call: &'static str,
     },
     /// A request (SRM) was handled. ([`Detail::Messages`])
     Request {
@@ -282,6 +291,7 @@ impl What<'_> {
         match self {
             What::Edge { .. }
             | What::Read { .. }
+            | What::Empty { .. }
             | What::Request { .. }
             | What::Sent { .. }
             | What::Message { .. }

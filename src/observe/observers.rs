@@ -276,7 +276,7 @@ mod tests {
         observers.end_visit(1, VisitEnd::Drained);
         observers.begin_visit_at_once(SOURCE);
         assert_eq!(observers.visiting(), Some(SOURCE));
-        observers.emit(1, What::Read { source: SOURCE, bytes: 1 });
+        observers.emit(1, What::Read { source: SOURCE, call: "recv", bytes: 1 });
         observers.end_visit(1, VisitEnd::Drained);
         observers.end_visit(1, VisitEnd::Drained);
         let events = &observers.get_mut::<Counts>().unwrap().events;
@@ -289,7 +289,7 @@ mod tests {
         assert!(!observers.want_messages());
         observers.add(Counts::new(Detail::Visits));
         assert!(!observers.want_messages());
-        observers.emit(1, What::Read { source: SOURCE, bytes: 1 });
+        observers.emit(1, What::Read { source: SOURCE, call: "recv", bytes: 1 });
         assert!(observers.take::<Counts>().unwrap().events.is_empty());
         assert!(observers.is_empty());
     }

@@ -300,6 +300,7 @@ impl FlightRecorder {
             }
             What::Refused { .. } => Event::Refused,
             What::Read { bytes, .. } => Event::Read { bytes },
+            What::Empty { .. } => return,
             What::Request { request, reply_bytes, handler_ns, .. } => {
                 let (bytes, reply_bytes) = (saturated(request.len()), saturated(reply_bytes));
                 Event::Request { bytes, reply_bytes, handler_ns }

@@ -194,6 +194,15 @@ pub(crate) struct Connecting {
     pub(crate) pause: Duration,
 }
 
+/// Descriptors that the visited client has passed.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    /// Those that its session has not taken.
+    pub(crate) descriptors: VecDeque<OwnedFd>,
+    /// How many were closed instead. The end of the visit counts them.
+    pub(crate) discarded: u64,
+}
+
 /// The result of a read.
 pub(crate) enum Read {
     Bytes(usize),
@@ -317,22 +326,21 @@ impl ClientIo {
         }
     }
 
-    /// Closes the socket and the descriptors that the peer has passed: on another thread if that could block.
-    pub(crate) fn close(mut self) {
-        if let Some(extra) = &mut self.extra {
-            closer::close_all(&mut extra.descriptors);
-        }
+    /// Closes the socket and the descriptors that the peer has passed: on another thread if that could block. Returns
+    /// how many of these there were.
+    pub(crate) fn close(mut self) -> u64 {
+        let discarded = self.extra.as_mut().map_or(0, |extra| closer::close_all(&mut extra.descriptors));
         // After the end of file nothing is unread.
         if !self.takes_rights() || self.flags.has(Flags::READ_CLOSED) {
-            return;
+            return discarded;
         }
-        if !self.flags.has(Flags::REFUSES_RIGHTS) {
-            closer::close(self.socket);
-        } else if self.config.records || file::unread(self.fd()).map_or(true, |unread| unread > 0) {
-            // The kernel refuses more descriptors, so a peer cannot repeat this wait. It sees the end of file at once,
-            // unless it delays the close itself.
-            closer::close_soon(self.socket);
+        let refuses = !self.config.records && self.flags.has(Flags::REFUSES_RIGHTS);
+        if refuses && file::unread(self.fd()).is_ok_and(|unread| unread == 0) {
+            // It holds no descriptors, and the kernel refuses more: it is closed here.
+            return discarded;
         }
+        closer::close_soon(self.socket);
+        discarded
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -438,23 +446,28 @@ impl ClientIo {
 
     // ---- System calls ----
 
+    /// The system call of [`recv`](ClientIo::recv).
+    pub(crate) fn read_call(&self) -> &'static str {
+        if self.takes_rights() || self.config.records { "recvmsg" } else { "recv" }
+    }
+
     /// One read into `room`. Descriptors that come with it go to `inbox`; if they are too many, all in `inbox` are
     /// closed.
     ///
     /// A record must fit into `room`, and not exceed `frame_max`.
-    pub(crate) fn recv(&self, room: &mut [u8], inbox: &mut VecDeque<OwnedFd>, frame_max: usize) -> Read {
+    pub(crate) fn recv(&self, room: &mut [u8], inbox: &mut Inbox, frame_max: usize) -> Read {
         let config = &*self.config;
-        let before = inbox.len();
+        let before = inbox.descriptors.len();
         let record = match (self.takes_rights(), config.records) {
             (false, false) => return socket::recv(self.fd(), room).into(),
             (false, true) => socket::recv_record(self.fd(), room),
-            (true, _) => scm::recv(self.fd(), room, inbox),
+            (true, _) => scm::recv(self.fd(), room, &mut inbox.descriptors),
         };
         let record = match record {
             Ok(record) => record,
             Err(error) => return Read::Failed(error),
         };
-        let has_rights = record.ctrunc || inbox.len() > before;
+        let has_rights = record.ctrunc || inbox.descriptors.len() > before;
         if has_rights && let Err(read) = self.check_rights(inbox, record.ctrunc) {
             return read;
         }
@@ -476,7 +489,7 @@ impl ClientIo {
 
     /// Checks descriptors that have come. `Err`: they were closed, and the read ends so.
     #[cold]
-    fn check_rights(&self, inbox: &mut VecDeque<OwnedFd>, some_are_missing: bool) -> Result<(), Read> {
+    fn check_rights(&self, inbox: &mut Inbox, some_are_missing: bool) -> Result<(), Read> {
         let result = match self.config.rights {
             Rights::Refused | Rights::Discarded => Ok(()),
             Rights::EndClient => Err(Read::Limit(Limit::DescriptorsPerClient)),
@@ -486,12 +499,12 @@ impl ClientIo {
                            raise RLIMIT_NOFILE";
                 Err(Read::Failed(io::Error::other(why)))
             }
-            Rights::Wanted if inbox.len() > self.config.framing.descriptors_max() => {
+            Rights::Wanted if inbox.descriptors.len() > self.config.framing.descriptors_max() => {
                 Err(Read::Limit(Limit::DescriptorsPerClient))
             }
             Rights::Wanted => return Ok(()),
         };
-        closer::close_all(inbox);
+        inbox.discarded += closer::close_all(&mut inbox.descriptors);
         result
     }
 
@@ -565,7 +578,7 @@ mod tests {
     }
 
     fn recv(io: &ClientIo, room: &mut [u8]) -> Read {
-        io.recv(room, &mut VecDeque::new(), 1 << 20)
+        io.recv(room, &mut Inbox::default(), 1 << 20)
     }
 
     #[test]
@@ -643,12 +656,13 @@ mod tests {
             ConnectionConfig::new(Transport::UnixStream, Framing::raw().descriptors(1), Rights::EndClient);
         let io = ClientIo::new(ours.into(), Rc::new(config), 1, 0);
         let file = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        let mut inbox = VecDeque::new();
+        let mut inbox = Inbox::default();
         scm::send(theirs.as_fd(), b"1", &[file()]).unwrap();
         assert!(matches!(io.recv(&mut [0; 8], &mut inbox, 100), Read::BytesAndRights(1)));
-        assert_eq!(inbox.len(), 1);
+        assert_eq!(inbox.descriptors.len(), 1);
         scm::send(theirs.as_fd(), b"2", &[file()]).unwrap();
         assert!(matches!(io.recv(&mut [0; 8], &mut inbox, 100), Read::Limit(Limit::DescriptorsPerClient)));
-        assert!(inbox.is_empty());
+        assert!(inbox.descriptors.is_empty());
+        assert_eq!(inbox.discarded, 2);
     }
 }

@@ -74,7 +74,7 @@ impl<S> Context<'_, S> {
     /// among them): check it with `fstat(2)`, and never read it in a way that could block. A descriptor that is not
     /// taken is closed with its client.
     pub fn descriptor(&mut self) -> Option<OwnedFd> {
-        self.set.io.descriptors.pop_front()
+        self.set.io.inbox.descriptors.pop_front()
     }
 
     /// [`reply`](Context::reply) with descriptors (`SCM_RIGHTS`, `unix(7)`): they arrive with the first of `bytes`. The

@@ -76,7 +76,7 @@ fn handle_frames<S, T: Session<S>, P: Probe>(
         }
         messages -= 1;
         if messages == 0 || cx.set.call.has_asked() {
-            frames.pass = stopped(messages, rest, cx.set);
+            frames.pass = stopped(frames, rest, cx.set);
             break;
         }
     }
@@ -86,11 +86,16 @@ fn handle_frames<S, T: Session<S>, P: Probe>(
 
 /// Why the handling stops before the next frame; `None` if there is no next frame.
 #[cold]
-fn stopped<S>(messages: usize, rest: &[u8], set: &mut PollSet<S>) -> Option<Pass> {
+fn stopped<'a, S>(frames: &mut Frames<'a>, rest: &'a [u8], set: &mut PollSet<S>) -> Option<Pass> {
     if set.call.has_asked() {
         return Some(Pass::Asked);
     }
-    if messages == 0 && !rest.is_empty() {
+    // A frame of which only a part has come is for a later read: no limit is reached.
+    let is_whole = match frames.known_size() {
+        Some(size) => rest.len() >= size,
+        None => !rest.is_empty() && !matches!(frames.decode(rest, set.limits.frame_max), Ok(None)),
+    };
+    if is_whole {
         set.count_limit(Limit::Messages);
         return Some(Pass::Budget);
     }

@@ -80,11 +80,17 @@ pub(crate) struct DatagramBatch {
     /// [`BATCH`] pieces of the socket's message size.
     pub(crate) bytes: Vec<u8>,
     pub(crate) arrivals: [Arrival; BATCH],
+    /// Descriptors that came with them and were closed. The end of the visit counts them.
+    pub(crate) discarded: u64,
 }
 
 impl DatagramBatch {
     pub(crate) fn new(message_size: usize) -> DatagramBatch {
-        DatagramBatch { bytes: vec![0; BATCH * message_size], arrivals: [Arrival::zeroed(); BATCH] }
+        DatagramBatch {
+            bytes: vec![0; BATCH * message_size],
+            arrivals: [Arrival::zeroed(); BATCH],
+            discarded: 0,
+        }
     }
 
     /// The first `count` datagrams: the bytes, the full length if the datagram was truncated, and the sender.

@@ -1,12 +1,13 @@
 //! The buffers of a visit. They belong to the reactor, and one client uses them at a time.
 
-use std::{collections::VecDeque, io, os::fd::OwnedFd};
+use std::io;
 
 use crate::{
     bytes::{
         borrowed_reply::BorrowedReply,
         buffer::{Buffer, Pool},
     },
+    set::client::Inbox,
     types::limits::Limits,
 };
 
@@ -30,7 +31,7 @@ pub(crate) struct Io {
     /// Up to this many unsent bytes, a reply needs no check of the limits.
     reply_room: usize,
     /// Descriptors that the visited client has passed, and its session has not taken.
-    pub(crate) descriptors: VecDeque<OwnedFd>,
+    pub(crate) inbox: Inbox,
     pub(crate) pool: Pool,
     /// The size that the read buffer must have. The loop owns that buffer, so that a handler can borrow its bytes
     /// together with the poll set.
@@ -46,7 +47,7 @@ impl Io {
             borrowed: BorrowedReply::default(),
             mode: ReplyMode::None,
             reply_room: 0,
-            descriptors: VecDeque::new(),
+            inbox: Inbox::default(),
             pool: Pool::default(),
             read_room,
             has_records: false,

@@ -197,7 +197,7 @@ impl<S> PollSet<S> {
         if let Some(output) = io.take_output() {
             self.io.pool.give_back(output);
         }
-        io.close();
+        self.stats.descriptors_discarded += io.close();
     }
 
     /// Resumes the paused listeners.

@@ -195,7 +195,7 @@ fn refused<S>(set: &mut PollSet<S>) {
 /// Closes a connection without reading from it.
 fn close_unread(takes_rights: bool, socket: OwnedFd) {
     if takes_rights {
-        closer::close(socket);
+        closer::close_soon(socket);
     }
 }
 

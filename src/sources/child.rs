@@ -69,8 +69,8 @@ impl<S> PollSet<S> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`Command::spawn`], `pidfd_open(2)` (`ENOSYS` before Linux 5.3) and `epoll_ctl(2)`. A child that was
-    /// started already is killed.
+    /// Those of [`Command::spawn`], `pidfd_open(2)` and `epoll_ctl(2)`. A child that was started already is killed.
+    /// `Unsupported` before Linux 5.4, and nothing is started then.
     pub fn run_child(
         &mut self,
         command: &mut Command,

@@ -1,6 +1,6 @@
 //! A datagram socket as a source.
 
-use std::{io, os::fd::AsFd, rc::Rc};
+use std::{io, mem, os::fd::AsFd, rc::Rc};
 
 use mio::Interest;
 
@@ -128,6 +128,7 @@ pub(crate) fn visit<S>(set: &mut PollSet<S>, key: Key, ready: Ready, state: &mut
     // Out of its slot while handlers borrow its bytes.
     let Some(mut batch) = port_.batch.take() else { unreachable!("it is there between visits") };
     let visited = receive(set, key, &mut batch, ready, state);
+    set.stats.descriptors_discarded += mem::take(&mut batch.discarded);
     port(set, key).batch = Some(batch);
     visited
 }
@@ -170,16 +171,21 @@ fn receive<S>(
             return drained(port(set, key).to_drain);
         }
     }
+    // No limit is reached if nothing is left.
+    if crate::sys::socket::is_drained(socket.as_fd()) {
+        return drained(port(set, key).to_drain);
+    }
     set.count_limit(Limit::Messages);
     Visited::Again(ready)
 }
 
 fn recv(socket: &Datagram, batch: &mut DatagramBatch, most: usize) -> io::Result<usize> {
-    let (fd, each, takes_rights) = (socket.as_fd(), socket.message_size(), socket.takes_rights());
+    let (fd, each) = (socket.as_fd(), socket.message_size());
+    let discarded = socket.takes_rights().then_some(&mut batch.discarded);
     if most == 1 {
-        datagram::recv_from(fd, &mut batch.bytes[..each], &mut batch.arrivals[0], takes_rights).map(|()| 1)
+        datagram::recv_from(fd, &mut batch.bytes[..each], &mut batch.arrivals[0], discarded).map(|()| 1)
     } else {
-        datagram::recv_batch(fd, &mut batch.bytes, each, &mut batch.arrivals[..most], takes_rights)
+        datagram::recv_batch(fd, &mut batch.bytes, each, &mut batch.arrivals[..most], discarded)
     }
 }
 

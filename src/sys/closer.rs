@@ -1,10 +1,13 @@
 //! Closing what other processes have passed, on threads of its own.
 //!
 //! The close of a descriptor that another process made can block for as long as that process likes, whatever its flags:
-//! the last close of a TCP socket with `SO_LINGER` and unsent data waits for the linger time (`socket(7)`), and the close
-//! of a file of a FUSE mount waits for the server of that mount, also against SIGKILL. So the loop never closes one: it
-//! hands it to these threads. The same holds for a Unix socket in which messages with descriptors may be unread, because
-//! the kernel closes them with it.
+//! the last close of a TCP socket with `SO_LINGER` and unsent data waits for the linger time (`socket(7)`), and the
+//! close of a file of a FUSE mount waits for the server of that mount, also against SIGKILL. So the loop never closes
+//! one: it hands it to these threads. The same holds for a Unix socket in which messages with descriptors may be
+//! unread, because the kernel closes them with it.
+//!
+//! Nor may many of these threads be stuck for long. So before the close the linger time is taken from the descriptor,
+//! and from all that its unread messages hold ([`lingering`](super::lingering)).
 
 use std::{
     collections::VecDeque,
@@ -13,24 +16,30 @@ use std::{
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicPtr, Ordering},
-        mpsc::{self, Sender},
+        mpsc::{self, RecvTimeoutError, Sender},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use super::{fork, signal, socket};
+use super::{fork, lingering, signal};
 
-/// Threads at most. One that is stuck in a close holds up the others only when so many are.
-const THREADS_MAX: usize = 8;
-/// How long a drop waits for the close: far longer than it takes, also on a busy machine, unless another process delays it.
-const SOON: Duration = Duration::from_secs(1);
+/// Threads at most. Descriptors wait only when so many are stuck in a close.
+const THREADS_MAX: usize = 128;
+/// A thread makes system calls only.
+const STACK: usize = 128 << 10;
+/// How long a drop waits for the close: far longer than it takes, unless another process delays it.
+const SOON: Duration = Duration::from_millis(100);
+/// How long no drop waits after one has waited in vain: who can delay a close can do so again.
+const HURRY: Duration = Duration::from_secs(60);
 
 struct Queue {
     waiting: VecDeque<Work>,
     threads: usize,
     /// Threads that wait for work.
     idle: usize,
+    /// No close is waited for until then.
+    hurries_until: Option<Instant>,
 }
 
 struct Work {
@@ -50,7 +59,7 @@ static CLOSER: AtomicPtr<Closer> = AtomicPtr::new(ptr::null_mut());
 
 impl Closer {
     fn new() -> Closer {
-        let queue = Queue { waiting: VecDeque::new(), threads: 0, idle: 0 };
+        let queue = Queue { waiting: VecDeque::new(), threads: 0, idle: 0, hurries_until: None };
         Closer { made_in: fork::generation(), queue: Mutex::new(queue), work: Condvar::new() }
     }
 
@@ -98,7 +107,7 @@ impl Closer {
     /// Starts a thread with every signal blocked: signals are for the threads of the program.
     fn start(&'static self) {
         let before = signal::block(u64::MAX);
-        let started = thread::Builder::new().name("ipc-closer".into()).spawn(|| self.run());
+        let started = thread::Builder::new().name("ipc-closer".into()).stack_size(STACK).spawn(|| self.run());
         if let Ok(before) = before {
             let _ = signal::unblock(!before);
         }
@@ -115,8 +124,7 @@ impl Closer {
             match queue.waiting.pop_front() {
                 Some(Work { descriptor, done }) => {
                     drop(queue);
-                    // Without this the close of a TCP socket can wait for data that is nothing to us.
-                    let _ = socket::set_linger_off(descriptor.as_fd());
+                    lingering::disarm(descriptor.as_fd());
                     drop(descriptor);
                     drop(done);
                     queue = self.lock();
@@ -137,20 +145,27 @@ pub(crate) fn close(descriptor: OwnedFd) {
 }
 
 /// Closes descriptors off this thread, if there are any. How many there were.
-pub(crate) fn close_all(descriptors: &mut VecDeque<OwnedFd>) -> usize {
+pub(crate) fn close_all(descriptors: &mut VecDeque<OwnedFd>) -> u64 {
     let count = descriptors.len();
     if count > 0 {
         Closer::get().add(descriptors.drain(..).map(|descriptor| Work { descriptor, done: None }));
     }
-    count
+    count as u64
 }
 
-/// Closes a descriptor off this thread, and waits for that, but not long: then its name is free when this returns, unless
-/// another process delays the close.
+/// Closes a descriptor off this thread, and waits for that, but not long: when this returns, its name is free, and its
+/// peer sees the end, unless another process delays the close.
 pub(crate) fn close_soon(descriptor: OwnedFd) {
+    let closer = Closer::get();
+    if closer.lock().hurries_until.is_some_and(|until| Instant::now() < until) {
+        closer.add([Work { descriptor, done: None }].into_iter());
+        return;
+    }
     let (done, closed) = mpsc::channel();
-    Closer::get().add([Work { descriptor, done: Some(done) }].into_iter());
-    let _ = closed.recv_timeout(SOON);
+    closer.add([Work { descriptor, done: Some(done) }].into_iter());
+    if let Err(RecvTimeoutError::Timeout) = closed.recv_timeout(SOON) {
+        closer.lock().hurries_until = Some(Instant::now() + HURRY);
+    }
 }
 
 /// A descriptor that is closed off this thread when it is dropped, if that was asked for.
@@ -193,18 +208,18 @@ impl Drop for ClosedElsewhere {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::socket;
     use std::{
         io::{Read, Write},
         net::{TcpListener, TcpStream},
         os::unix::net::UnixStream,
-        time::Instant,
     };
 
     #[test]
     fn what_is_given_is_closed() {
         let (mut near, far) = UnixStream::pair().unwrap();
         near.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        close(far.into());
+        close_all(&mut [far.into()].into());
         assert_eq!(near.read(&mut [0; 1]).unwrap(), 0, "the other end is closed");
         let (mut near, far) = UnixStream::pair().unwrap();
         near.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -223,10 +238,10 @@ mod tests {
         while lingering.write(&[0; 1 << 16]).is_ok() {}
         socket::set_linger(lingering.as_fd(), 600).unwrap();
         let begun = Instant::now();
-        close(lingering.into());
+        close_all(&mut [lingering.into()].into());
         let (mut near, far) = UnixStream::pair().unwrap();
         near.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        close(far.into());
+        close_all(&mut [far.into()].into());
         assert_eq!(near.read(&mut [0; 1]).unwrap(), 0, "closed after it, or by another thread");
         assert!(begun.elapsed() < Duration::from_secs(60), "no close waits for the linger time");
     }

@@ -51,12 +51,40 @@ pub(super) fn recvmsg(
     control: &mut [u8],
     flags: libc::c_int,
 ) -> io::Result<Message> {
+    let (control, room) = (control.as_mut_ptr(), control.len());
+    // SAFETY: pointer and length are the slice's.
+    unsafe { recvmsg_at(fd, buffer, control, room, flags) }
+}
+
+/// [`recvmsg`] with a buffer for control messages that nobody has filled: it is long, and most messages have none.
+#[inline]
+pub(super) fn recvmsg_unfilled<const LEN: usize>(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    control: &mut MaybeUninit<Control<LEN>>,
+    flags: libc::c_int,
+) -> io::Result<Message> {
+    // SAFETY: the pointer is to `LEN` bytes, which the kernel may write.
+    unsafe { recvmsg_at(fd, buffer, control.as_mut_ptr().cast(), LEN, flags) }
+}
+
+/// # Safety
+///
+/// `room` bytes at `control` can be written.
+#[inline]
+unsafe fn recvmsg_at(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    control: *mut u8,
+    room: usize,
+    flags: libc::c_int,
+) -> io::Result<Message> {
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    let mut header = message_header(&mut part, control.as_mut_ptr(), control.len());
-    // SAFETY: `header` describes `buffer` and `control`, which outlive the call.
+    let mut header = message_header(&mut part, control, room);
+    // SAFETY: `header` describes `buffer`, and `control` as the caller says. Both outlive the call.
     let len = check_len(unsafe { libc::recvmsg(fd.as_raw_fd(), &mut header, flags) })?;
     #[allow(clippy::unnecessary_cast, reason = "it is a socklen_t in musl")]
-    let control_len = (header.msg_controllen as usize).min(control.len());
+    let control_len = (header.msg_controllen as usize).min(room);
     Ok(Message { len, control_len, flags: header.msg_flags })
 }
 

@@ -1,7 +1,8 @@
 //! Datagrams. No function allocates, but where descriptors have come.
 //!
-//! `takes_rights`: the kernel lets senders pass descriptors. Then a receive has room for all that can come, and has them
-//! closed off this thread (`closer.rs`). Without the room the kernel would close them in this thread, which can block.
+//! `discarded`, if there is one: the kernel lets senders pass descriptors. Then a receive has room for all that can
+//! come, and has them closed off this thread (`closer.rs`), and counts them. Without the room the kernel would close
+//! them in this thread, which can block.
 
 use std::{
     collections::VecDeque,
@@ -41,11 +42,14 @@ pub(crate) fn recv_from(
     fd: BorrowedFd<'_>,
     buffer: &mut [u8],
     arrival: &mut Arrival,
-    takes_rights: bool,
+    discarded: Option<&mut u64>,
 ) -> io::Result<()> {
-    if takes_rights {
+    if discarded.is_some() {
+        // A batch has no pieces of no bytes.
+        let mut byte = [0];
+        let buffer = if buffer.is_empty() { &mut byte } else { buffer };
         let each = buffer.len();
-        return recv_batch(fd, buffer, each, std::slice::from_mut(arrival), true).map(drop);
+        return recv_batch(fd, buffer, each, std::slice::from_mut(arrival), discarded).map(drop);
     }
     let (start, len) = (buffer.as_mut_ptr().cast(), buffer.len());
     let (from, mut from_len) = (arrival.from.as_mut_ptr(), SockAddr::CAPACITY);
@@ -66,7 +70,7 @@ pub(crate) fn recv_batch(
     bytes: &mut [u8],
     each: usize,
     arrivals: &mut [Arrival],
-    takes_rights: bool,
+    discarded: Option<&mut u64>,
 ) -> io::Result<usize> {
     let mut controls = [const { MaybeUninit::<Control<CONTROL>>::uninit() }; BATCH];
     let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
@@ -81,7 +85,7 @@ pub(crate) fn recv_batch(
         header.msg_hdr.msg_iovlen = 1;
         header.msg_hdr.msg_name = arrival.from.as_mut_ptr().cast();
         header.msg_hdr.msg_namelen = SockAddr::CAPACITY;
-        if takes_rights {
+        if discarded.is_some() {
             header.msg_hdr.msg_control = control.as_mut_ptr().cast();
             header.msg_hdr.msg_controllen = CONTROL as _;
         }
@@ -89,15 +93,15 @@ pub(crate) fn recv_batch(
     }
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
     let no_timeout = std::ptr::null_mut();
-    // SAFETY: the first `count` headers describe pieces of `bytes` and storage in `arrivals` and `controls`, which outlive
-    // the call.
+    // SAFETY: the first `count` headers describe pieces of `bytes` and storage in `arrivals` and `controls`, which
+    // outlive the call.
     let result = unsafe { libc::recvmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, flags, no_timeout) };
     let received = check_count(result)?;
     for (arrival, header) in arrivals.iter_mut().zip(&headers[..received]) {
         arrival.len = header.msg_len as usize;
         arrival.from.len = header.msg_hdr.msg_namelen;
     }
-    if takes_rights {
+    if let Some(discarded) = discarded {
         let mut rights = VecDeque::new();
         for (control, header) in controls.iter().zip(&headers[..received]) {
             #[allow(clippy::unnecessary_cast, reason = "it is a socklen_t in musl")]
@@ -105,7 +109,7 @@ pub(crate) fn recv_batch(
             // SAFETY: the kernel has just filled `len` bytes of this buffer, and nothing else reads them.
             unsafe { take_filled(control, len, |fd| rights.push_back(fd)) };
         }
-        closer::close_all(&mut rights);
+        *discarded += closer::close_all(&mut rights);
     }
     Ok(received)
 }
@@ -164,16 +168,16 @@ mod tests {
         send_to(sender.as_fd(), b"four", &to).unwrap();
 
         let (mut bytes, mut arrivals) = ([0; 3 * 8], [Arrival::zeroed(); 3]);
-        assert_eq!(recv_batch(receiver.as_fd(), &mut bytes, 8, &mut arrivals, false).unwrap(), 3);
+        assert_eq!(recv_batch(receiver.as_fd(), &mut bytes, 8, &mut arrivals, None).unwrap(), 3);
         assert_eq!(arrivals.map(|arrival| arrival.len), [3, 0, 21]);
         assert_eq!((&bytes[..3], &bytes[16..]), (&b"one"[..], &b"longer t"[..]));
         for arrival in arrivals {
             assert_eq!(arrival.from.to_inet(), sender.local_addr().ok());
         }
         let mut arrival = Arrival::zeroed();
-        recv_from(receiver.as_fd(), &mut bytes[..2], &mut arrival, false).unwrap();
+        recv_from(receiver.as_fd(), &mut bytes[..2], &mut arrival, None).unwrap();
         assert_eq!((arrival.len, arrival.from.to_inet()), (4, sender.local_addr().ok()));
-        let empty = recv_batch(receiver.as_fd(), &mut bytes, 8, &mut arrivals, false).unwrap_err();
+        let empty = recv_batch(receiver.as_fd(), &mut bytes, 8, &mut arrivals, None).unwrap_err();
         assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
     }
 
@@ -205,18 +209,18 @@ mod tests {
                 || (0..count).for_each(|_| assert_eq!(send_to(sender, &message, &to).unwrap(), 64));
             let (mut first, mut arrival) = (vec![0; 1 << 16], Arrival::zeroed());
             let singly = price(count, one_by_one, || {
-                while recv_from(receiver, &mut first, &mut arrival, false).is_ok() {}
+                while recv_from(receiver, &mut first, &mut arrival, None).is_ok() {}
             });
             let batched = price(count, one_by_one, || {
-                while recv_batch(receiver, &mut bytes, 1 << 16, &mut arrivals, false)
-                    .is_ok_and(|n| n == BATCH)
-                {}
+                while recv_batch(receiver, &mut bytes, 1 << 16, &mut arrivals, None).is_ok_and(|n| n == BATCH)
+                {
+                }
             });
             let batch = || {
                 let datagrams = std::iter::repeat_n((&message[..], &to), count);
                 assert_eq!(send_batch(sender, datagrams).unwrap(), count);
             };
-            let mut clear = || while recv_from(receiver, &mut first, &mut arrival, false).is_ok() {};
+            let mut clear = || while recv_from(receiver, &mut first, &mut arrival, None).is_ok() {};
             let sent_singly = price(count, &mut clear, one_by_one);
             let sent_batched = price(count, &mut clear, batch);
             clear();

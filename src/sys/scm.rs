@@ -3,11 +3,12 @@
 use std::{
     collections::VecDeque,
     io,
+    mem::MaybeUninit,
     os::fd::{BorrowedFd, OwnedFd, RawFd},
 };
 
 use super::{
-    cmsg::{Control, put_descriptors, recvmsg, sendmsg, space, take_descriptors},
+    cmsg::{Control, put_descriptors, recvmsg_unfilled, sendmsg, space, take_filled},
     socket::Record,
 };
 
@@ -17,8 +18,8 @@ pub(crate) const AT_ONCE: usize = 253;
 /// Credentials (on seqpacket sockets) and a full set of descriptors. There is room for all that can come, also where
 /// the kernel puts two descriptors into the padding of a buffer made for one.
 ///
-/// The rest is for what an adopted socket may be set to bring as well: a pidfd, a time, a security label. Without it these
-/// could push out descriptors, which the kernel would close in this thread.
+/// The rest is for what an adopted socket may be set to bring as well: a pidfd, a time, a security label. Without it
+/// these could push out descriptors, which the kernel would close in this thread.
 pub(super) const CONTROL: usize = space(size_of::<libc::ucred>()) + space(AT_ONCE * size_of::<RawFd>()) + 512;
 
 /// Receives bytes, or a record, and the descriptors that come with it. If some were lost on the way
@@ -28,11 +29,28 @@ pub(crate) fn recv(
     buffer: &mut [u8],
     descriptors: &mut VecDeque<OwnedFd>,
 ) -> io::Result<Record> {
-    let mut control = Control::<CONTROL>::zeroed();
-    let message = recvmsg(fd, buffer, &mut control.0, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)?;
-    // SAFETY: the kernel has just filled these bytes, and nothing else reads them.
-    unsafe { take_descriptors(&control.0[..message.control_len], |fd| descriptors.push_back(fd)) };
+    let mut control = MaybeUninit::<Control<CONTROL>>::uninit();
+    let message = recvmsg_unfilled(fd, buffer, &mut control, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)?;
+    if message.control_len > 0 {
+        // SAFETY: the kernel has just filled so many bytes, and nothing else reads them.
+        unsafe { take_filled(&control, message.control_len, |fd| descriptors.push_back(fd)) };
+    }
     Ok(Record::from(message))
+}
+
+/// How many bytes the next message has, as far as `buffer` has room, and duplicates of its descriptors. It stays where
+/// it is.
+pub(super) fn peek(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    descriptors: &mut VecDeque<OwnedFd>,
+) -> io::Result<usize> {
+    let mut control = MaybeUninit::<Control<CONTROL>>::uninit();
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    let message = recvmsg_unfilled(fd, buffer, &mut control, flags)?;
+    // SAFETY: the kernel has just filled so many bytes, and nothing else reads them.
+    unsafe { take_filled(&control, message.control_len, |fd| descriptors.push_back(fd)) };
+    Ok(message.len)
 }
 
 /// Sends bytes, or a record, and at most [`AT_ONCE`] descriptors with it. They stay open here.

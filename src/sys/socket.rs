@@ -71,6 +71,16 @@ pub(crate) fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     check_len(unsafe { libc::recv(fd.as_raw_fd(), start, len, libc::MSG_DONTWAIT) })
 }
 
+/// Whether a read would find nothing, and no end of file either: `recv(2)` with `MSG_PEEK`.
+#[cold]
+pub(crate) fn is_drained(fd: BorrowedFd<'_>) -> bool {
+    let mut byte = 0_u8;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: the pointer is to one byte, which outlives the call.
+    let peeked = check_len(unsafe { libc::recv(fd.as_raw_fd(), (&raw mut byte).cast(), 1, flags) });
+    peeked.is_err_and(|error| error.raw_os_error() == Some(libc::EAGAIN))
+}
+
 /// `send(2)`. A peer that has closed is `EPIPE`, and never a SIGPIPE.
 #[inline]
 pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {

@@ -54,6 +54,9 @@ pub struct Stats {
     pub panics: u64,
     /// Handlers that returned an error.
     pub handler_errors: u64,
+    /// Descriptors that peers passed and no handler took, closed when they were received or with their client. Those in
+    /// messages that were never received are not counted.
+    pub descriptors_discarded: u64,
     limits: [u64; 32],
     errors: Vec<(io::ErrorKind, u64)>,
 }
@@ -104,6 +107,9 @@ impl fmt::Display for Stats {
         )?;
         if self.spins > 0 {
             write!(f, ", spins {} (hits {}, {:?})", self.spins, self.spin_hits, self.spin_time)?;
+        }
+        if self.descriptors_discarded > 0 {
+            write!(f, ", descriptors discarded {}", self.descriptors_discarded)?;
         }
         for &limit in Limit::ALL.iter().filter(|&&limit| self.limit_count(limit) > 0) {
             write!(f, ", {limit}: {}", self.limit_count(limit))?;

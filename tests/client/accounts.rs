@@ -1,4 +1,4 @@
-//! Places for clients, and who gets one.
+//! Limits on the number of clients, and which clients are accepted.
 
 use crate::support::crowd;
 use crate::support::names::unique;
@@ -56,7 +56,7 @@ impl Server {
     }
 }
 
-/// What waits for a place waits for it, not for a clock.
+/// A connection that waits for a free slot waits for that event, not for a timer.
 fn limits(clients: usize) -> Limits {
     Limits { clients, accept_retry: Duration::from_secs(3_600), ..Limits::default() }
 }
@@ -159,7 +159,7 @@ fn a_half_frame_is_not_evicted_for_nobody() {
 #[test]
 fn one_user_cannot_take_all_the_places() {
     const NOBODY: u32 = 65_534;
-    // Everybody may connect to an abstract name.
+    // Any user may connect to an abstract name.
     let name = unique();
     let mut reactor = reactor(Limits { clients: 100, clients_per_uid: 10, ..Limits::default() });
     let mut seen = Seen::default();
@@ -195,7 +195,7 @@ fn one_user_cannot_take_all_the_places() {
         one_more
     }));
 
-    // Whoever leaves gives the place back.
+    // A client that leaves frees its slot.
     drop(flood);
     settle(&mut reactor, &mut seen);
     let again = sockets::as_user(NOBODY, connect).unwrap();

@@ -1,4 +1,5 @@
-//! Clients that have something to say when they connect: served before the kernel watches them, where the latest did so.
+//! Clients that send a request when they connect: they are served before they are registered with epoll, if the last
+//! clients did so.
 
 use std::{
     io::{self, Read, Write},
@@ -85,7 +86,7 @@ impl Server {
         Server { _folder: folder, path, reactor, seen: Seen { master: Some(master), ..Seen::default() } }
     }
 
-    /// One that has learned that clients have something to say when they connect.
+    /// One that expects a request from clients when they connect.
     fn taught() -> Server {
         let mut server = Server::new();
         for _ in 0..4 {
@@ -108,7 +109,7 @@ impl Server {
         while self.turn() == Turn::Pending {}
     }
 
-    /// A client that says something before anybody has accepted it.
+    /// A client that sends a request before it is accepted.
     fn ask(&self, words: &[u8]) -> UnixStream {
         let mut client = UnixStream::connect(&self.path).unwrap();
         client.write_all(words).unwrap();
@@ -130,7 +131,7 @@ fn once_that_is_learned_a_newcomer_is_answered_in_the_turn_in_which_it_is_accept
     assert_eq!(server.turn(), Turn::Idle);
     expect(&mut client, b"hello");
     assert_eq!(server.seen.opened.len(), 1, "opened once");
-    // It is watched from then on.
+    // It is registered from then on.
     client.write_all(b"again").unwrap();
     assert_eq!(server.turn(), Turn::Idle);
     expect(&mut client, b"again");
@@ -150,7 +151,7 @@ fn newcomers_that_are_silent_are_heard_later_and_teach_it_otherwise() {
         server.settle();
         expect(client, b"hello");
     }
-    // It does not expect anything any more: the next is watched first, and heard in a turn of its own.
+    // It does not expect a request any more: the next client is registered first, and served in a turn of its own.
     let mut client = server.ask(b"hello");
     assert_eq!(server.turn(), Turn::Pending);
     server.settle();

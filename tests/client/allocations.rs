@@ -1,4 +1,4 @@
-//! In steady state no message costs an allocation: counted, in the one thread in which client and reactor take turns.
+//! In steady state no message needs an allocation: counted, in the one thread in which client and reactor take turns.
 
 #![allow(unsafe_code)]
 
@@ -148,7 +148,7 @@ fn seqpacket() {
         libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr())
     };
     assert_eq!(result, 0);
-    // SAFETY: both are new, and nobody else's.
+    // SAFETY: both are new, and owned by nothing else.
     let [client, theirs] = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
     let mut client = File::from(client);
     let mut reactor = Reactor::new().unwrap();

@@ -1,4 +1,4 @@
-//! Deadlines: each client that misses one is closed, and nobody else.
+//! Deadlines: each client that misses one is closed, and no other client.
 
 use std::{
     io::{Read, Write},
@@ -13,7 +13,7 @@ use crate::support::turns::{available, client, reactor, settle, until};
 
 const SHORT: Duration = Duration::from_millis(50);
 
-/// Waits until somebody is closed, `meanwhile` again and again.
+/// Waits until a client is closed, and calls `meanwhile` repeatedly.
 #[track_caller]
 fn until_closed(reactor: &mut Reactor<Seen>, seen: &mut Seen, mut meanwhile: impl FnMut()) {
     let deadline = std::time::Instant::now() + crate::support::turns::PATIENCE;
@@ -31,7 +31,7 @@ fn a_half_frame_has_its_time_however_often_a_byte_of_it_comes() {
     let (whole, _) = client(&mut reactor, Framing::lines(), Obedient::new(0));
     let (mut trickle, _) = client(&mut reactor, Framing::lines(), Obedient::new(1));
     until_closed(&mut reactor, &mut seen, || {
-        // Whole requests take all the time they like.
+        // Whole requests have no deadline.
         ask(&whole, "1");
         trickle.write_all(b"x").unwrap();
     });

@@ -137,6 +137,11 @@ fn data_behind_a_passed_descriptor_is_read_and_the_descriptor_is_not_kept() {
         }
         drop(passed);
         settle(&mut reactor, &mut seen);
+        if accepted && sent > 0 {
+            // Before Linux 6.16 the kernel does not: who passes any is closed.
+            assert!(matches!(seen.closed()[..], [(0, "Limit(DescriptorsPerClient)")]), "{:?}", seen.closed);
+            continue;
+        }
         assert_eq!(seen.requests.len(), 20 + sent, "accepted {accepted}, {sent} taken");
         assert_eq!(received(&peer).len(), 20 + sent);
         held.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -212,7 +217,7 @@ fn data_behind_an_urgent_byte_is_read_over_tcp_too() {
     assert!(seen.requests.iter().all(|(_, request)| request == "1"), "{:?}", seen.requests);
     let mut answers = [0; 20];
     peer.read_exact(&mut answers).unwrap();
-    // A reset, for there is nothing that it would read.
+    // A reset, because it would read nothing.
     drop(peer);
     until(&mut reactor, &mut seen, |seen| !seen.closed.is_empty());
 }

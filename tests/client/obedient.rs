@@ -10,7 +10,7 @@ use std::{
 use crate::support::turns;
 use ipc_reactor::{Cause, Context, HalfClose, Session};
 
-/// What the sessions of a test were told.
+/// What the sessions of a test received.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) requests: Vec<(u32, String)>,
@@ -32,7 +32,7 @@ impl Seen {
 /// Does what the lines of its peer say: `100` is a reply of a hundred bytes, `end` the end.
 pub(crate) struct Obedient {
     pub(crate) id: u32,
-    /// What its replies are made of; the next one of the next letter.
+    /// The letter that its replies consist of; each reply uses the next letter.
     pub(crate) letter: u8,
     pub(crate) keeps_writing: bool,
 }

@@ -1,4 +1,4 @@
-//! Memory that cannot be had, for what a peer made large: that peer alone is closed.
+//! Memory that cannot be allocated, for data that a peer made large: that peer alone is closed.
 
 use std::{
     io::{self, Read, Write},

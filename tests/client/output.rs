@@ -24,7 +24,7 @@ fn a_slow_consumer_is_not_read_from_until_it_has_caught_up() {
         ask(&slow, "100000");
     }
     settle(&mut reactor, &mut seen);
-    // What the socket holds, what may wait, and the reply that went over it.
+    // What the socket holds, what may be buffered, and the reply that exceeded the limit.
     assert!(seen.requests.len() <= 5, "{} replies of 100,000 bytes", seen.requests.len());
     let unsent = reactor.client(key).unwrap().unsent();
     assert!((64 * KIB..164 * KIB).contains(&unsent), "{unsent}");
@@ -139,7 +139,7 @@ fn a_thousand_deaf_peers_hold_no_more_than_they_may() {
     assert!(most <= 20 * KIB && all > 1_000 * 16 * KIB, "{most} at most, {all} together");
     assert_eq!(reactor.stats().limit_count(Limit::SlowConsumer), 1_000);
     assert_eq!(reactor.stats().clients, 1_000);
-    // One that comes back to its senses is served on.
+    // A client that reads again is served again.
     while seen.requests_of(500) < 64 {
         assert!(!received(&peers[500].0).is_empty(), "stuck");
         settle(&mut reactor, &mut seen);
@@ -169,7 +169,7 @@ fn all_clients_together_hold_no_more_than_they_may() {
             "{:?}",
             seen.closed[0]
         );
-        // Those who hold nothing are not touched, and what was held is free again.
+        // Clients without buffered bytes are not affected, and the buffered bytes are free again.
         let (peer, _) = client(&mut reactor, Framing::lines(), Obedient::new(999));
         ask(&peer, "3");
         settle(&mut reactor, &mut seen);

@@ -17,7 +17,7 @@ fn a_flooder_leaves_every_other_its_share_of_each_round() {
     settle(&mut reactor, &mut seen);
     flooder.set_nonblocking(true).unwrap();
     for round in 0..50 {
-        // Always more than it can get rid of.
+        // Always more than it can send.
         match flooder.write(&b"1\n".repeat(10_000)) {
             Ok(_) => {}
             Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),

@@ -1,4 +1,4 @@
-//! Who is let in by user and group, and what is known of a peer's process.
+//! Which users and groups may connect, and what a peer's process is known by.
 
 use crate::support::names::unique;
 use std::{
@@ -12,7 +12,7 @@ use std::{
 use crate::support::fds::*;
 use ipc_reactor::{Address, Allow, Context, Framing, Limits, Listener, Peer, Session};
 
-/// Answers `yes` at once. The state is why others were refused.
+/// Answers `yes` at once. The state holds why other clients were refused.
 struct Yes;
 
 impl Session<Vec<String>> for Yes {
@@ -43,7 +43,7 @@ fn guarded(listener: Listener, allow: Allow) -> Running<Vec<String>> {
     })
 }
 
-/// Whether a connection of `kind` is let in.
+/// Whether a connection of `kind` is accepted.
 fn let_in(path: &Path, kind: libc::c_int) -> bool {
     let mut answer = [0; 3];
     let (got, _) = recv_with(connect(path, kind).unwrap(), &mut answer).unwrap();
@@ -110,7 +110,8 @@ fn a_peer_without_rights_is_let_in_by_its_user_or_any_of_its_groups() {
     }
     let name = unique();
     let test = "allow::a_peer_without_rights_is_let_in_by_its_user_or_any_of_its_groups";
-    // The child's user is made of its process id, which the listeners cannot know: they list what they can.
+    // The child's user id is made from its process id, which the listeners cannot know: they list the ids that they
+    // know.
     let lists = [
         (Allow::same_user().uid(0), false),
         (Allow::new().gid(CLUB), true),

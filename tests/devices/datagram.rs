@@ -1,7 +1,7 @@
-//! Datagram sockets: what they bind, what they tell of a message, what they refuse.
+//! Datagram sockets: what they bind, what they report of a message, what they refuse.
 //!
 //! No test here may start a process: between fork and exec it holds every socket of this one, and a socket that another
-//! test has just closed would still be alive.
+//! test has just closed would still be open.
 
 use crate::support::masked;
 use crate::support::names::unique;
@@ -35,7 +35,7 @@ fn address_of(socket: &Datagram) -> SocketAddress {
     SocketAddress::try_from(&socket.local_address().unwrap()).unwrap()
 }
 
-/// What a call says at last that has said `WouldBlock`: the loopback delivers at once, nearly always.
+/// Repeats a call until it no longer returns `WouldBlock`: the loopback delivers at once, nearly always.
 #[track_caller]
 fn at_last<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let start = Instant::now();
@@ -229,7 +229,7 @@ fn a_connected_socket_hears_its_peer_alone() {
     client.send(b"unread").unwrap();
     server.connect(&address_of(&stranger)).unwrap();
     assert_eq!(server.recv_from(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "thrown away");
-    // The kernel tells the peer that was left.
+    // The kernel reports the end to the peer that was disconnected.
     refused(client.recv_from(&mut [0]), ErrorKind::ConnectionReset, "");
 
     let (server, stranger) = (Datagram::udp("127.0.0.1:0").unwrap(), Datagram::udp("127.0.0.1:0").unwrap());

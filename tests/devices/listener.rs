@@ -1,7 +1,7 @@
 //! Master sockets: what they bind, what they refuse to touch, what they leave behind.
 //!
 //! No test here may start a process: between fork and exec it holds every socket of this one, and a socket that another
-//! test has just closed would still be alive.
+//! test has just closed would still be open.
 
 #![allow(unsafe_code)]
 
@@ -103,7 +103,7 @@ fn a_full_backlog_is_a_living_server() {
     let place = place();
     let mut first = Listener::options().backlog(0).unix(&place.path).unwrap();
     first.leave_path();
-    // A server of ours that has lost its lock: only the probe is left to tell.
+    // A server of ours that has lost its lock: only the probe can find it.
     fs::remove_file(place.folder.path().join("adder.sock.lock")).unwrap();
     let _waiting = UnixStream::connect(&place.path).unwrap();
     refused(Listener::unix(&place.path), ErrorKind::AddrInUse, "backlog");
@@ -253,9 +253,10 @@ fn takeover_refuses_no_client() {
             Ok(connects)
         });
         client_ready.wait();
-        // All live to the end: a client may have found an inode and not yet knocked, for as long as it is not run.
+        // All stay open to the end: a client may have looked up the path and not yet connected, for as long as it is
+        // not scheduled.
         let mut former = Vec::new();
-        // Each is accepted from to the end: a client that meets a full backlog would wait for ever.
+        // All accept until the end: a client at a full backlog would wait for ever.
         let mut sockets = vec![duplicate(&current)];
         let accept = |sockets: &[UnixListener]| {
             for socket in sockets {

@@ -1,7 +1,7 @@
 //! What works without a reactor: addresses, sockets, queues, shared memory.
 //!
 //! No test here starts a process. Between fork and exec a child holds every descriptor of this process, and a socket that
-//! another test has just closed would still be alive. Such tests are in `process`.
+//! another test has just closed would still be open. Such tests are in `process`.
 
 mod address;
 mod allow;

@@ -127,7 +127,7 @@ fn impossible_sizes_and_modes_are_named() {
         (small().message_size(0).clone(), "queue message size 0 is too small"),
         (small().capacity(65_537).clone(), "queue capacity 65537 exceeds the kernel's hard limit 65536"),
         (small().capacity(usize::MAX).clone(), "exceeds the kernel's hard limit 65536"),
-        // Neither value suits an ordinary user, but to this one no process may go.
+        // An ordinary user may use neither value, and no process at all may exceed this one.
         (small().capacity(64).message_size((16 << 20) + 1).clone(), "message size 16777217 exceeds"),
         (small().mode(0o1600).clone(), "queue mode 0o1600"),
     ] {

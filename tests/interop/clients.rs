@@ -132,7 +132,8 @@ fn path_of(folder: &tempfile::TempDir) -> String {
 
 // ---- C ----
 
-/// The client of many a course: it takes what one `read` gives it for the whole reply, and for text that a NUL ends.
+/// The client of many courses: it assumes that one `read` gives the whole reply, and that the reply is text that ends
+/// with a NUL.
 const C_CLIENT: &str = r#"
 #include <stdio.h>
 #include <stdlib.h>

@@ -15,7 +15,7 @@ use ipc_reactor::{Address, Datagram, Limits, PeerAddress, Reactor, SocketAddress
 #[derive(Debug, Default)]
 struct Heard(Vec<(Vec<u8>, PeerAddress)>);
 
-/// Serves on `socket`: answers each datagram from somebody with a name with "re: " and its bytes, until `peer` has ended
+/// Serves on `socket`: answers each datagram from a bound socket with "re: " and its bytes, until `peer` has ended
 /// and all `count` datagrams have come.
 #[track_caller]
 fn serve(socket: Datagram, mut peer: Command, count: usize) -> (Heard, String) {

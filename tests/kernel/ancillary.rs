@@ -2,9 +2,11 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::io::{self, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
 
 use libc::{
     EAGAIN, ENOPROTOOPT, EOPNOTSUPP, EPERM, EPOLLIN, EPOLLPRI, EPOLLRDHUP, MSG_CTRUNC, MSG_TRUNC, SOCK_DGRAM,
@@ -63,9 +65,17 @@ fn message(bytes: &mut [libc::iovec; 1], control: &mut [u8]) -> libc::msghdr {
 /// Sends bytes with `count` descriptors, all of them `/dev/null`.
 fn send_with_descriptors(fd: impl AsFd, bytes: &[u8], count: usize) -> io::Result<()> {
     let null = File::open("/dev/null")?;
+    send_copies(fd, bytes, null.as_fd(), count)
+}
+
+fn send_descriptor(fd: impl AsFd, bytes: &[u8], passed: BorrowedFd<'_>) -> io::Result<()> {
+    send_copies(fd, bytes, passed, 1)
+}
+
+fn send_copies(fd: impl AsFd, bytes: &[u8], passed: BorrowedFd<'_>, count: usize) -> io::Result<()> {
     let mut control = (HEADER_BYTES + 4 * count).to_ne_bytes().to_vec();
     control.extend([libc::SOL_SOCKET, libc::SCM_RIGHTS].iter().flat_map(|n| n.to_ne_bytes()));
-    control.extend((0..count).flat_map(|_| null.as_raw_fd().to_ne_bytes()));
+    control.extend((0..count).flat_map(|_| passed.as_raw_fd().to_ne_bytes()));
     control.resize(control.len().next_multiple_of(8), 0);
     let mut iov = [libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }];
     let message = message(&mut iov, &mut control);
@@ -82,10 +92,14 @@ struct Received {
 
 /// One `recvmsg` with that much room for bytes and for control data.
 fn receive_message(fd: impl AsFd, room: usize, control_room: usize) -> io::Result<Received> {
+    receive_message_with(fd, room, control_room, 0)
+}
+
+fn receive_message_with(fd: impl AsFd, room: usize, control_room: usize, flags: i32) -> io::Result<Received> {
     let (mut buffer, mut control) = (vec![0_u8; room], vec![0_u8; control_room]);
     let mut iov = [libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: room }];
     let mut message = message(&mut iov, &mut control);
-    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    let flags = flags | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: all that the message points to outlives the call, with the lengths that it says.
     let len = check_len(unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut message, flags) })?;
     let flags = message.msg_flags & (MSG_CTRUNC | MSG_TRUNC);
@@ -307,4 +321,125 @@ fn an_empty_record_reads_like_the_end() -> io::Result<()> {
         assert_eq!(errno(receive(&ours)), EAGAIN);
         Ok(())
     })
+}
+
+/// `SO_PASSRIGHTS` is asked when a message is sent, not when it is received. So a socket that is adopted may hold
+/// descriptors, although it refuses them from then on.
+#[test]
+fn passing_switched_off_keeps_what_was_sent_before() -> io::Result<()> {
+    for kind in [SOCK_STREAM, SOCK_SEQPACKET, SOCK_DGRAM] {
+        let (ours, theirs) = pair(kind)?;
+        send_with_descriptors(&theirs, b"before", 2)?;
+        if errno(set_option(&ours, SO_PASSRIGHTS, 0)) == ENOPROTOOPT {
+            skip("no SO_PASSRIGHTS: the kernel is older than 6.16");
+            return Ok(());
+        }
+        assert_eq!(errno(send_with_descriptors(&theirs, b"after", 1)), EPERM);
+        let received = receive_message(&ours, 8, 64)?;
+        assert_eq!((received.len, received.descriptors.len()), (6, 2));
+    }
+    Ok(())
+}
+
+/// A TCP socket whose last close waits so many seconds for data that nobody reads. The second end must be kept.
+fn lingering(seconds: i32) -> io::Result<(OwnedFd, TcpStream)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let near = TcpStream::connect(listener.local_addr()?)?;
+    let (far, _) = listener.accept()?;
+    near.set_nonblocking(true)?;
+    while (&near).write(&[0; 1 << 16]).is_ok() {}
+    let value = libc::linger { l_onoff: 1, l_linger: seconds };
+    let (pointer, len) = ((&raw const value).cast(), size_of_val(&value) as u32);
+    // SAFETY: pointer and length are the value's.
+    check(unsafe { libc::setsockopt(near.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, pointer, len) })?;
+    Ok((near.into(), far))
+}
+
+/// A descriptor that finds no room is closed by the thread that receives; those in unread messages, by the thread that
+/// closes the socket. If it is the last close, that waits as long as the sender has said. So the loop receives with room
+/// for all that can come, and closes neither these nor such sockets itself.
+#[test]
+fn who_drops_a_passed_descriptor_waits_for_its_last_close() -> io::Result<()> {
+    /// What the close waits for at least: the clock of the linger time is coarse.
+    const LEAST: Duration = Duration::from_millis(900);
+    type Drops = fn(OwnedFd) -> io::Result<()>;
+    let ways: [(&str, Drops); 3] = [
+        ("recv", |socket| receive(&socket).map(drop)),
+        ("recvmsg with a small buffer", |socket| receive_message(&socket, 8, 16).map(drop)),
+        ("close", |socket| {
+            drop(socket);
+            Ok(())
+        }),
+    ];
+    alone(|| {
+        for kind in [SOCK_STREAM, SOCK_SEQPACKET, SOCK_DGRAM] {
+            for (way, drops) in ways {
+                let (ours, theirs) = pair(kind)?;
+                let (passed, _far) = lingering(1)?;
+                send_descriptor(&theirs, b"x", passed.as_fd())?;
+                drop(passed);
+                let begun = Instant::now();
+                drops(ours)?;
+                assert!(begun.elapsed() >= LEAST, "{way} has waited for {:?}", begun.elapsed());
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A look with `MSG_PEEK` gives duplicates of the descriptors of a message that stays, and `SO_PEEK_OFF` lets the next look
+/// begin behind it, also behind empty ones. An option set through a duplicate is the socket's. So the linger time is taken
+/// from all that unread messages hold, before the close that would wait for it.
+#[test]
+fn a_look_at_unread_messages_reaches_the_sockets_in_them() -> io::Result<()> {
+    alone(|| {
+        for kind in [SOCK_STREAM, SOCK_SEQPACKET, SOCK_DGRAM] {
+            let (ours, theirs) = pair(kind)?;
+            let texts: &[&[u8]] = if kind == SOCK_STREAM { &[b"a", b"b", b"c"] } else { &[b"", b"a", b""] };
+            for text in texts {
+                send_with_descriptors(&theirs, text, 1)?;
+            }
+            set_option(&ours, libc::SO_PEEK_OFF, 0)?;
+            for text in texts {
+                let seen = receive_message_with(&ours, 8, 64, libc::MSG_PEEK)?;
+                assert_eq!((seen.len, seen.descriptors.len()), (text.len(), 1), "type {kind}");
+            }
+            let empty = receive_message_with(&ours, 8, 64, libc::MSG_PEEK);
+            assert_eq!(errno(empty), EAGAIN);
+            for text in texts {
+                let received = receive_message(&ours, 8, 64)?;
+                assert_eq!((received.len, received.descriptors.len()), (text.len(), 1), "it has stayed");
+            }
+        }
+        Ok(())
+    })
+}
+
+/// `recvmsg` on a Unix stream takes bytes up to and with the first message that has descriptors, and stops behind it. So a
+/// short one without any has emptied the socket, whatever was queued.
+#[test]
+fn a_short_read_without_descriptors_has_emptied_a_stream() -> io::Result<()> {
+    let (ours, theirs) = pair(SOCK_STREAM)?;
+    for order in 0..3_u32.pow(5) {
+        let mut sent = 0;
+        for place in 0..5 {
+            match order / 3_u32.pow(place) % 3 {
+                0 => continue,
+                1 => send(&theirs, b"bytes")?,
+                _ => send_with_descriptors(&theirs, b"bytes", 1)?,
+            }
+            sent += 5;
+        }
+        let mut received = 0;
+        while received < sent {
+            let part = receive_message(&ours, 64, 64)?;
+            assert_eq!((part.flags, part.descriptors.len() <= 1), (0, true));
+            received += part.len;
+            if part.descriptors.is_empty() {
+                assert_eq!(errno(receive_message(&ours, 64, 64)), EAGAIN, "order {order}");
+                assert_eq!(received, sent);
+            }
+        }
+    }
+    Ok(())
 }

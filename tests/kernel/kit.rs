@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 
-/// How long a wait for something certain may last before it counts as lost. Never slept through when all is well.
+/// How long a wait for something that must happen may last before the test fails. No passing test waits that long.
 const PATIENCE_MS: i32 = 20_000;
 const ALONE: &str = "KERNEL_CONTRACT_ALONE";
 
@@ -21,11 +21,11 @@ pub(crate) fn check_len(result: isize) -> io::Result<usize> {
 /// Takes the descriptor that a system call has just made.
 pub(crate) fn own(result: libc::c_int) -> io::Result<OwnedFd> {
     let fd = check(result)?;
-    // SAFETY: the call made this descriptor for us, and nobody else knows its number.
+    // SAFETY: the call made this descriptor for us, and no other code knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The errno of a refusal; 0 when there was none.
+/// The errno of a failed call; 0 if it succeeded.
 pub(crate) fn errno<T>(result: io::Result<T>) -> i32 {
     result.err().map_or(0, |error| error.raw_os_error().expect("the kernel's own error"))
 }
@@ -120,9 +120,9 @@ pub(crate) fn alone<F: FnOnce() -> io::Result<()>>(body: F) -> io::Result<()> {
         .env(ALONE, test)
         .output()?;
     let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-    // A name that matches no test would end well too.
+    // A name that matches no test would exit with 0 too.
     assert!(ran.status.success() && out.contains(" 1 passed"), "{test} alone: {}\n{out}\n{err}", ran.status);
-    // The child has told where that is collected; here is only shown what the harness kept back.
+    // The child has reported this where skips are collected; this only prints what the harness has hidden.
     for line in err.lines().filter(|line| line.starts_with(SKIPPED)) {
         writeln!(io::stderr(), "{line}")?;
     }
@@ -183,8 +183,8 @@ impl Drop for Forked {
     }
 }
 
-/// Runs `body` in a forked copy; it exits with 0 when `body` ends well, 1 when not. Only for use inside [`alone`],
-/// where no other thread can hold a lock that the copy would wait for.
+/// Runs `body` in a forked copy; it exits with 0 when `body` returns, with 1 when it panics. Only for use inside
+/// [`alone`], where no other thread can hold a lock that the copy would wait for.
 pub(crate) fn fork(body: impl FnOnce() -> io::Result<()>) -> io::Result<Forked> {
     // SAFETY: no other thread is in the middle of anything, so that the copy may do all that this one may.
     let pid = check(unsafe { libc::fork() })?;

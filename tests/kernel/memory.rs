@@ -1,4 +1,4 @@
-//! Shared memory: what can pull it away from under a reader, and what prevents that.
+//! Shared memory: what can make a reader's access fail with SIGBUS, and what prevents that.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
@@ -21,7 +21,7 @@ struct Mapping(NonNull<u8>);
 impl Mapping {
     fn of(file: &File) -> io::Result<Self> {
         let (protection, fd) = (libc::PROT_READ | libc::PROT_WRITE, file.as_raw_fd());
-        // SAFETY: the kernel chooses an address where nothing is.
+        // SAFETY: the kernel chooses an unused address.
         let address =
             unsafe { libc::mmap(std::ptr::null_mut(), SEGMENT_BYTES, protection, libc::MAP_SHARED, fd, 0) };
         if address == libc::MAP_FAILED {
@@ -51,7 +51,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and nobody borrows from it.
+        // SAFETY: the mapping is ours, and nothing borrows from it.
         unsafe { libc::munmap(self.0.as_ptr().cast(), SEGMENT_BYTES) };
     }
 }
@@ -129,7 +129,7 @@ impl Drop for SmallTmpfs {
     }
 }
 
-/// On a tmpfs too small for it, `ftruncate` to a size succeeds and the write to the mapping dies of SIGBUS;
+/// On a tmpfs too small for it, `ftruncate` to a size succeeds and the write to the mapping ends with SIGBUS;
 /// `posix_fallocate` says ENOSPC beforehand. So a segment's memory is allocated before it is mapped.
 #[test]
 fn ftruncate_on_a_full_tmpfs_succeeds_and_the_write_is_sigbus() -> io::Result<()> {
@@ -177,8 +177,8 @@ fn a_mapping_truncated_by_another_is_sigbus() -> io::Result<()> {
     })
 }
 
-/// A memfd sealed against shrinking and growing refuses both with EPERM, for every process, and with the seals
-/// sealed nobody can alter that. So a reader that has checked the seals needs no SIGBUS handler.
+/// A memfd sealed against shrinking and growing refuses both with EPERM, for every process, and with the seals sealed
+/// no process can change that. So a reader that has checked the seals needs no SIGBUS handler.
 #[test]
 fn a_sealed_memfd_refuses_to_be_truncated() -> io::Result<()> {
     let file = memfd(libc::MFD_ALLOW_SEALING)?;

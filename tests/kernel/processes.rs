@@ -1,4 +1,4 @@
-//! Processes: what a fork shares, what an exec passes on, how an end is told.
+//! Processes: what a fork shares, what an exec passes on, how the end of a process is reported.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -35,7 +35,7 @@ fn a_forked_child_edits_the_parents_set() -> io::Result<()> {
     })
 }
 
-/// An event taken by a forked child is gone for the parent. So not even a look at the set is harmless there.
+/// An event taken by a forked child is gone for the parent. So even an `epoll_wait` of the child's is harmful.
 #[test]
 fn a_forked_child_takes_the_parents_edges() -> io::Result<()> {
     alone(|| {
@@ -58,8 +58,8 @@ fn passes_exec(fd: &OwnedFd) -> io::Result<bool> {
     Ok(Command::new("readlink").arg(path).output()?.status.success())
 }
 
-/// A descriptor without close-on-exec is open in every program started later, by whatever thread. So every
-/// descriptor of the crate has the flag from birth.
+/// A descriptor without close-on-exec is open in every program started later, by whatever thread. So every descriptor
+/// of the crate is created with the flag.
 #[test]
 fn a_descriptor_without_cloexec_is_open_in_every_child() -> io::Result<()> {
     alone(|| {
@@ -79,7 +79,7 @@ fn a_pidfd_tells_of_the_end_of_its_process() -> io::Result<()> {
     alone(|| {
         let (epoll, (go, gate)) = (Epoll::new()?, io::pipe()?);
         let child = fork(|| {
-            // Only the parent's end may hold the gate open.
+            // Only the parent's end may stay open.
             // SAFETY: this copy never uses the descriptor again: it leaves by `_exit`.
             unsafe { libc::close(gate.as_raw_fd()) };
             io::Read::read(&mut &go, &mut [0]).map(drop)

@@ -17,7 +17,7 @@ use crate::kit::{Edge, Epoll, Limit, alone, check, check_len, errno, own, set_li
 const MESSAGE_BYTES_MAX: usize = 64;
 const WHOLE_MASK: Edge = Edge { data: 0, mask: EPOLLIN | EPOLLOUT };
 
-/// A name nobody else has; the queue there, if any, is unlinked in the end.
+/// A name that no other test has; the queue there, if any, is unlinked at the end.
 pub(crate) struct Name(pub(crate) CString);
 
 impl Name {
@@ -101,8 +101,8 @@ fn notify(queue: &OwnedFd, signal: i32) -> io::Result<()> {
         .map(drop)
 }
 
-/// Every send makes an edge, and so does every receive, each with the whole mask that holds at that moment. So
-/// one's own sends and receives wake one, and an event on a queue promises nothing.
+/// Every send makes an edge, and so does every receive, each with the whole mask that holds at that moment. So a
+/// process is woken by its own sends and receives, and an event on a queue guarantees nothing.
 #[test]
 fn every_send_and_every_receive_makes_an_edge_with_the_whole_mask() -> io::Result<()> {
     let (epoll, name) = (Epoll::new()?, Name::new());
@@ -163,7 +163,7 @@ fn a_receiver_that_stops_while_a_sender_is_blocked_gets_no_further_edge() -> io:
     })
 }
 
-/// The thread tells its id just before the call that blocks: asleep after that, it is in that call.
+/// The thread passes its id on just before the call that blocks: if it sleeps after that, it is in that call.
 fn wait_until_blocked(tid: &AtomicU32) -> io::Result<()> {
     let start = Instant::now();
     loop {
@@ -180,8 +180,8 @@ fn wait_until_blocked(tid: &AtomicU32) -> io::Result<()> {
     }
 }
 
-/// A queue with its messages outlives its last close; only unlinking ends it. So the crate's queues can be given
-/// from one process to the next, and a forgotten one stays.
+/// A queue with its messages outlives its last close; only unlinking ends it. So one process can leave its queue to
+/// the next, and a queue that is not unlinked stays.
 #[test]
 fn a_queue_outlives_its_last_close() -> io::Result<()> {
     let name = Name::new();
@@ -194,8 +194,8 @@ fn a_queue_outlives_its_last_close() -> io::Result<()> {
     Ok(())
 }
 
-/// Sends to an unlinked queue succeed, while a queue created at its name is another one; only the link count tells.
-/// So the crate looks at the link count from time to time.
+/// Sends to an unlinked queue succeed, while a queue created at its name is another one; only the link count shows
+/// it. So the crate looks at the link count from time to time.
 #[test]
 fn sends_to_an_unlinked_queue_succeed() -> io::Result<()> {
     let name = Name::new();
@@ -268,8 +268,8 @@ fn rlimit_msgqueue_shows_as_emfile() -> io::Result<()> {
     })
 }
 
-/// `mq_notify` tells once, of a message to an empty queue, and nothing for a queue that holds one when it is asked
-/// again; and only one process may ask. So the crate polls the descriptor instead.
+/// `mq_notify` notifies once, of a message to an empty queue, and not for a queue that holds one when it is called
+/// again; and only one process may register. So the crate polls the descriptor instead.
 #[test]
 fn mq_notify_does_not_re_arm_on_a_queue_that_is_not_empty() -> io::Result<()> {
     alone(|| {

@@ -53,7 +53,7 @@ fn reuse_number(old: impl Into<OwnedFd>, new: impl AsFd) -> io::Result<OwnedFd> 
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Each write to an eventfd makes an edge, though nobody ever reads it. So a doorbell and a waker cost no `read`.
+/// Each write to an eventfd makes an edge, though no one reads it. So a doorbell and a waker cost no `read`.
 #[test]
 fn eventfd_never_read_fires_at_each_write() -> io::Result<()> {
     let (epoll, doorbell) = (Epoll::new()?, eventfd()?);
@@ -67,8 +67,8 @@ fn eventfd_never_read_fires_at_each_write() -> io::Result<()> {
     Ok(())
 }
 
-/// A one-shot timerfd fires at each re-arm, though nobody ever reads it. So the one timer under the heap of timers
-/// costs a `timerfd_settime`, and no `read`.
+/// A one-shot timerfd fires at each re-arm, though no one reads it. So the one timer under the heap of timers costs a
+/// `timerfd_settime`, and no `read`.
 #[test]
 fn timerfd_never_read_fires_at_each_re_arm() -> io::Result<()> {
     let (epoll, timer) = (Epoll::new()?, timerfd()?);
@@ -98,8 +98,8 @@ fn timerfd_with_an_interval_never_read_fires_once() -> io::Result<()> {
     Ok(())
 }
 
-/// epoll watches the open file, not its number: while a duplicate lives, a closed descriptor keeps firing, and
-/// nobody can name the registration any more to end it. So the crate deletes before every close.
+/// epoll watches the open file, not its number: while a duplicate is open, a closed descriptor keeps firing, and no
+/// number is left with which to delete the registration. So the crate deletes before every close.
 #[test]
 fn a_duplicate_keeps_a_closed_descriptor_firing() -> io::Result<()> {
     let (epoll, doorbell) = (Epoll::new()?, eventfd()?);
@@ -114,7 +114,7 @@ fn a_duplicate_keeps_a_closed_descriptor_firing() -> io::Result<()> {
     Ok(())
 }
 
-/// A registration that is deleted before its descriptor is closed stays silent, whatever duplicates live.
+/// A registration that is deleted before its descriptor is closed makes no event, whatever duplicates are open.
 #[test]
 fn a_delete_before_the_close_ends_it() -> io::Result<()> {
     let (epoll, doorbell) = (Epoll::new()?, eventfd()?);
@@ -140,7 +140,7 @@ fn a_fetched_event_outlives_its_descriptor_and_its_number() -> io::Result<()> {
     ring(&second)?;
     let batch = epoll.now();
     assert_eq!(batch.len(), 2);
-    // As the handler of the first might: close the second, accept another at its number.
+    // As the handler of the first event might do: close the second, accept another at its number.
     let number = second.as_raw_fd();
     let newcomer = reuse_number(second, eventfd()?)?;
     assert_eq!(newcomer.as_raw_fd(), number);
@@ -152,8 +152,8 @@ fn a_fetched_event_outlives_its_descriptor_and_its_number() -> io::Result<()> {
     Ok(())
 }
 
-/// One number may stand twice in a set: once for a closed open file that a duplicate keeps alive, once for its
-/// successor. A delete by that number reaches the successor alone.
+/// One number may be in a set twice: once for a closed descriptor whose open file a duplicate keeps open, once for
+/// the number's next owner. A delete by that number removes the second alone.
 #[test]
 fn a_reused_number_is_another_registration() -> io::Result<()> {
     let (epoll, doorbell) = (Epoll::new()?, eventfd()?);
@@ -185,7 +185,7 @@ fn epoll_refuses_regular_files_and_directories() -> io::Result<()> {
 }
 
 /// Readiness that was there before the registration makes an edge too. So bytes that came between `accept` and
-/// the registration are not lost, and need no read on trial.
+/// the registration are not lost, and no speculative read is needed.
 #[test]
 fn adding_what_is_ready_already_makes_an_edge() -> io::Result<()> {
     let (epoll, (ours, theirs)) = (Epoll::new()?, UnixStream::pair()?);
@@ -200,8 +200,8 @@ fn shut_down_reading(socket: &UnixStream) -> io::Result<()> {
     socket.shutdown(std::net::Shutdown::Read)
 }
 
-/// Each send to a stream socket makes an edge, though nobody ever reads it; one that finds the queue full makes none.
-/// So a doorbell made of sockets costs no `read`, and something else must ring once it is full.
+/// Each send to a stream socket makes an edge, though no one reads it; one that fails because the queue is full makes
+/// none. So a doorbell made of sockets costs no `read`, and needs another way to ring once it is full.
 #[test]
 fn a_socket_never_read_fires_at_each_send_until_it_is_full() -> io::Result<()> {
     let (epoll, (mut ours, theirs)) = (Epoll::new()?, UnixStream::pair()?);
@@ -218,8 +218,8 @@ fn a_socket_never_read_fires_at_each_send_until_it_is_full() -> io::Result<()> {
     Ok(())
 }
 
-/// A `shutdown` of a side that is shut down already wakes whoever polls the other end, and adds nothing: if there is an
-/// unread byte, that is a new edge. So a ring need not fill anything.
+/// A `shutdown` of a side that is shut down already wakes a poll of the other end, and adds no data: if there is an
+/// unread byte, that is a new edge. So a ring can do without a byte.
 #[test]
 fn a_shutdown_that_changes_nothing_is_an_edge_at_the_other_end() -> io::Result<()> {
     let (epoll, (mut ours, theirs)) = (Epoll::new()?, UnixStream::pair()?);
@@ -247,7 +247,7 @@ fn a_shutdown_that_changes_nothing_is_an_edge_at_the_other_end() -> io::Result<(
     io::Read::read_exact(&mut &theirs, &mut [0; 2])
 }
 
-/// Whoever sends to a socket whose other end receives nothing gets EPIPE, with descriptors and without.
+/// A send to a socket whose other end is shut down for receiving fails with EPIPE, with descriptors and without.
 #[test]
 fn nothing_can_be_sent_to_an_end_that_has_shut_down_reading() -> io::Result<()> {
     let (ours, theirs) = UnixStream::pair()?;
@@ -257,7 +257,7 @@ fn nothing_can_be_sent_to_an_end_that_has_shut_down_reading() -> io::Result<()> 
     io::Read::read_exact(&mut &theirs, &mut [0])
 }
 
-/// Memory whose pages do not come: `userfaultfd(2)`, as a file of a slow or hostile file system would be.
+/// Memory whose page faults block: `userfaultfd(2)`, which stands in for a file of a slow or hostile file system.
 struct Absent {
     address: *mut libc::c_void,
     faults: OwnedFd,
@@ -275,7 +275,7 @@ impl Absent {
         // SAFETY: a structure of three words, which outlives the call.
         check(unsafe { libc::ioctl(faults.as_raw_fd(), UFFDIO_API, api.as_mut_ptr()) })?;
         let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: the kernel chooses an address where nothing is.
+        // SAFETY: the kernel chooses an unused address.
         let address = unsafe { libc::mmap(std::ptr::null_mut(), 4096, access, kind, -1, 0) };
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -286,7 +286,7 @@ impl Absent {
         Ok(Absent { address, faults })
     }
 
-    /// Until somebody waits for a page of it.
+    /// Waits until a thread waits for a page of it.
     fn wait_until_missed(&self) -> io::Result<()> {
         let mut message = [0_u64; 4];
         let (start, len) = (message.as_mut_ptr().cast(), size_of_val(&message));
@@ -295,8 +295,9 @@ impl Absent {
     }
 }
 
-/// A reader whose memory does not come holds the pipe's lock meanwhile: a writer waits for it, `O_NONBLOCK` or not, also
-/// against SIGKILL. The sender to a socket does not. So a doorbell that strangers read is no pipe.
+/// A reader that blocks in a page fault holds the pipe's lock meanwhile: a writer waits for that lock, with
+/// `O_NONBLOCK` too, and SIGKILL does not interrupt it. A sender to a socket does not wait. So a doorbell for
+/// untrusted readers is not a pipe.
 #[test]
 fn a_reader_whose_memory_does_not_come_holds_up_a_pipes_writer_and_not_a_sockets() -> io::Result<()> {
     alone(|| {
@@ -336,7 +337,7 @@ fn a_reader_whose_memory_does_not_come_holds_up_a_pipes_writer_and_not_a_sockets
             });
             let patience = Duration::from_millis(if is_held_up { 500 } else { 30_000 });
             assert_eq!(written.recv_timeout(patience).is_err(), is_held_up);
-            // With this the page comes.
+            // This lets the page fault return.
             drop(memory);
             writes.join().expect("the writer");
             reads.join().expect("the reader");

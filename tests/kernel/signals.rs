@@ -72,7 +72,7 @@ fn signal_self(signal: i32) -> io::Result<()> {
 }
 
 /// A signal that is pending already is not queued again: a hundred and one make one record, and one more if the
-/// thread itself was sent some. So a signal is a level, and its handler asks what there is to do.
+/// thread itself was sent some. So a signal is a level, and its handler looks for all the work there is.
 #[test]
 fn signals_coalesce() -> io::Result<()> {
     alone(|| {
@@ -199,7 +199,8 @@ fn sigabrt_can_be_blocked() -> io::Result<()> {
     })
 }
 
-/// SIGKILL and SIGSTOP stay unblocked, and the call that asks says nothing. So the crate refuses them by name.
+/// SIGKILL and SIGSTOP stay unblocked, and the call that asks for it reports no error. So the crate refuses them by
+/// name.
 #[test]
 fn sigkill_and_sigstop_are_never_blocked_and_nothing_says_so() -> io::Result<()> {
     alone(|| {
@@ -211,8 +212,8 @@ fn sigkill_and_sigstop_are_never_blocked_and_nothing_says_so() -> io::Result<()>
 }
 
 /// A signalfd gives what is pending for the process that reads it: in a forked child, nothing of its parent's.
-/// And its poll set still waits on the parent: the child's own signals make no event. So a signalfd is dead after a
-/// fork, and the crate says so instead of waiting.
+/// And its poll set still waits on the parent: the child's own signals make no event. So a signalfd is useless after
+/// a fork, and the crate returns an error instead of waiting.
 #[test]
 fn a_signalfd_is_dead_in_a_forked_child() -> io::Result<()> {
     alone(|| {

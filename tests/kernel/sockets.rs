@@ -97,8 +97,8 @@ fn a_burst_of_connects_is_one_edge() -> io::Result<()> {
 }
 
 /// An `accept` refused with EMFILE takes nothing from the backlog, and no edge follows, not even when descriptors
-/// are free again: the client is stranded until somebody else connects. So the listener stays ready, and tries
-/// again at a close or by a timer.
+/// are free again: the client waits until another one connects. So the listener stays ready, and tries again at a
+/// close or by a timer.
 #[test]
 fn emfile_from_accept_strands_the_client() -> io::Result<()> {
     alone(|| {
@@ -141,7 +141,7 @@ fn a_full_backlog_is_eagain_and_a_stale_path_is_econnrefused() -> io::Result<()>
     })
 }
 
-/// A connect to a regular file is refused as by a stale socket. So ECONNREFUSED alone is no leave to unlink: the
+/// A connect to a regular file is refused as by a stale socket. So ECONNREFUSED alone is no reason to unlink: the
 /// path must be a socket, too.
 #[test]
 fn a_regular_file_refuses_like_a_stale_socket() -> io::Result<()> {
@@ -150,7 +150,7 @@ fn a_regular_file_refuses_like_a_stale_socket() -> io::Result<()> {
     Ok(())
 }
 
-/// `fchmod` on the socket before `bind` is the mode that the path is born with. So there is no moment in which
+/// `fchmod` on the socket before `bind` is the mode that the path is created with. So there is no moment in which
 /// others may connect, as there is with a `chmod` after.
 #[test]
 fn fchmod_before_bind_sets_the_mode_of_the_path() -> io::Result<()> {
@@ -172,8 +172,8 @@ fn fchmod_before_bind_sets_the_mode_of_the_path() -> io::Result<()> {
     Ok(())
 }
 
-/// A socket bound to a temporary name, listening, then renamed over a live address takes it over: whoever connects
-/// meets the one server or the other, and nobody is refused. So the crate never unlinks an address before it binds.
+/// A socket bound to a temporary name, listening, then renamed over a live address takes it over: each client
+/// connects to one server or the other, and none is refused. So the crate never unlinks an address before it binds.
 #[test]
 fn rename_takes_an_address_over_with_no_refused_connect() -> io::Result<()> {
     let folder = tempfile::tempdir()?;
@@ -208,8 +208,8 @@ fn rename_takes_an_address_over_with_no_refused_connect() -> io::Result<()> {
     Ok(())
 }
 
-/// An interest in EPOLLOUT makes an edge each time a Unix peer reads, though nobody waits for room. So the crate
-/// asks for it only after an EAGAIN.
+/// An interest in EPOLLOUT makes an edge each time a Unix peer reads, though no one waits for room. So the crate asks
+/// for it only after an EAGAIN.
 #[test]
 fn standing_interest_in_writing_fires_each_time_a_unix_peer_reads() -> io::Result<()> {
     let (epoll, (ours, theirs)) = (Epoll::new()?, UnixStream::pair()?);
@@ -224,7 +224,7 @@ fn standing_interest_in_writing_fires_each_time_a_unix_peer_reads() -> io::Resul
     Ok(())
 }
 
-/// How a process with SIGPIPE at its default action fares that writes where nobody reads.
+/// How a process ends that has SIGPIPE at its default action and writes to a peer that has closed.
 fn broken_pipe(write: impl FnOnce() -> i32) -> io::Result<End> {
     let process = fork(|| {
         // SAFETY: no handler is given.
@@ -239,8 +239,9 @@ fn without_reader() -> io::Result<UnixStream> {
     UnixStream::pair().map(|(ours, _)| ours)
 }
 
-/// Only `MSG_NOSIGNAL` makes a write to a closed peer the error EPIPE; `write`, to a socket or to a pipe, kills
-/// where SIGPIPE has its default action. So the crate sends with the flag, and guards what it writes to pipes.
+/// Only `MSG_NOSIGNAL` makes a write to a closed peer the error EPIPE; `write`, to a socket or to a pipe, ends the
+/// process where SIGPIPE has its default action. So the crate sends with the flag, and suppresses SIGPIPE when it
+/// writes to pipes.
 #[test]
 fn only_msg_nosignal_spares_the_writer_sigpipe() -> io::Result<()> {
     alone(|| {
@@ -252,7 +253,7 @@ fn only_msg_nosignal_spares_the_writer_sigpipe() -> io::Result<()> {
     })
 }
 
-/// std's `UnixStream` sends with the flag, and its pipes cannot: a plain `write` of std to a pipe kills.
+/// std's `UnixStream` sends with the flag, and its pipes cannot: a plain `write` of std to a pipe ends the process.
 #[test]
 fn std_spares_the_writer_of_a_socket_and_not_of_a_pipe() -> io::Result<()> {
     alone(|| {
@@ -264,7 +265,7 @@ fn std_spares_the_writer_of_a_socket_and_not_of_a_pipe() -> io::Result<()> {
 }
 
 /// A peer that closes with our data unread: its own data can still be read, then comes ECONNRESET once, then the
-/// end of file. So the crate reads all before it says how a connection ended.
+/// end of file. So the crate reads all before it reports how a connection ended.
 #[test]
 fn a_close_with_unread_data_gives_data_then_reset_then_end() -> io::Result<()> {
     alone(|| {

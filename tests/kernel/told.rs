@@ -1,4 +1,5 @@
-//! What is often told of these mechanisms, put to the kernel. The guide names these tests where it corrects a tale.
+//! Common claims about these mechanisms, checked against the kernel. The guide names these tests where it corrects a
+//! claim.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -21,7 +22,7 @@ use crate::signals::{block, record, records};
 #[test]
 fn zero_is_a_descriptor() -> io::Result<()> {
     alone(|| {
-        // SAFETY: nobody in this process uses standard input.
+        // SAFETY: nothing in this process uses standard input.
         drop(unsafe { OwnedFd::from_raw_fd(0) });
         assert_eq!(File::open("/dev/null")?.as_raw_fd(), 0);
         Ok(())
@@ -45,8 +46,8 @@ fn a_network_socket_joins_two_processes_of_one_machine() -> io::Result<()> {
     })
 }
 
-/// A connection stands when `connect` returns, and bytes can be sent, before anybody has called `accept`: that only
-/// fetches it.
+/// A connection is established when `connect` returns, and bytes can be sent, before the server calls `accept`: that
+/// only returns its descriptor.
 #[test]
 fn a_connection_stands_before_it_is_accepted() -> io::Result<()> {
     let folder = tempfile::tempdir()?;
@@ -62,7 +63,7 @@ fn a_connection_stands_before_it_is_accepted() -> io::Result<()> {
     Ok(())
 }
 
-/// The master socket carries no data; a datagram socket accepts nobody.
+/// The master socket carries no data; a datagram socket accepts no connection.
 #[test]
 fn a_master_socket_does_not_read_and_a_datagram_socket_does_not_accept() -> io::Result<()> {
     let folder = tempfile::tempdir()?;
@@ -101,7 +102,7 @@ fn boundaries_and_not_size_tell_a_datagram_from_a_stream() -> io::Result<()> {
     Ok(())
 }
 
-/// A send to one who does not read takes a part, then nothing: what is left is the sender's to keep, until there is room.
+/// A send to a peer that does not read takes a part, then nothing: the sender must keep the rest until there is room.
 #[test]
 fn a_send_to_one_who_does_not_read_takes_a_part() -> io::Result<()> {
     let (mut sender, mut receiver) = UnixStream::pair()?;
@@ -141,8 +142,8 @@ fn while_one_thread_waits_for_its_client_another_serves_the_next() -> io::Result
     Ok(())
 }
 
-/// The end of `select` is the C library's `fd_set` of 1,024 bits. The kernel's call takes any descriptor, of whoever
-/// brings a longer string of bits.
+/// The end of `select` is the C library's `fd_set` of 1,024 bits. The kernel's call takes any descriptor, if the set
+/// has enough bits.
 #[test]
 fn the_end_of_select_is_the_librarys_and_not_the_kernels() -> io::Result<()> {
     alone(|| {
@@ -170,8 +171,8 @@ fn the_end_of_select_is_the_librarys_and_not_the_kernels() -> io::Result<()> {
     })
 }
 
-/// `mq_receive` writes the priority through its last argument; it chooses nothing by it, and the highest comes first
-/// whatever stood there.
+/// `mq_receive` writes the priority through its last argument; it selects nothing by it, and the highest comes first
+/// whatever the value was before.
 #[test]
 fn mq_receive_gives_the_priority_back_through_a_pointer() -> io::Result<()> {
     let name = Name::new();
@@ -208,8 +209,8 @@ fn two_processes_receive_from_one_queue() -> io::Result<()> {
     })
 }
 
-/// A queue's name can be removed while the queue is open, and by another process than its creator: it is the user that
-/// counts. The name is gone at once; the queue goes with its last descriptor.
+/// A queue's name can be removed while the queue is open, and by another process than its creator, if the user is the
+/// same. The name is gone at once; the queue goes with its last descriptor.
 #[test]
 fn another_process_unlinks_a_queue_that_is_open() -> io::Result<()> {
     alone(|| {
@@ -223,7 +224,7 @@ fn another_process_unlinks_a_queue_that_is_open() -> io::Result<()> {
     })
 }
 
-/// The mode that is given to `mq_open` passes through the umask, as a file's does: 0660 is seldom what one gets.
+/// The mode that is given to `mq_open` passes through the umask, as a file's does: 0660 is seldom the result.
 #[test]
 fn the_umask_takes_bits_from_a_queues_mode() -> io::Result<()> {
     alone(|| {
@@ -243,12 +244,12 @@ const PAGE_BYTES: usize = 64 * 1024;
 
 fn map(file: &File, len: usize, sharing: i32) -> io::Result<*mut u8> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: the kernel chooses an address where nothing is.
+    // SAFETY: the kernel chooses an unused address.
     let address = unsafe { libc::mmap(ptr::null_mut(), len, protection, sharing, file.as_raw_fd(), 0) };
     if address == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(address.cast()) }
 }
 
-/// What is written to a private mapping nobody else sees; only `MAP_SHARED` is shared memory.
+/// No other process sees what is written to a private mapping; only `MAP_SHARED` is shared memory.
 #[test]
 fn a_private_mapping_shares_nothing() -> io::Result<()> {
     for (sharing, seen) in [(libc::MAP_SHARED, b'x'), (libc::MAP_PRIVATE, 0)] {
@@ -257,7 +258,7 @@ fn a_private_mapping_shares_nothing() -> io::Result<()> {
         let address = map(&file, PAGE_BYTES, sharing)?;
         // SAFETY: the first byte of a mapping that the file covers.
         unsafe { address.write_volatile(b'x') };
-        // SAFETY: the mapping is ours, and nobody uses it any more.
+        // SAFETY: the mapping is ours, and no longer used.
         unsafe { libc::munmap(address.cast(), PAGE_BYTES) };
         let mut byte = [1];
         file.read_exact(&mut byte)?;
@@ -289,7 +290,7 @@ fn mmap_reads_nothing_until_a_page_is_touched() -> io::Result<()> {
     })
 }
 
-/// A signal has a fourth way to go: blocked, it waits, and takes neither its default action nor a handler.
+/// A signal has a fourth state: blocked, it stays pending, and causes neither its default action nor a handler.
 #[test]
 fn a_blocked_signal_waits() -> io::Result<()> {
     alone(|| {
@@ -301,7 +302,7 @@ fn a_blocked_signal_waits() -> io::Result<()> {
     })
 }
 
-/// `abort` ends the process though SIGABRT is blocked: the function insists, not the signal.
+/// `abort` ends the process though SIGABRT is blocked: the function does that, not the signal.
 #[test]
 fn abort_ends_the_process_though_sigabrt_is_blocked() -> io::Result<()> {
     alone(|| {
@@ -328,14 +329,14 @@ fn sigkill_is_sent_by_a_process() -> io::Result<()> {
     })
 }
 
-/// A signal can take a number along, if it is sent with `sigqueue`.
+/// A signal can carry a number, if it is sent with `sigqueue`.
 #[test]
 fn sigqueue_sends_a_number_along() -> io::Result<()> {
     alone(|| {
         let signals = block(&[SIGUSR1])?;
         let (me, value) =
             (std::process::id().cast_signed(), libc::sigval { sival_ptr: ptr::without_provenance_mut(42) });
-        // SAFETY: the value is a number; nobody takes it for a pointer.
+        // SAFETY: the value is a number; it is not used as a pointer.
         check(unsafe { libc::sigqueue(me, SIGUSR1, value) })?;
         assert_eq!(record(&signals)?.ssi_int, 42);
         Ok(())

@@ -2,8 +2,8 @@
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release --test model --target-dir target/loom`
 //!
-//! It is the very file of the library that is modelled. The broken variants take one fence out of
-//! it, and loom has to find what that breaks: so that a model which proves nothing is seen.
+//! The model uses the library's own source file. The broken variants take one fence out of it, and loom has to find
+//! what that breaks: this shows that the model proves something.
 #![cfg(loom)]
 
 use loom::sync::Arc;
@@ -31,7 +31,7 @@ loom::thread_local! {
     static FENCES: Cell<[usize; 2]> = Cell::new([0; 2]);
 }
 
-/// A word whose fences lack one.
+/// A word with one fence missing.
 struct Without<const FENCE: u8>(AtomicU64);
 
 impl<const FENCE: u8> Without<FENCE> {
@@ -199,7 +199,7 @@ fn the_index_goes_first() {
     });
 }
 
-/// If the subscriber went to sleep before it saw the value, then it was told of it.
+/// If the subscriber went to sleep before it saw the value, then it was notified.
 fn the_doorbell_dance<const ASLEEP: u8, const WAKE: u8>(updates: u64) {
     loom::model(move || {
         let segment = Segment::<ASLEEP>::new(2);

@@ -11,6 +11,7 @@ mod hostile;
 mod kernel_events;
 mod listener;
 mod log_flood;
+mod passed;
 mod pipes;
 mod queue;
 mod reactor_signals;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Suite { name: "kernel_events", cases: kernel_events::CASES, roles: kernel_events::ROLES },
         Suite { name: "listener", cases: listener::CASES, roles: &[] },
         Suite { name: "log_flood", cases: log_flood::CASES, roles: &[] },
+        Suite { name: "passed", cases: passed::CASES, roles: &[] },
         Suite { name: "pipes", cases: pipes::CASES, roles: pipes::ROLES },
         Suite { name: "queue", cases: queue::CASES, roles: &[] },
         Suite { name: "reactor_signals", cases: reactor_signals::CASES, roles: reactor_signals::ROLES },

@@ -1,5 +1,5 @@
-//! What a handler decides about itself and about the loop holds at once, for every source and every role: after a stop, after a
-//! close of its own source, on its own key, and with durations that no clock reaches.
+//! What a handler decides about its source and about the loop takes effect at once, for every source and every role:
+//! after a stop, after a close of its own source, on its own key, and with durations beyond the range of the clock.
 
 mod close;
 mod durations;
@@ -50,7 +50,7 @@ impl Act {
     }
 }
 
-/// Who does what, and who was called.
+/// Which handler does what, and which were called.
 struct World {
     actor: String,
     act: Act,
@@ -143,7 +143,7 @@ impl Session<World> for Noter {
     }
 }
 
-/// A source is closed. For one whose name says so, this is a call like others.
+/// A source is closed. For one whose name says so, this counts as a call like others.
 fn closed(who: &str, cause: &Cause, cx: &mut Cx<'_>, world: &mut World) {
     world.closed.push((who.to_owned(), format!("{cause:?}")));
     if world.actor == format!("on_close of {who}") && !world.has_acted {
@@ -262,14 +262,14 @@ struct Member {
     name: String,
     /// How often its handler is called for one round of [`Member::readies`].
     calls: usize,
-    /// Its handler is told of its end.
+    /// Its handler is called when it is closed.
     is_told: bool,
     /// It has a source of its own, which it can close.
     closes: bool,
     readies: Readies,
 }
 
-/// One of every source in every role, which become ready together when the test says so.
+/// One source of every kind in every role; they become ready together when the test makes them so.
 struct Scene {
     reactor: Reactor<World>,
     world: World,
@@ -372,7 +372,7 @@ impl Scene {
         self.clock.advance(SECOND);
     }
 
-    /// Who was told of its end, and how, in the order of the names.
+    /// The sources whose close was reported, and the cause, in the order of the names.
     fn closed(&self) -> Vec<(&str, &str)> {
         let mut closed: Vec<_> =
             self.world.closed.iter().map(|(who, how)| (who.as_str(), how.as_str())).collect();

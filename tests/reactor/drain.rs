@@ -1,4 +1,4 @@
-//! The orderly end: what has arrived is answered, what is owed is waited for, and no longer than allowed.
+//! The drain: what has arrived is answered, and pending answers are waited for, but no longer than allowed.
 
 use crate::support::names::unique;
 use std::io::{self, Read, Write};
@@ -80,7 +80,7 @@ fn every_request_that_has_arrived_is_answered() {
     let clients: Vec<UnixStream> = (0..CLIENTS)
         .map(|number| {
             let mut client = connect(&mut reactor);
-            // Some have said nothing, some more than a visit handles.
+            // Some have sent nothing, some more than a visit handles.
             client.write_all("request\n".repeat(number % 6).as_bytes()).unwrap();
             client
         })
@@ -322,7 +322,7 @@ fn a_stop_ends_a_drain_at_once() {
     assert_eq!((reactor.stats().drained, reactor.stats().drain_cut), (0, 0));
 }
 
-/// It was closed as soon as it was empty: what a client's last request had to say was refused.
+/// It was closed as soon as it was empty: messages from a client's last request were refused.
 #[test]
 fn an_outbox_takes_messages_to_the_end_of_a_drain() {
     struct Reporter(Key);

@@ -1,4 +1,4 @@
-//! A reactor inside another loop, and in the hands of one who owns the loop.
+//! A reactor inside another loop, and driven by an embedder who owns the loop.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -201,7 +201,7 @@ fn a_turn_with_work_left_does_not_wait_for_more() {
         })
         .unwrap();
     let mut count = 0;
-    // For ever, were it to wait at all.
+    // It would wait for ever, if it waited at all.
     for expected in 1..=3 {
         assert_eq!(reactor.turn(None, &mut count).unwrap(), Turn::Pending);
         assert_eq!(count, expected);

@@ -1,4 +1,4 @@
-//! What an observer is told, and that it can disturb nothing.
+//! What an observer is called for, and that it cannot change what the reactor does.
 
 use std::{
     cell::RefCell,
@@ -30,7 +30,7 @@ impl Session<()> for Twice {
     }
 }
 
-/// Writes down what it sees, without the times.
+/// Records its calls, without the times.
 #[derive(Clone, Default)]
 struct Diary(Rc<RefCell<Vec<String>>>);
 
@@ -204,7 +204,7 @@ fn the_handlers_times_are_within_the_visits() {
     assert!(served.reactor.observer_mut::<Diary>().is_none());
 }
 
-/// Sees visits only.
+/// Observes visits only.
 struct Visits(u64);
 
 impl Observer for Visits {
@@ -232,7 +232,7 @@ fn each_observer_is_told_as_much_as_it_asked_for() {
     assert!(served.reactor.observer_mut::<Visits>().unwrap().0 >= 2, "it was not dropped for a panic");
 }
 
-/// Writes down visits, and what else is told where messages are not.
+/// Records visits, and what else is reported where messages are not.
 #[derive(Clone, Default)]
 struct VisitDiary(Diary);
 
@@ -316,7 +316,8 @@ fn a_reply_that_echoes_its_request_is_told_as_any_other() {
     assert_eq!(told[3..8], wanted.map(String::from), "{told:?}");
 }
 
-/// Two replies to a record were told as 8 bytes more: the lengths that stand before them until they are sent.
+/// Two replies to a record were reported as 8 bytes more: the lengths that are stored before them until they are
+/// sent.
 #[test]
 fn the_lengths_of_records_were_told_as_bytes_of_the_reply() {
     let diary = Diary::default();
@@ -358,7 +359,7 @@ fn an_observer_that_panics_is_dropped_and_disturbs_nobody() {
     assert_eq!(&answer, b"y\ny\n");
 }
 
-/// The keys that are told are those of the interface.
+/// The reported keys are those of the interface.
 struct Keys(Vec<Key>);
 
 impl Observer for Keys {

@@ -1,4 +1,4 @@
-//! The flight recorder: what it keeps, when it writes by itself, and that it names who blocked the loop.
+//! The flight recorder: what it keeps, when it writes by itself, and that it names the source that blocked the loop.
 
 use std::{
     cell::RefCell,
@@ -189,7 +189,7 @@ fn an_on_close_that_holds_up_the_loop_is_not_laid_at_the_next_ones_door() {
     assert!(dump.contains(" between two visits, where on_close is called"), "{dump}");
 }
 
-/// It was laid at the door of the timers, among which nobody is named.
+/// The delay was attributed to the timers, of which none is named.
 #[test]
 fn a_sessions_timer_that_held_up_the_loop_was_blamed_on_the_timers() {
     let sink = Sink::default();
@@ -212,7 +212,7 @@ fn a_sessions_timer_that_held_up_the_loop_was_blamed_on_the_timers() {
     assert!(dump.contains(&format!(" of {key}, late ")), "{dump}");
 }
 
-/// Visits of times that are made up, seen by a recorder that has no reactor.
+/// Visits with invented times, recorded without a reactor.
 struct Visits {
     recorder: FlightRecorder,
     source: SourceInfo,
@@ -260,7 +260,7 @@ fn a_slow_visit_is_dumped_and_a_storm_of_them_is_not() {
     assert!(dump.contains("for 700.0ms; slow is 10.0ms (9 dumps were left out before this one)"), "{dump}");
 }
 
-/// A pipe that nobody reads any more, say.
+/// For example a pipe whose reader is gone.
 struct Broken;
 
 impl Write for Broken {

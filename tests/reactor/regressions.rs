@@ -1,4 +1,4 @@
-//! What once went wrong. Each test has the name of its bug, and says beneath it how that showed.
+//! Past bugs. Each test is named after its bug, and its comment says how the bug showed.
 
 use crate::support::names::QueueName;
 use std::io::{self, Read};
@@ -53,7 +53,7 @@ fn a_timer_set_between_turns_counted_from_the_turn_before() {
     reactor.after(Duration::ZERO, note_time);
     until(&mut reactor, &mut fired, Option::is_some);
     fired = None;
-    // Whoever owns the loop has been busy with something else since.
+    // The owner of the loop has been busy with something else since.
     std::thread::sleep(2 * AFTER);
     let set = Instant::now();
     let behind = set.saturating_duration_since(reactor.now());
@@ -130,7 +130,7 @@ fn what_was_closed_between_turns_waited_for_an_event() {
     assert_eq!(theirs.read(&mut [0; 1]).unwrap(), 0);
 }
 
-/// A place that is not there is one limit reached, but the first newcomer to be turned away made two of it.
+/// A missing client slot is one limit reached, but the first refused client was counted as two.
 #[test]
 fn the_first_newcomer_that_was_turned_away_counted_twice() {
     let directory = tempfile::tempdir().unwrap();
@@ -145,7 +145,7 @@ fn the_first_newcomer_that_was_turned_away_counted_twice() {
     }
 }
 
-/// Owes an answer for ever, so a drain waits.
+/// Keeps an answer pending for ever, so a drain waits.
 struct Debtor;
 
 impl Session<()> for Debtor {
@@ -158,7 +158,7 @@ impl Session<()> for Debtor {
     }
 }
 
-/// The drain had marked all sources when it began, and never visited the newcomer: only the deadline ended it.
+/// The drain had marked all sources when it began, and never visited the new one: only the deadline ended it.
 #[test]
 fn a_master_socket_or_queue_put_in_during_a_drain_held_it_up() {
     let directory = tempfile::tempdir().unwrap();
@@ -174,7 +174,7 @@ fn a_master_socket_or_queue_put_in_during_a_drain_held_it_up() {
     settle(&mut reactor, &mut ());
     assert!(UnixStream::connect(&path).is_err(), "nobody waits there, so it is closed");
     assert!(!reactor.close(master));
-    // The queue stays to the end, for those who post to it, and is not waited for.
+    // The queue stays open to the end, for handlers that post to it, and the drain does not wait for it.
     drop(theirs);
     run(&mut reactor, &mut ());
 }

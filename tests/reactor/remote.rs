@@ -127,7 +127,7 @@ fn a_socket_from_another_thread_is_served_as_any_client() {
         for _ in 0..10 {
             let (mut theirs, ours) = UnixStream::pair().unwrap();
             theirs.set_read_timeout(Some(PATIENCE)).unwrap();
-            // It has something to say already.
+            // It has sent something already.
             theirs.write_all(b"first,").unwrap();
             remote.adopt(ours, Framing::raw(), Echo).unwrap();
             theirs.write_all(b"second").unwrap();
@@ -154,7 +154,7 @@ fn what_is_no_connected_socket_is_closed_and_harms_nobody() {
     assert_eq!(reactor.stats().clients, 0);
 }
 
-/// Says how it ended.
+/// Reports how it was closed.
 struct Mourner;
 
 impl Session<Vec<String>> for Mourner {

@@ -1,4 +1,4 @@
-//! Timers of sessions: they call their own client's session, or nobody.
+//! Timers of sessions: they call their own client's session, or none.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,7 +9,7 @@ use ipc_reactor::{Cause, Context, Framing, Key, Reactor, Session, TimerKey};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// What the sessions have been told, by the names of their clients.
+/// The calls of the sessions, by the names of their clients.
 #[derive(Default)]
 struct Told {
     lines: Vec<String>,

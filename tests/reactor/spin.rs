@@ -1,4 +1,4 @@
-//! Polling before sleeping: what comes is handled as ever, and the counters tell.
+//! Polling before sleeping: events are handled as without it, and the counters show it.
 
 use std::{
     io::{self, Read, Write},
@@ -65,7 +65,7 @@ fn while_everything_comes_soon_every_wait_spins_and_nothing_else_is_different() 
         assert_eq!(stats.spins, 0, "it would keep off the client");
         return;
     }
-    // Four waits teach it.
+    // It adapts after four waits.
     assert!(stats.spins + 8 >= stats.turns, "{stats}");
     assert_eq!(stats.spin_hits, stats.spins, "{stats}");
     assert!(stats.spin_time > Duration::ZERO);

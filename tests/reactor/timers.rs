@@ -14,7 +14,7 @@ fn reactor<S>() -> Reactor<S> {
     Reactor::<S>::new().unwrap()
 }
 
-/// A timer that writes down its number.
+/// A timer that records its number.
 fn note(number: u32) -> impl FnOnce(&mut Context<'_, Vec<u32>>, &mut Vec<u32>) -> io::Result<()> {
     move |_, fired| {
         fired.push(number);
@@ -31,7 +31,7 @@ fn a_one_shot_timer_fires_once_and_its_key_is_void_then() {
     until(&mut reactor, &mut fired, |fired| !fired.is_empty());
     assert_eq!(reactor.timers(), 0);
     assert!(!reactor.cancel(key));
-    // Its place may be another's now.
+    // Its slot may be another timer's now.
     let other = reactor.after(MILLISECOND, note(2));
     assert!(!reactor.cancel(key));
     until(&mut reactor, &mut fired, |fired| fired.len() == 2);
@@ -51,7 +51,7 @@ fn a_repeating_timer_repeats_until_it_cancels_itself() {
             assert_eq!(cx.timers(), 1, "it counts while it runs");
             assert!(cx.cancel(key.get().unwrap()));
             assert!(!cx.cancel(key.get().unwrap()));
-            // In the place that it has just left.
+            // In the slot that it has just left.
             cx.after(MILLISECOND, |cx, _| {
                 cx.stop();
                 Ok(())
@@ -89,7 +89,7 @@ fn a_timer_can_be_cancelled_by_an_earlier_one_of_the_same_batch() {
         for (key, expected) in chosen.borrow().iter().zip([true, true]) {
             assert_eq!(cx.cancel(*key), expected);
         }
-        // These take the places of the cancelled, whose turn is yet to come in this batch.
+        // These take the slots of the cancelled timers, which are still to come in this batch.
         cx.after(Duration::ZERO, note(10));
         cx.after(Duration::ZERO, note(11));
         Ok(())

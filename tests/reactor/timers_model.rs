@@ -25,7 +25,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..80)
 }
 
-/// What should have happened, told by the calls alone.
+/// What should have happened, computed from the calls alone.
 #[derive(Default)]
 struct Model {
     steps: VecDeque<Step>,

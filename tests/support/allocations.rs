@@ -1,4 +1,5 @@
-//! The allocator of all test crates: the system's, which counts for each thread by itself, and can fail for one.
+//! The allocator of all test crates: the system's allocator. It counts the allocations of each thread, and can fail
+//! for one thread.
 
 #![allow(unsafe_code)]
 
@@ -18,19 +19,19 @@ struct Counting;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Counts an allocation; tells whether it may succeed.
+/// Counts an allocation; returns whether it may succeed.
 fn may_allocate(size: usize) -> bool {
     ALLOCATIONS.set(ALLOCATIONS.get() + 1);
     size < LIMIT.get()
 }
 
-// SAFETY: every call is passed on to the system's allocator as it came, or answered with null, as an allocator may.
+// SAFETY: every call is passed unchanged to the system's allocator, or returns null, as an allocator may.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if !may_allocate(layout.size()) {
             return std::ptr::null_mut();
         }
-        // SAFETY: the caller's promises are the system allocator's conditions.
+        // SAFETY: the caller guarantees what the system's allocator requires.
         unsafe { System.alloc(layout) }
     }
 

@@ -30,7 +30,7 @@ pub(crate) fn succeeds(command: &mut Command) {
     let output = command.output().unwrap();
     let text =
         [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    // The usual harness is content if a name fits no test; the runner of isolated cases is not.
+    // The usual harness succeeds if a name fits no test; the runner of isolated cases fails.
     let has_run = isolated::case().is_some() || text.contains("1 passed");
     assert!(output.status.success() && has_run, "{command:?}: {}\n{text}", output.status);
 }

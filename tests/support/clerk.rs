@@ -84,7 +84,7 @@ pub(crate) fn tight_pair(kind: libc::c_int, remote: &Remote<Log>) -> OwnedFd {
     ours
 }
 
-/// Waits until the server has closed so many clients; how.
+/// Waits until the server has closed so many clients; returns their causes.
 pub(crate) fn closed(server: &Running<Log>, count: usize) -> Log {
     let deadline = std::time::Instant::now() + PATIENCE;
     loop {

@@ -51,7 +51,7 @@ impl<S: Send + 'static> Running<S> {
         }
     }
 
-    /// What `job` finds in the reactor's thread.
+    /// Runs `job` in the reactor's thread, and returns its result.
     pub(crate) fn ask<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Context<'_, S>, &mut S) -> T + Send + 'static,
@@ -65,12 +65,12 @@ impl<S: Send + 'static> Running<S> {
         &self.remote
     }
 
-    /// Waits until it has ended by itself; what its state is then.
+    /// Waits until it has ended by itself; returns its state then.
     pub(crate) fn ended(mut self) -> S {
         self.thread.take().unwrap().join().unwrap()
     }
 
-    /// Ends it; what its state is then.
+    /// Ends it; returns its state then.
     pub(crate) fn stop(mut self) -> S {
         self.remote.stop().unwrap();
         self.thread.take().unwrap().join().unwrap()
@@ -239,7 +239,7 @@ pub(crate) fn line(socket: impl AsFd) -> String {
     }
 }
 
-/// Until the peer closes; whether it did so in order.
+/// Waits until the peer closes; returns whether the close was orderly.
 pub(crate) fn ends(socket: impl AsFd) -> bool {
     let mut buffer = [0; 4096];
     loop {
@@ -281,8 +281,8 @@ pub(crate) fn limit_descriptors(below: u64) {
     checked(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }).unwrap();
 }
 
-/// Goes on as a user with no rights, who has no processes but this test's (the kernel counts some things by user), and
-/// with these supplementary groups.
+/// Makes this process an unprivileged user with no processes but this test's (the kernel counts some things by user),
+/// and with these supplementary groups.
 pub(crate) fn become_a_nobody(groups: &[u32]) -> u32 {
     let uid = 40_000 + std::process::id() % 20_000;
     // SAFETY: pointer and length describe `groups`, which outlives the call.
@@ -294,7 +294,7 @@ pub(crate) fn become_a_nobody(groups: &[u32]) -> u32 {
     uid
 }
 
-/// What a foreign program prints, once it has ended well.
+/// Runs a foreign program, which must exit with 0; returns what it prints.
 pub(crate) fn output_of(command: &mut Command) -> String {
     let output = command.stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", output.status);
@@ -342,7 +342,12 @@ impl Role {
         }
     }
 
-    /// Has it go on from [`wait_for_parent`]; the child must then end well.
+    /// Gives it a line to read, and so has it go on.
+    pub(crate) fn goes_on(&mut self) {
+        self.child.stdin.as_mut().expect("it is piped").write_all(b"\n").unwrap();
+    }
+
+    /// Lets the child return from [`wait_for_parent`]; it must then exit with 0.
     pub(crate) fn ends_well(mut self) {
         drop(self.child.stdin.take());
         let mut rest = String::new();
@@ -358,7 +363,7 @@ impl Drop for Role {
     }
 }
 
-/// In a child: until its parent lets it go on, or is gone.
+/// In a child: waits until its parent lets it go on, or is gone.
 pub(crate) fn wait_for_parent() {
     let _ = io::stdin().read_to_end(&mut Vec::new());
 }

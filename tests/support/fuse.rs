@@ -1,4 +1,5 @@
-//! A file system whose server stops to answer: each call that the kernel hands to it blocks, also against SIGKILL.
+//! A file system whose server stops answering: each call that the kernel sends to it blocks, and SIGKILL does not
+//! interrupt it.
 #![allow(unsafe_code)]
 
 use std::{
@@ -57,7 +58,7 @@ impl Stuck {
         Some(Stuck { folder, is_stuck, has_blocked: Arc::default() })
     }
 
-    /// A file of it, which is open. From now on nothing is answered.
+    /// Opens a file of it. From now on the server answers no call.
     pub(crate) fn file(&self) -> OwnedFd {
         self.is_stuck.store(false, Ordering::SeqCst);
         let file = File::options().read(true).write(true).open(self.folder.path().join("file")).unwrap();

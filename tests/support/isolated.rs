@@ -1,7 +1,7 @@
 //! A test runner for cases that need a process of their own: masks, pending signals, children and limits belong to processes.
 //!
-//! Each case is this binary again, started with `--case SUITE::NAME`: it has one thread and a clean mask. A case may start
-//! the binary once more in a role, and so see from outside how that process ends.
+//! Each case is this binary again, started with `--case SUITE::NAME`: it has one thread and a clean mask. A case may
+//! start the binary once more in a role, and check from outside how that process ends.
 
 use std::env;
 use std::num::NonZero;
@@ -108,7 +108,7 @@ fn run_all(names: &[String], threads: usize) -> ExitCode {
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Prints how a case ended; tells whether it passed.
+/// Prints how a case ended; returns whether it passed.
 fn report(name: &str, result: Result<Output, String>) -> bool {
     match result {
         Ok(output) if output.status.success() => {

@@ -28,8 +28,8 @@ pub(crate) fn needs_descriptors(wanted: u64) -> bool {
     super::can(limit >= wanted, &format!("it needs {wanted} descriptors, and the hard limit is {limit}"))
 }
 
-/// Waits until no other test of this process has a crowd: together they could need more descriptors than there are. `None`
-/// if there are not enough for this one, which is skipped then.
+/// Waits until no other test of this process has many clients: together they could need more descriptors than there
+/// are. `None` if there are not enough for this one, which is skipped then.
 #[track_caller]
 pub(crate) fn crowd(descriptors: u64) -> Option<MutexGuard<'static, ()>> {
     /// For the tests beside it.

@@ -9,6 +9,7 @@ pub(crate) mod fuse;
 pub(crate) mod isolated;
 pub(crate) mod limits;
 pub(crate) mod names;
+pub(crate) mod old_kernel;
 pub(crate) mod shm;
 mod skip;
 pub(crate) mod sockets;
@@ -20,5 +21,5 @@ pub(crate) use skip::{SKIPPED, can, have, is_root, needs_root, skip};
 
 use std::time::Duration;
 
-/// How long something certain may take before it counts as lost. Never waited for when all is well.
+/// How long something that must happen may take before the test fails. No passing test waits that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! What several of these files need.
+//! Helpers that several test files use.
 
 use ipc_reactor::shm::{Publisher, Subscriber};
 use std::io;
@@ -10,7 +10,7 @@ pub(crate) fn subscribe(publisher: &mut Publisher) -> Subscriber {
     Subscriber::open(publisher.subscribe().unwrap().1).unwrap()
 }
 
-/// Holds an error to its kind and to saying what was wrong.
+/// Asserts an error's kind, and that its text says what was wrong.
 #[track_caller]
 pub(crate) fn refused<T>(result: io::Result<T>, kind: io::ErrorKind, says: &str) {
     let Err(e) = result else { panic!("not refused, should have said {says:?}") };
@@ -21,7 +21,7 @@ pub(crate) fn refused<T>(result: io::Result<T>, kind: io::ErrorKind, says: &str)
     );
 }
 
-/// Whether the long tests are wanted.
+/// Whether the long tests are enabled.
 pub(crate) fn torture() -> bool {
     std::env::var_os("IPC_TORTURE").is_some_and(|value| value == "1")
 }

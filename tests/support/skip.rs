@@ -1,4 +1,4 @@
-//! Tests that cannot run on every machine, and how they say so.
+//! Tests that cannot run on every machine, and how they report that.
 
 use std::{
     env,
@@ -17,7 +17,7 @@ pub(crate) const SKIPPED: &str = "SKIPPED";
 #[track_caller]
 pub(crate) fn skip(reason: &str) {
     let line = format!("{SKIPPED} {}: {reason}\n", test_name());
-    // Not `eprintln!`: the harness keeps its text back if the test passes.
+    // Not `eprintln!`: the harness hides its text if the test passes.
     io::stderr().write_all(line.as_bytes()).expect("standard error");
     match env::var_os("IPC_SKIPPED") {
         // One write of one line: other processes append, too.

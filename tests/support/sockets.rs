@@ -51,7 +51,8 @@ pub(crate) fn send_descriptor(fd: impl AsFd, bytes: &[u8], passed: BorrowedFd<'_
     check(unsafe { libc::sendmsg(fd.as_fd().as_raw_fd(), &message, libc::MSG_NOSIGNAL) })
 }
 
-/// Runs in a thread that is the user `uid`, and no other of the process is; `None` where this user may not become that.
+/// Runs in a thread that becomes the user `uid`; the other threads do not. `None` where this user may not become that
+/// user.
 pub(crate) fn as_user<T: Send>(uid: u32, work: impl FnOnce() -> T + Send) -> Option<T> {
     let user = || {
         // Not `setresuid(3)`, which changes all threads.

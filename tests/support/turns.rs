@@ -43,7 +43,7 @@ pub(crate) fn settle<S>(reactor: &mut Reactor<S>, state: &mut S) {
     }
 }
 
-/// Runs until it stops of itself; a reactor that does not fails the test.
+/// Runs until it stops by itself; a reactor that does not stop fails the test.
 #[track_caller]
 pub(crate) fn run<S>(reactor: &mut Reactor<S>, state: &mut S) {
     let end = Instant::now() + PATIENCE;
@@ -63,7 +63,7 @@ pub(crate) fn client<S>(
     (patient(peer), reactor.adopt(ours, framing, session).unwrap())
 }
 
-/// A stuck conversation must fail, not hang.
+/// A blocked read must fail, not hang.
 pub(crate) fn patient(peer: UnixStream) -> UnixStream {
     peer.set_read_timeout(Some(PATIENCE)).unwrap();
     peer.set_write_timeout(Some(PATIENCE)).unwrap();

@@ -1,4 +1,4 @@
-//! A publisher and its subscribers in one reactor, and what the subscribers heard.
+//! A publisher and its subscribers in one reactor, and what the subscribers received.
 
 use std::io;
 
@@ -21,7 +21,7 @@ pub(crate) fn value(number: u64) -> Heard {
     Heard::Value(number.to_ne_bytes().into())
 }
 
-/// A service that publishes, with what its subscribers, which live in the same reactor, have heard.
+/// A service that publishes, with what its subscribers, in the same reactor, have received.
 pub(crate) struct World {
     pub(crate) publisher: Publisher,
     pub(crate) heard: Vec<Heard>,
@@ -40,7 +40,7 @@ impl World {
         }
     }
 
-    /// What was heard since the last call.
+    /// What was received since the last call.
     pub(crate) fn take(&mut self) -> Vec<Heard> {
         std::mem::take(&mut self.heard)
     }
@@ -50,7 +50,7 @@ impl World {
     }
 }
 
-/// Notes all it hears.
+/// Records all that it receives.
 pub(crate) struct Ear;
 
 impl SubscriptionHandler<World> for Ear {
@@ -78,7 +78,7 @@ impl SubscriptionHandler<World> for Ear {
     }
 }
 
-/// An address of this test's own, whose path goes with the folder.
+/// An address of this test's own; its path is removed with the folder.
 pub(crate) fn address() -> (TempDir, Address) {
     let folder = tempfile::tempdir().unwrap();
     let address = Address::UnixStream(folder.path().join("publisher"));

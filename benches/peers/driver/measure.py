@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import process as programs
 from .process import CALLGRIND, PIN, TIMEOUT_S, Failed, calls, last_line, pinned, strace
 from .table import C, IDLE_FOR_MEMORY
 
@@ -74,7 +75,7 @@ def serve(server, cpu, wrapper=(), how=signal.SIGTERM, **policy):
         path = os.path.join(folder, "socket")
         program = [str(server.binary), *server.options, server.address.format(path=path)]
         process = subprocess.Popen(
-            [*pinned(cpu, **policy), *wrapper, *program],
+            [*pinned(cpu, **policy), *programs.LAUNCHER, *wrapper, *program],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,

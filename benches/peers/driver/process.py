@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from .table import C
 
 PIN = str(C / "pin")
+# What the servers are started by; --as-kernel.
+LAUNCHER = []
 TIMEOUT_S = 120
 # To a file that nobody keeps: the sum is all that is wanted, and it is on standard error.
 CALLGRIND = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]

@@ -1,4 +1,4 @@
-//! The clients: those who are merely connected, and those who ask again as soon as they are answered.
+//! The clients: idle ones, which are only connected, and active ones, which send again after each answer.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -13,14 +13,14 @@ use mio::{Events, Interest, Poll, Token};
 use crate::signals::asked_to_end;
 
 const MESSAGE: [u8; 64] = [0x5a; 64];
-/// No more of a crowd than this at the door at once, well below a listening socket's usual backlog.
+/// How many connections may wait to be accepted at once: well below a listening socket's usual backlog.
 const CONNECTS_AT_ONCE: usize = 256;
-/// A server that answers nobody for this long is broken.
+/// If no client gets an answer for this long, the measurement fails.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The longest nap between two looks at whether the user wants an end.
+/// The longest wait between two checks for Ctrl-C.
 const NAP: Duration = Duration::from_millis(100);
 
-/// Why a measurement did not come about.
+/// Why a measurement was not made.
 pub(super) enum Halt {
     Interrupted,
     /// This style cannot serve these clients, and why.
@@ -29,7 +29,7 @@ pub(super) enum Halt {
 }
 
 impl Halt {
-    /// Adds what the server itself said of a client that it refused.
+    /// Adds the server's own message about a client that it refused.
     pub(super) fn because(self, reason: Option<String>) -> Self {
         match (self, reason) {
             (Self::Impossible(what), Some(reason)) => Self::Impossible(format!("{what}: {reason}")),
@@ -44,7 +44,7 @@ impl From<io::Error> for Halt {
     }
 }
 
-/// Connected clients that say nothing more.
+/// Connected clients that send nothing more.
 pub(super) struct Idle {
     _clients: Vec<UnixStream>,
 }
@@ -55,7 +55,7 @@ impl Idle {
     }
 }
 
-/// Connects, and has one message answered on each connection: only then has the server really taken it.
+/// Connects, and has one message answered on each connection: only that shows that the server accepted it.
 fn connect(name: &str, count: usize) -> Result<Vec<UnixStream>, Halt> {
     let address = SocketAddr::from_abstract_name(name)?;
     let mut clients: Vec<UnixStream> = Vec::with_capacity(count);
@@ -103,7 +103,7 @@ struct Pinger {
     received: usize,
 }
 
-/// What one run came to.
+/// The result of one run.
 pub(super) struct Run {
     pub(super) messages: u64,
     pub(super) elapsed: Duration,
@@ -122,7 +122,7 @@ impl Load {
         Ok(Self { poll, events: Events::with_capacity(256), clients })
     }
 
-    /// Keeps every client asking for `duration`, then waits for the last answers.
+    /// Has every client send requests for `duration`, then waits for the last answers.
     pub(super) fn run(&mut self, duration: Duration) -> Result<Run, Halt> {
         let mut latency_ns = Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("valid bounds");
         let start = Instant::now();
@@ -133,7 +133,7 @@ impl Load {
         Ok(Run { messages: latency_ns.len(), elapsed: end - start, latency_ns })
     }
 
-    /// Has every client ask once, waits for all the answers, pauses, and so on. Answers the messages' number.
+    /// Has every client send once, waits for all answers, pauses, and repeats. Returns the number of messages.
     pub(super) fn run_in_bursts(&mut self, bursts: u32, pause: Duration) -> Result<u64, Halt> {
         let mut messages = 0;
         for _ in 0..bursts {
@@ -146,8 +146,8 @@ impl Load {
         Ok(messages)
     }
 
-    /// `answered` gets each answer's latency and the time now, and says whether that client asks again.
-    /// Answers when the last answer came.
+    /// `answered` gets each answer's latency and the time now, and returns whether that client sends again.
+    /// Returns the time of the last answer.
     fn ask_and_wait(&mut self, mut answered: impl FnMut(Duration, Instant) -> bool) -> Result<Instant, Halt> {
         let mut last_answer = Instant::now();
         for client in &mut self.clients {
@@ -188,7 +188,7 @@ impl Pinger {
     fn ask(&mut self) -> io::Result<()> {
         self.asked_at = Instant::now();
         self.received = 0;
-        // Nothing else is in the socket's buffer, so 64 bytes always fit.
+        // The socket's send buffer is empty, so 64 bytes always fit.
         self.stream.write_all(&MESSAGE)
     }
 
@@ -203,7 +203,7 @@ impl Pinger {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-            // One message is under way, so its last byte is the last there is.
+            // One message is outstanding, so no byte follows its last one.
             if self.received == MESSAGE.len() {
                 return Ok(true);
             }

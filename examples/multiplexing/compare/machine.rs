@@ -1,4 +1,4 @@
-//! What the numbers were measured on, and how quiet it was there.
+//! The machine on which the numbers were measured, and its other load.
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::net::check;
 
-/// The machine, and its other business during the run.
+/// The machine, and its other load during the run.
 pub(super) struct Machine {
     cpu: String,
     cores: usize,
@@ -18,7 +18,7 @@ pub(super) struct Machine {
     load_before: String,
     load_after: String,
     cpu_before: CpuTimes,
-    /// Of all processor time, the share that the hypervisor gave to others.
+    /// The share of all processor time that the hypervisor gave to other machines (steal).
     steal_percent: f64,
 }
 
@@ -88,7 +88,7 @@ impl Machine {
 }
 
 /// Keeps this process, and the children to come, on one processor: the last it may use, as interrupts
-/// tend to go to the first. `None` if the system will not have it.
+/// tend to go to the first. `None` if the system does not allow it.
 pub(super) fn pin() -> Option<usize> {
     let size = size_of::<libc::cpu_set_t>();
     // SAFETY: a cpu_set_t is an array of integers, and all zeros is the empty set.

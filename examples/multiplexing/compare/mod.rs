@@ -25,10 +25,10 @@ use server::Server;
 const SLICES: u32 = 5;
 /// Descriptors of this process that are not clients: its streams, pipes, poller, files.
 const OWN_DESCRIPTORS: u64 = 32;
-/// How system calls are counted: every active client asks once, all are answered, a pause.
+/// How system calls are counted: every active client sends once, all are answered, a pause.
 ///
-/// Without the pause a client's next message overtakes the traced server, which is slow: the `recv` that
-/// should have said "would block" finds it, and edge-triggered seems to need two calls a message.
+/// Tracing slows the server. Without the pause, a client's next message arrives before the `recv` that
+/// should return `EAGAIN`, and edge-triggered seems to need two calls a message.
 const TRACED_BURSTS: u32 = 50;
 const TRACED_PAUSE: Duration = Duration::from_millis(2);
 
@@ -39,13 +39,13 @@ pub(crate) fn run(args: &CompareArgs) -> io::Result<ExitCode> {
     signals::remember()?;
     let limit = limits::raise_descriptors()?;
     limit.say();
-    // Now, not after minutes of measuring.
+    // Create the files now: an error after minutes of measuring would lose the results.
     // The folder comes first: the file may lie in it.
     args.svg.as_ref().map(|path| named(path, fs::create_dir_all(path))).transpose()?;
     let json = args.json.as_ref().map(|path| named(path, fs::File::create(path))).transpose()?;
 
-    // Waking another, sleeping processor can cost several times what the whole message does, and whether
-    // it comes to that is the scheduler's mood: the styles would drown in it.
+    // Waking another, sleeping processor can cost several times as much as the whole message, and how often
+    // the scheduler does so varies: the differences between the styles would be lost in that noise.
     let pinned = if args.unpinned { None } else { machine::pin() };
     let mut report = Report::new(Machine::before(pinned)?, args.seconds, server::strace_version());
     let interrupted = measure_all(args, limit.to, &mut report)?;
@@ -70,7 +70,7 @@ fn named<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
-/// Answers whether the user cut it short. What was measured is in `report` either way.
+/// Returns whether the user interrupted it. What was measured is in `report` either way.
 fn measure_all(args: &CompareArgs, descriptors: u64, report: &mut Report) -> io::Result<bool> {
     let (idles, actives) = (ascending(&args.idle), ascending(&args.active));
     let styles: Vec<&Style> =
@@ -87,7 +87,7 @@ fn measure_all(args: &CompareArgs, descriptors: u64, report: &mut Report) -> io:
                     return Ok(true);
                 }
                 Err(Halt::Impossible(why)) => {
-                    // The whole row: whatever the active clients, the idle ones did not get in.
+                    // The whole row: the idle clients could not connect, however many active ones follow.
                     let done =
                         report.cells.iter().filter(|c| c.style == style.name && c.idle == idle).count();
                     for &active in &actives[done..] {

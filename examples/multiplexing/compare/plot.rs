@@ -1,6 +1,6 @@
 //! The plots: one file a question, one panel for each number of active clients, one line a style.
 //!
-//! Written as text: an SVG is lines and labels, and a library would not place the labels for us.
+//! Written as text: the SVG has only lines and labels, and a library would not place the labels.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -67,7 +67,7 @@ const QUESTIONS: &[Question] = &[
     },
 ];
 
-/// Draws each question that has an answer, and says where.
+/// Draws each plot for which there are measurements, and prints its path.
 pub(super) fn draw_all(report: &Report, directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut drawn = Vec::new();
     for question in QUESTIONS {

@@ -8,7 +8,7 @@ use super::SLICES;
 use super::machine::Machine;
 use super::server::Calls;
 
-/// The middle of the slices, and how far they went to either side.
+/// The median of the slices, and their minimum and maximum.
 #[derive(Clone, Copy)]
 pub(super) struct Spread {
     pub(super) low: f64,
@@ -81,7 +81,7 @@ impl Report {
         Self { machine, cells: Vec::new(), interrupted: false, seconds, strace }
     }
 
-    /// How far the slices of one cell differ, in percent of the rate: in the middle and at worst.
+    /// How far the slices of one cell differ, in percent of the rate: median and maximum.
     fn noise_percent(&self) -> Option<(f64, f64)> {
         let spreads: Vec<f64> =
             self.cells.iter().filter_map(Cell::measured).map(|m| m.rate.percent()).collect();

@@ -1,4 +1,4 @@
-//! A server under test: this same executable, as a child process, and what the kernel knows of it.
+//! A server under test: this same executable as a child process, and its processor time and system calls.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -16,12 +16,12 @@ use super::load::Halt;
 /// How long a child may take to end by itself, before it is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A child process that is gone when this is, whatever happens.
+/// A child process that is killed and reaped when this is dropped.
 struct Owned(Child);
 
 impl Owned {
     fn spawn(command: &mut Command) -> io::Result<Self> {
-        // A group of its own: Ctrl-C on the terminal is for us, and we end the child when we have its numbers.
+        // A process group of its own: Ctrl-C reaches only this process, which ends the child after reading its numbers.
         command.process_group(0);
         // SAFETY: between fork and exec only prctl runs, which is async-signal-safe and uses no memory.
         unsafe { command.pre_exec(die_with_parent) };
@@ -54,7 +54,7 @@ impl Drop for Owned {
     }
 }
 
-/// So that not even our own SIGKILL leaves a server behind (PR_SET_PDEATHSIG(2const)).
+/// Ends the server even if this process is killed by SIGKILL (PR_SET_PDEATHSIG(2const)).
 fn die_with_parent() -> io::Result<()> {
     // SAFETY: no pointers.
     crate::net::check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
@@ -73,7 +73,7 @@ impl Server {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let address = format!("multiplexing-compare-{}-{count}", std::process::id());
-        // A file and not a pipe: nobody need read along for the server not to block.
+        // A file and not a pipe: the server never blocks because a pipe is full.
         let errors = tempfile::tempfile()?;
         let mut child = Owned::spawn(
             Command::new(std::env::current_exe()?)
@@ -96,7 +96,7 @@ impl Server {
         &self.address
     }
 
-    /// Why it refused the first client that it refused, in its own words.
+    /// The server's message about the first client that it refused.
     pub(super) fn refusal(&self) -> Option<String> {
         let mut start = [0; 4096];
         let len = self.errors.read_at(&mut start, 0).ok()?;
@@ -113,7 +113,7 @@ impl Server {
         Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
     }
 
-    /// Asks it to end, and insists on status 0.
+    /// Sends SIGTERM, waits for the end, and requires status 0.
     pub(super) fn end(mut self) -> io::Result<()> {
         self.child.signal(libc::SIGTERM);
         let status = self.child.wait()?;
@@ -124,7 +124,7 @@ impl Server {
         }
     }
 
-    /// Runs `load` with strace attached, and answers each system call's count per message.
+    /// Runs `load` with strace attached, and returns each system call's count per message.
     pub(super) fn count_calls(
         &self,
         load: impl FnOnce() -> Result<u64, Halt>,

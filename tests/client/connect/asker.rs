@@ -1,4 +1,4 @@
-//! Sessions on either end, and what they tell.
+//! Sessions on either end, and what they record.
 
 use std::io;
 
@@ -10,7 +10,7 @@ pub(crate) struct Told {
     pub(crate) lines: Vec<String>,
 }
 
-/// Sends a message when its connection stands, and is done after so many answers; the reactor stops with it.
+/// Sends a message when its connection is established, and finishes after so many answers; the reactor stops with it.
 pub(crate) struct Asker {
     name: &'static str,
     answers: usize,

@@ -10,10 +10,10 @@ use crate::support::fds::*;
 
 const CROWD: usize = 1_000;
 
-/// One of a crowd: says a number, wants it back, and goes.
+/// One of many clients: sends a number, expects it back, and closes.
 struct One(usize);
 
-/// How many have opened, were answered right, and closed as they should.
+/// How many have opened, got the right answer, and closed as they should.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Counts {
     opened: usize,
@@ -50,7 +50,7 @@ impl Session<Counts> for One {
     }
 }
 
-/// Connects a crowd at once to an echo server in another thread.
+/// Connects many clients at once to an echo server in another thread.
 fn crowd_meets(listener: Listener, framing: Framing) {
     let address = listener.local_address().unwrap();
     let servers = framing.clone();
@@ -128,7 +128,7 @@ fn two_reactors_exchange_ten_thousand_messages() {
     }
 }
 
-/// Passes what it is passed back again, with another of its own.
+/// Passes received descriptors back, and one of its own.
 struct Mirror;
 
 impl Session<Told> for Mirror {

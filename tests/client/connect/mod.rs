@@ -1,4 +1,4 @@
-//! Connections of one's own, as sources beside the master sockets that they connect to.
+//! Outgoing connections, as sources beside the master sockets that they connect to.
 
 mod asker;
 mod crowds;
@@ -79,7 +79,7 @@ fn a_failure_is_told_once_to_on_close() {
     drop(UnixListener::bind(at("stale")).unwrap());
     let _datagram = std::os::unix::net::UnixDatagram::bind(at("datagram")).unwrap();
     std::fs::write(at("file"), "").unwrap();
-    // Bound and not listening: nobody else gets the port.
+    // Bound and not listening: no other process gets the port.
     let deaf = Listener::tcp("127.0.0.1:0").unwrap();
     let Address::Tcp(refuses) = deaf.local_address().unwrap() else { panic!("TCP") };
     drop(deaf);
@@ -211,7 +211,7 @@ fn tcp_that_nobody_accepts_is_given_up_at_the_deadline() {
         reactor.connect(&address, Framing::lines(), Asker::new("A")).unwrap();
     }
     let mut told = Told::default();
-    // Those that the backlog took stand, and stay.
+    // The connections that the backlog took are established, and stay so.
     while told.lines.len() < COUNT {
         let _ = reactor.turn(None, &mut told).unwrap();
     }
@@ -223,7 +223,7 @@ fn tcp_that_nobody_accepts_is_given_up_at_the_deadline() {
     assert!(reactor.stats().turns < 60, "{} turns", reactor.stats().turns);
 }
 
-/// A Unix connection is established when `connect` returns: what becomes of the listener then is not its affair.
+/// A Unix connection is established when `connect` returns: what becomes of the listener after that does not matter.
 #[test]
 fn a_listener_that_is_closed_or_full_does_not_undo_what_it_has_accepted() {
     let folder = tempfile::tempdir().unwrap();
@@ -263,7 +263,7 @@ fn closing_while_it_connects_is_told_once() {
             assert_eq!(told.lines, ["A closed: closed by a handler"]);
         }
     }
-    // What was to be sent is sent first, if the connection comes to stand.
+    // What was to be sent is sent first, if the connection is established.
     let (mut reactor, mut told) = (Reactor::<Told>::new().unwrap(), Told::default());
     let key = reactor.connect(&unix(&path), Framing::lines(), Asker::new("A")).unwrap();
     reactor.client(key).unwrap().send(b"farewell\n").unwrap();

@@ -1,4 +1,4 @@
-//! A client's share of a round: what is over it waits, in order, and nothing else is needed to get it.
+//! A client's share of a round: what exceeds it is handled later, in order, without a further event.
 
 use std::{io::Write, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Bytes that are no message, or too large a one: they cost their own client its connection, and nobody else anything.
+//! Bytes that are no message, or too large a message: their own client is closed, and no other client is affected.
 
 use std::{
     fs,
@@ -177,6 +177,6 @@ fn messages_before_a_fault_are_handled_and_counted() {
     let wire = [prefixed(Prefix::U8, b"one"), prefixed(Prefix::U8, b""), vec![101]].concat();
     let heard = hears(&mut reactor, Framing::prefixed(Prefix::U8), &wire);
     assert_eq!(heard.messages, [&b"one"[..], b""]);
-    // With the one of the client beside.
+    // Together with the other client's.
     assert_eq!(reactor.stats().requests, 3);
 }

@@ -10,7 +10,7 @@ use std::io;
 
 use ipc_reactor::{Cause, Context, Decode, Decoded, Framing, Prefix, Session};
 
-/// What the session under test was told.
+/// What the session under test received.
 #[derive(Debug, Default)]
 struct Heard {
     messages: Vec<Vec<u8>>,
@@ -72,7 +72,7 @@ impl Decode for Netstring {
 
 const PREFIXES: [Prefix; 5] = [Prefix::U8, Prefix::U16Be, Prefix::U16Le, Prefix::U32Be, Prefix::U32Le];
 
-/// A message as it stands on the wire, written down here anew.
+/// A message as it is on the wire, encoded here independently.
 fn prefixed(prefix: Prefix, message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).unwrap();
     let mut wire = match prefix {

@@ -22,7 +22,7 @@ mod seqpacket {
 
     fn own(fd: i32) -> OwnedFd {
         assert_ne!(fd, -1, "{}", io::Error::last_os_error());
-        // SAFETY: the call made this descriptor for us, and nobody else knows its number.
+        // SAFETY: the call made this descriptor for us, and no other code knows its number.
         unsafe { OwnedFd::from_raw_fd(fd) }
     }
 

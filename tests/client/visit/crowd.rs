@@ -1,5 +1,5 @@
-//! Peers that write and read at their own pace, in threads of their own, while the reactor serves them: no edge is lost,
-//! whenever it comes.
+//! Peers that write and read at different speeds, in threads of their own, while the reactor serves them: no edge is
+//! lost, whenever it comes.
 
 use std::{
     io::{self, Read, Write},

@@ -1,4 +1,5 @@
-//! Whatever a handler does, it comes to the same whether its client is served where it lies or visited in its turn.
+//! Whatever a handler does, the result is the same whether its client is served at once, on its event, or visited in
+//! its turn.
 
 use std::{
     fs::File,
@@ -52,7 +53,7 @@ const LARGE: usize = 300_000;
 
 #[derive(Debug, Default)]
 struct World {
-    /// What the operations answered.
+    /// What the operations returned.
     answers: Vec<String>,
     closed: Vec<String>,
     other: Option<Key>,
@@ -62,7 +63,7 @@ struct World {
 
 type Cx<'a> = Context<'a, World>;
 
-/// Does what the script says that the request's first byte names.
+/// Runs the script that the request's first byte names.
 struct Scripted(Vec<Vec<Do>>);
 
 impl Scripted {
@@ -164,7 +165,7 @@ impl Session<World> for Scripted {
     }
 }
 
-/// Who wants to hear of each message has every client visited in its turn.
+/// An observer of messages: with it, every client is visited in its turn.
 struct Curious;
 
 impl Observer for Curious {
@@ -175,7 +176,7 @@ impl Observer for Curious {
     }
 }
 
-/// What comes of it all.
+/// The results of a run.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     /// By the acting client's peer, and by the other's.

@@ -1,5 +1,4 @@
-//! Clients that are served where they lie, as soon as the kernel tells of their requests: what held for a visit in its turn
-//! holds for them.
+//! Clients that are served at once, on the event of their request: what holds for a visit in its turn holds for them.
 
 mod crowd;
 mod either_way;
@@ -20,7 +19,7 @@ use ipc_reactor::{Cause, Context, Framing, Key, Limits, Observer, Reactor, Seen,
 
 #[derive(Debug, Default)]
 struct Log {
-    /// Who was asked what, in the order of the calls.
+    /// Each client's requests, in the order of the calls.
     asked: Vec<(u32, String)>,
     closed: Vec<(u32, String)>,
 }
@@ -69,7 +68,7 @@ impl Scene {
         Scene { reactor: turns::reactor(limits), log: Log::default() }
     }
 
-    /// A client that has been opened, and is at rest: what it asks next is served on the spot.
+    /// A client that has been opened, and is idle: its next request is served at once.
     #[track_caller]
     fn enter(
         &mut self,
@@ -114,7 +113,7 @@ fn seqpacket_pair() -> (OwnedFd, OwnedFd) {
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
     // SAFETY: there is room for two descriptors.
     assert_eq!(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) }, 0);
-    // SAFETY: both are new, and nobody else's.
+    // SAFETY: both are new, and owned by nothing else.
     fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).into()
 }
 
@@ -236,7 +235,7 @@ fn a_client_whose_timer_sets_an_idle_deadline_begins_to_idle_then() {
     while came.elapsed() < idle + idle / 10 {
         let _ = scene.reactor.turn(Some(idle / 10), &mut scene.log).unwrap();
     }
-    // The half frame has a deadline, too, which is why both are looked at.
+    // The partial frame has a deadline, too, so both are checked.
     ask(&peer, "timerhal");
     until(&mut scene, |scene| scene.reactor.limits().idle.is_some());
     scene.settle();
@@ -270,7 +269,7 @@ fn an_idle_deadline_that_is_set_later_holds_for_those_who_are_there() {
 
 // ---- What else a handler may do ----
 
-/// Counts the visits that it is told of.
+/// Counts the visits that are reported to it.
 struct Visits(Rc<Cell<usize>>);
 
 impl Observer for Visits {

@@ -111,7 +111,7 @@ fn a_wild_index_is_harmless() {
     }
 }
 
-/// The index going every way under a reader that has begun.
+/// Changes the index in every way while a reader reads.
 #[test]
 fn an_index_that_jumps_is_harmless() {
     let (bytes, _) = genuine();
@@ -197,7 +197,7 @@ fn of_huge_pages(seals: libc::c_int) -> Option<OwnedFd> {
     Some(fd)
 }
 
-/// It bears the seals, but they do not keep its pages where they are.
+/// It has the seals, but they do not guarantee that its pages stay.
 #[test]
 fn huge_pages_are_refused_though_they_are_sealed() {
     let size = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
@@ -250,7 +250,7 @@ fn a_damaged_ticket_is_refused() {
     }
 }
 
-/// All that a subscriber holds, in the hands of one that means harm.
+/// All that a subscriber holds, used by a hostile one.
 #[test]
 fn a_hostile_subscriber_damages_nothing_and_holds_up_nobody() {
     let mut publisher = Publisher::latest(64).unwrap();
@@ -344,7 +344,7 @@ fn a_doorbell_of_another_kind_is_refused() {
     }
 }
 
-/// With this a publisher handed out the right to add watches, which are charged to its user.
+/// This descriptor gave its holder the right to add watches, which are charged to the publisher's user.
 fn epoll_instance() -> OwnedFd {
     rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap()
 }

@@ -1,5 +1,4 @@
-//! Shared memory: the API's promises, what damaged or hostile memory can do, torture, foreign
-//! peers.
+//! Shared memory: what the API guarantees, what damaged or hostile memory can do, stress tests, foreign peers.
 
 mod faults;
 mod mapping;

@@ -273,7 +273,8 @@ fn a_waiting_thread_hears_of_every_value() {
                     expected += 1;
                 }
             }
-            // It lives on until its last answer was heard: a ring that was not heard yet goes with its publisher.
+            // The publisher lives until its last answer is received: a ring that is not received yet is lost with its
+            // publisher.
             back
         });
         for n in 1..=VALUES {
@@ -287,7 +288,7 @@ fn a_waiting_thread_hears_of_every_value() {
     });
 }
 
-/// The class: the last ring goes with the publisher that rang it.
+/// The class: the last ring is lost with the publisher that sent it.
 #[test]
 fn a_publisher_that_ends_right_after_its_last_value_wakes_whoever_waits() {
     for round in 0..500u64 {

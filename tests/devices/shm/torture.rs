@@ -1,4 +1,4 @@
-//! A writer that never rests. `IPC_TORTURE=1` makes it a long night.
+//! A writer that never pauses. `IPC_TORTURE=1` makes the run long.
 
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +49,8 @@ fn hot_writer(words_max: usize, capacity: usize, reads: u64, read: impl Fn(&mut 
     });
 }
 
-/// When a test has gone on for long enough, however little of it a busy machine has allowed. A long night has no such end.
+/// When a test has gone on for long enough, however little of it a busy machine has allowed. A long run has no such
+/// end.
 fn enough() -> Option<Instant> {
     (!torture()).then(|| Instant::now() + Duration::from_secs(20))
 }

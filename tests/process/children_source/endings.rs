@@ -1,6 +1,7 @@
 //! How children end: of themselves, behind their grandchildren's backs, or with their source.
 
 use super::*;
+use crate::support::old_kernel::become_old;
 
 pub(crate) fn silent_grandchild() {
     let (mut reactor, mut seen) = new();
@@ -116,4 +117,20 @@ pub(crate) fn not_started() {
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
     settle(&mut reactor, &mut seen);
     assert!(seen.closes.is_empty() && seen.exits.is_empty());
+}
+
+pub(super) fn without_pidfds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("started");
+    for (version, call, needed) in [("5.3", "waitid(2)", "Linux 5.4"), ("5.2", "pidfd_open(2)", "Linux 5.3")]
+    {
+        become_old(version.parse().unwrap()).unwrap();
+        let mut reactor = Reactor::<Seen>::new().unwrap();
+        let mut touch = Command::new("touch");
+        let error = reactor.run_child(touch.arg(&path), Record).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported, "{error}");
+        let text = error.to_string();
+        assert!(text.contains(call) && text.contains(needed), "{text}");
+        assert!(!path.exists());
+    }
 }

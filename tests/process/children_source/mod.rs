@@ -36,6 +36,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a_handler_that_fails_loses_its_child_alone", endings::failing_handlers),
     ("a_handler_can_finish_with_its_child", endings::finishing),
     ("what_cannot_be_started_is_an_error_and_no_source", endings::not_started),
+    ("a_kernel_without_pidfds_starts_nothing_and_says_what_is_missing", endings::without_pidfds),
     ("a_flood_leaves_room_for_others", flood),
     ("both_ways_to_hear_of_exits_live_together", both_ways),
     ("a_child_starts_with_clean_signals", clean_signals),

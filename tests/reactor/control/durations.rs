@@ -1,4 +1,5 @@
-//! The class C7: durations saturate. One that no clock reaches is for ever: nothing fires or closes at once, and no turn spins.
+//! The class C7: durations saturate. One beyond the range of the clock means for ever: nothing fires or closes at
+//! once, and no turn spins.
 
 use std::{
     io,
@@ -21,8 +22,8 @@ use crate::{
     support::{PATIENCE, turns::settle},
 };
 
-/// In nanoseconds, none of them fits into 64 bits, but for the last, which does not when it is added to a clock's time. Of the
-/// first, a cast would make the time at once.
+/// In nanoseconds, none of them fits into 64 bits, but for the last, which does not when it is added to a clock's
+/// time. A cast of the first would give a time that is due at once.
 const LONG: [Duration; 5] = [
     Duration::from_secs(1 << 55),
     Duration::from_secs(1 << 63),
@@ -35,7 +36,7 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Every duration that a limit can be.
 fn limits(long: Duration) -> Limits {
-    // Whoever adds a duration adds it here.
+    // A new limit that is a duration must be added here.
     let Limits {
         clients,
         clients_per_uid,
@@ -84,7 +85,7 @@ fn limits(long: Duration) -> Limits {
 
 #[derive(Default)]
 struct World {
-    /// Calls that the passage of time has made.
+    /// Calls that were made because time has passed.
     calls: Vec<String>,
     publisher: Option<Publisher>,
 }
@@ -197,7 +198,7 @@ fn limits_that_no_clock_reaches_close_nothing() {
             let name = QueueName::new();
             reactor.queue_handler(name.open(), Patient("queue")).unwrap();
             ipc_reactor::Queue::unlink(&name.0).unwrap();
-            // One whose publisher is another client of this reactor: each tells the other that it is there.
+            // One whose publisher is another client of this reactor: each sends keepalives to the other.
             let address = Address::UnixStream(folder.path().join("publisher"));
             let handout = |_: &ipc_reactor::Peer<'_>, _: &mut World| {
                 Ok(SubscriberSession::new(|world: &mut World| world.publisher.as_mut().unwrap()))
@@ -230,7 +231,7 @@ fn limits_that_no_clock_reaches_close_nothing() {
     }
 }
 
-/// C7: connections that wait for a place are looked at when a client has left, and not before.
+/// C7: connections that wait for a free client slot are accepted when a client has left, and not before.
 #[test]
 fn a_listener_that_never_tries_again_accepts_when_there_is_a_place() {
     for long in LONG {
@@ -311,7 +312,7 @@ fn timers_that_no_clock_reaches_never_fire() {
     }
 }
 
-/// C7: a repeating timer fires once for all that was missed when a clock is moved to its end, and then never more.
+/// C7: a repeating timer fires once for all missed periods when a clock is moved to its end, and then never again.
 #[test]
 fn a_clock_at_its_end_makes_no_timer_fire_for_ever() {
     for end in LONG {

@@ -95,7 +95,7 @@ impl Scene {
         }
     }
 
-    /// What else a session is called for: each of these clients for one thing alone, or for one after the other.
+    /// The other methods of a session: each of these clients gets calls to one of them, or to several in order.
     pub(super) fn add_events_of_clients(&mut self) {
         let (lines, unix, adopted) = (Framing::lines(), Transport::Unix, Role::Adopted);
         let mut spare = Vec::new();

@@ -29,7 +29,7 @@ use crate::{
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
-/// C5: a closure's descriptor is watched for room, and then not any more: its visits are counted.
+/// C5: a closure's descriptor is registered for EPOLLOUT, and then not any more: its visits are counted.
 #[test]
 fn a_descriptor_changes_its_own_interest_and_back() {
     let mut reactor = Reactor::<Vec<String>>::new().unwrap();
@@ -58,9 +58,9 @@ fn a_descriptor_changes_its_own_interest_and_back() {
         std::mem::take(&mut visits)
     };
     assert_eq!(now(&mut reactor, b"a"), ["readable"]);
-    // What is ready already is told anew.
+    // What is ready already is reported again.
     assert_eq!(now(&mut reactor, b"w"), ["readable", "writable"]);
-    // With the interest in room, each of these would tell of it, too.
+    // With the interest in EPOLLOUT, each of these would report it, too.
     for _ in 0..3 {
         assert_eq!(now(&mut reactor, b"a"), ["readable"]);
     }
@@ -234,7 +234,7 @@ fn a_datagram_socket_is_used_from_its_own_handler() {
 // ---- Subscriptions ----
 
 /// C5: a subscription's handler says that there are updates for itself, from each of its methods: that makes a visit more,
-/// in which nothing is told twice.
+/// in which nothing is reported twice.
 #[test]
 fn a_subscription_is_told_of_updates_by_its_own_handler() {
     struct Ear;
@@ -438,7 +438,7 @@ fn a_client_is_reached_by_its_own_key_from_each_method_of_its_session() {
     }
 }
 
-/// C5: what a session aborts is itself: nothing that it has replied is sent, and nothing more is told.
+/// C5: a session aborts itself: none of its replies is sent, and no further method is called.
 #[test]
 fn a_client_aborts_itself_by_its_own_key() {
     struct Aborts;
@@ -513,7 +513,7 @@ fn timers_and_jobs_cannot_close_the_reactors_own_sources() {
     assert_eq!(reactor.timers(), 0);
 }
 
-/// All that a closed connection has left.
+/// All that can still be read from a closed connection.
 fn all(peer: impl AsFd) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut piece = [0; 64];

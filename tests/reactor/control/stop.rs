@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Everybody is told of the end once, the reactor's stop being the cause; but for these.
+/// Each source is told of its end once, with the stop as the cause, except for these.
 #[track_caller]
 fn all_are_told(scene: &Scene, but: &[(&str, &str)], case: &str) {
     let mut expected: Vec<(&str, &str)> = scene
@@ -194,8 +194,8 @@ impl Session<Vec<String>> for Stopper {
     }
 }
 
-/// C1: what a session replies in the call that stops the loop is sent, in each of its methods, framing and transport; it is
-/// told of the stop, and nothing else, whatever else there is to tell.
+/// C1: what a session replies in the call that stops the loop is sent, in each of its methods, framing and transport;
+/// then `on_close` is called for the stop, and nothing else, whatever other events there are.
 #[test]
 fn replies_of_the_call_that_stops_are_sent() {
     for method in ["on_open", "on_request", "on_half_close", "on_timer", "on_drain"] {
@@ -252,7 +252,7 @@ fn replies_of_the_call_that_stops_are_sent() {
     }
 }
 
-/// C1: a large reply of the call that stops is sent as far as the socket takes it, and holds nobody up.
+/// C1: a large reply of the call that stops is sent as far as the socket takes it, and delays no other source.
 #[test]
 fn a_large_reply_of_the_call_that_stops_does_not_hold_up_the_end() {
     struct Large;
@@ -288,7 +288,7 @@ fn the_next_read_of_a_visit_is_not_handled_after_a_stop() {
     assert_eq!(available(&peer).0, b"before after");
 }
 
-/// C1: where several clients are asked whether they can end for a drain, the first of them stops the loop.
+/// C1: where `on_drain` is called for several clients, the first of them stops the loop.
 #[test]
 fn after_a_stop_in_on_drain_no_other_is_asked() {
     let mut reactor = Reactor::<Vec<String>>::new().unwrap();

@@ -1,4 +1,4 @@
-//! One batch of events, and handlers that end what the rest of it is for.
+//! One batch of events, and handlers that close the sources of later events in it.
 
 use std::{io::Write, os::unix::net::UnixStream};
 

@@ -1,4 +1,4 @@
-//! Handlers that end their own connection or others', and what each is told of it.
+//! Handlers that close their own connection or others', and which `on_close` calls follow.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -193,7 +193,7 @@ fn each_client_may_close_them_all() {
 #[test]
 fn an_on_close_may_close_others_and_send() {
     let mut stage = Stage::new();
-    // Each takes the next with it, up to the last but one, which sends instead.
+    // Each closes the next one, up to the last but one, which sends instead.
     let mut peers: Vec<_> = (0..6)
         .map(|id| {
             stage.enter(Actor::new(id).on_close(move |_, cx, world| {

@@ -1,4 +1,4 @@
-//! New sources out of every kind of handler.
+//! Every kind of handler adds new sources.
 
 use std::{
     io::{ErrorKind, Read, Write},

@@ -17,9 +17,9 @@ use ipc_reactor::{Cause, Context, Drain, Framing, HalfClose, Key, Limits, Reacto
 /// What all handlers of a test have in common.
 #[derive(Debug, Default)]
 struct World {
-    /// Who heard what, in the order of hearing.
+    /// What each session received, in the order of the calls.
     heard: Vec<(u32, String)>,
-    /// Who was told of its end, in the order of the ends, and why.
+    /// The sessions whose `on_close` was called, in the order of the calls, with the causes.
     closed: Vec<(u32, String)>,
     keys: Vec<Key>,
     /// Sockets for handlers to take in.
@@ -135,7 +135,7 @@ impl Session<World> for Actor {
     }
 }
 
-/// A reactor with a world to act in.
+/// A reactor with the state of a test.
 struct Stage {
     reactor: Reactor<World>,
     world: World,
@@ -150,7 +150,7 @@ impl Stage {
         Stage { reactor: turns::reactor(limits), world: World::default() }
     }
 
-    /// Puts an actor on stage; its key is in the world under the number of its appearance.
+    /// Adds an actor; its key is in the state, under its number in the order of adding.
     #[track_caller]
     fn enter(&mut self, actor: Actor) -> UnixStream {
         let (peer, key) = turns::client(&mut self.reactor, Framing::lines(), actor);
@@ -175,7 +175,7 @@ impl Stage {
         turns::available(peer).1
     }
 
-    /// The client is there, and is served.
+    /// Asserts that the client is there, and is served.
     #[track_caller]
     fn echoes(&mut self, mut peer: &UnixStream, text: &str) {
         self.received(peer);

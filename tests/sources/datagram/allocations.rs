@@ -1,4 +1,5 @@
-//! A datagram costs no allocation, received, answered or passed on. A program of its own, for its allocator counts.
+//! A datagram needs no allocation when it is received, answered or passed on. A program of its own, for its allocator
+//! counts.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Datagram sockets in the poll set: what reaches a handler, what a handler's fault costs, who waits for whom.
+//! Datagram sockets in the poll set: what reaches a handler, what a handler's error closes, which sources wait for
+//! others.
 
 mod allocations;
 
@@ -39,7 +40,7 @@ fn udp() -> (Datagram, SocketAddress) {
     (socket, address)
 }
 
-/// A handler that leaves its mark.
+/// A handler that records its calls.
 fn note(mark: u8) -> impl FnMut(Incoming<'_>, &mut Context<'_, Vec<u8>>, &mut Vec<u8>) -> io::Result<()> {
     move |_, _, marks| {
         marks.push(mark);
@@ -192,7 +193,7 @@ fn ten_thousand_from_a_blocking_sender_come_whole_and_in_order() {
     assert_eq!(reactor.stats().panics, 0);
 }
 
-/// Tells what it is told, and looks for another peer when its own is gone.
+/// Records what it is called for, and connects to another peer when its own is gone.
 struct Faithful {
     next: SocketAddress,
 }

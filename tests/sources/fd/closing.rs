@@ -1,4 +1,4 @@
-//! How a descriptor leaves the poll set, and that nothing is heard of it afterwards.
+//! How a descriptor leaves the poll set, and that its handler is not called afterwards.
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};
@@ -10,14 +10,14 @@ use mio::unix::pipe::{self, Receiver, Sender};
 
 use crate::support::turns::{settle, until};
 
-/// What was said by whom: `a: x` for a byte, `a: (cause)` for an end.
+/// What each source reported: `a: x` for a byte, `a: (cause)` for its close.
 type Heard = Vec<String>;
 
-/// A pipe that is told in bytes what to do.
+/// A pipe; each byte in it is an order to its handler.
 struct Obedient {
     name: &'static str,
     pipe: Receiver,
-    /// Whom `o` closes.
+    /// The source that `o` closes.
     other: Rc<Cell<Option<Key>>>,
 }
 
@@ -41,7 +41,7 @@ impl FdSource<Heard> for Obedient {
             b"e" => return Err(io::Error::other("as told")),
             b"p" => panic!("as told"),
             b"r" => {
-                // Out with the other, and a newcomer into its place.
+                // Closes the other source, and puts a new one into its slot.
                 assert!(cx.abort(self.other.get().unwrap()));
                 let (sender, pipe) = pipe::new()?;
                 let newcomer = Obedient { name: "newcomer", pipe, other: self.other.clone() };
@@ -96,7 +96,7 @@ impl Pair {
 fn a_handler_can_close_its_own_source() {
     for order in ["f", "c", "a"] {
         let mut pair = Pair::new();
-        // What comes behind the order is not handled any more.
+        // What comes after the order is not handled any more.
         pair.a.write_all(format!("{order}xyz").as_bytes()).unwrap();
         pair.settle();
         pair.b.write_all(b"x").unwrap();
@@ -140,7 +140,7 @@ fn the_events_of_one_that_was_closed_do_not_reach_the_next_in_its_place() {
     pair.a.write_all(b"r").unwrap();
     pair.b.write_all(b"xyz").unwrap();
     assert_eq!(*pair.settle(), ["a: r", "b: (closed by a handler)"]);
-    // The place is that of b with a serial of its own, so the old key closes nobody.
+    // The slot is that of b, with a serial of its own, so the old key closes nothing.
     assert!(!pair.reactor.close(pair.b_key));
     pair.a.write_all(b"o").unwrap();
     assert_eq!(pair.settle()[2..], ["a: o", "newcomer: (closed by a handler)"]);

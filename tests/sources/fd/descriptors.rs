@@ -12,7 +12,7 @@ fn own(result: libc::c_int) -> io::Result<OwnedFd> {
     if result == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the call has just made this descriptor, and nobody else knows its number.
+    // SAFETY: the call has just made this descriptor, and no other code knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(result) })
 }
 
@@ -33,7 +33,7 @@ pub(crate) fn timerfd(period: Duration) -> io::Result<OwnedFd> {
     if set == -1 { Err(io::Error::last_os_error()) } else { Ok(timer) }
 }
 
-/// Tells of files that are made in `directory`.
+/// Reports files that are made in `directory`.
 pub(crate) fn inotify(directory: &Path) -> io::Result<OwnedFd> {
     // SAFETY: no pointers.
     let inotify = own(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) })?;

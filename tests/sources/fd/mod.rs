@@ -14,7 +14,7 @@ use crate::support::turns::{settle, until};
 use ipc_reactor::{Context, Interest, Limits, Progress, Reactor, Ready};
 use mio::unix::pipe;
 
-/// What was heard, in the order in which it came.
+/// What the handlers recorded, in the order of their calls.
 type Heard = Vec<String>;
 
 fn text(bytes: &[u8]) -> String {
@@ -61,7 +61,7 @@ fn a_pipe_is_written_as_fast_as_it_is_read() {
     reactor
         .fd(sender, Interest::WRITABLE, |pipe, ready, cx, written| {
             assert!(ready.is_writable());
-            // A full pipe says WouldBlock, which is no failure.
+            // A write to a full pipe returns WouldBlock, which is not a failure.
             *written += pipe.write(&[7; 10_000][..(BYTES - *written).min(10_000)])?;
             if *written == BYTES {
                 cx.finish();
@@ -97,7 +97,7 @@ fn an_eventfd_need_never_be_read() {
     }
     settle(&mut reactor, &mut rings);
     assert_eq!(rings, 100, "one call for each ring");
-    // Rings that nobody has looked at yet are one.
+    // Writes to the eventfd before it is read make one event.
     for _ in 0..10 {
         (&ringer).write_all(&1_u64.to_ne_bytes()).unwrap();
     }
@@ -206,7 +206,7 @@ fn the_same_descriptor_is_watched_once() {
     let rejected = reactor.fd(ours.clone(), Interest::READABLE, count).unwrap_err();
     assert_eq!(rejected.error.kind(), ErrorKind::AlreadyExists);
     assert!(rejected.to_string().starts_with("this descriptor is in the poll set already"), "{rejected}");
-    // The first is none the worse for it.
+    // The first is not affected.
     (&theirs).write_all(b"x").unwrap();
     let mut calls = 0;
     until(&mut reactor, &mut calls, |&calls| calls == 1);
@@ -234,7 +234,7 @@ fn the_interest_can_be_changed_from_outside_and_by_others() {
     (&theirs).write_all(b"unread").unwrap();
     settle(&mut reactor, &mut heard);
     assert_eq!(heard, ["rfalse wtrue"]);
-    // What is ready already is told anew, also when a handler asks for it.
+    // What is ready already is reported again, also when a handler asks for it.
     reactor.remote().run(move |cx, _| cx.set_interest(key, Interest::READABLE).unwrap()).unwrap();
     until(&mut reactor, &mut heard, |heard| heard.len() == 2);
     assert_eq!(heard[1], "rtrue wfalse");

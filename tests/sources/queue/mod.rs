@@ -243,7 +243,7 @@ fn inserting_a_queue_takes_no_message_from_it() {
     assert_eq!(peer.attributes().unwrap().queued, 1);
 }
 
-/// A handler that writes down all that it is told.
+/// A handler that records all its calls.
 struct Told {
     close_when_unlinked: bool,
 }
@@ -290,7 +290,7 @@ fn a_queue_unlinked_under_us_is_told_of_once_and_still_serves_those_who_hold_it(
     until(&mut reactor, &mut told, |told| !told.is_empty());
     sender.send(b"through the old handle", 0).unwrap();
     until(&mut reactor, &mut told, |told| told.len() > 1);
-    // Ten periods later: nothing more is told.
+    // Ten periods later: no further call.
     reactor.after(Duration::from_millis(20), |cx, _| {
         cx.stop();
         Ok(())

@@ -71,7 +71,7 @@ fn a_newcomer_of_high_priority_does_not_overtake_what_waits_with_as_high_a_one()
     assert_eq!(reactor.post(key, b"first", 3).unwrap(), Posted::Sent);
     assert_eq!(reactor.post(key, b"second", 3).unwrap(), Posted::Buffered);
     assert_eq!(next(&receiver), "first");
-    // There is room now, but the loop has not turned yet.
+    // There is room now, but the loop has not run a turn yet.
     assert_eq!(reactor.post(key, b"third", 3).unwrap(), Posted::Buffered);
     while reactor.outbox_len(key) > 1 {
         let _ = reactor.turn(Some(PATIENCE), &mut ()).unwrap();

@@ -1,11 +1,11 @@
-//! The axes: from values to places, and which values are written beside them.
+//! The axes: positions of values, and which values get a label.
 
 use super::{LINE_OF_TEXT, PANEL};
 
-/// Between the place of 0 and the logarithmic rest of the axis, which has no 0.
+/// The distance between 0 and the logarithmic rest of the axis, which has no 0.
 const ZERO_GAP: f64 = 42.0;
 
-/// From values to places, logarithmic.
+/// Maps values to positions, logarithmically.
 pub(super) struct LogAxis {
     low: f64,
     high: f64,
@@ -62,7 +62,7 @@ impl IdleAxis {
         if idle == 0 { 14.0 } else { self.log.at(idle as f64) }
     }
 
-    /// Where the axis is torn, between 0 and the rest.
+    /// The break in the axis, between 0 and the rest.
     pub(super) fn tear(&self) -> Option<f64> {
         self.has_zero.then_some(ZERO_GAP / 2.0 + 8.0)
     }

@@ -1,16 +1,16 @@
-//! The names at the lines' ends: where they go so that they hide little, and never one another.
+//! The names at the lines' ends: placed so that they cover little, and never overlap.
 
 use std::fmt::Write;
 
 use super::{HEIGHT, LINE_OF_TEXT, NAMES, PANEL, TOP, text};
 
-/// Where a line ends, and what to write there.
+/// The end of a line, and its label.
 pub(super) struct End {
     pub(super) x: f64,
     pub(super) y: f64,
     pub(super) name: &'static str,
     pub(super) colour: &'static str,
-    /// Why it goes no further, where the others do.
+    /// Why it ends before the other lines.
     pub(super) ceiling: Option<&'static str>,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Area {
 }
 
 impl Area {
-    /// Of words that begin at `x` and stand on the line at `y`.
+    /// The area of text that begins at `x`, with its baseline at `y`.
     pub(super) fn of_words(x: f64, y: f64, words: &str) -> Self {
         Self { left: x, top: y - 12.0, width: words.len() as f64 * 7.5, height: LINE_OF_TEXT }
     }
@@ -41,7 +41,7 @@ impl Area {
     }
 }
 
-/// What a panel holds already: points on its lines, which had better be seen, and words, which must be.
+/// What a panel already contains: points on its lines, which a label should not cover, and text, which it must not.
 pub(super) struct Panel {
     pub(super) left: f64,
     pub(super) ink: Vec<(f64, f64)>,
@@ -49,7 +49,7 @@ pub(super) struct Panel {
 }
 
 impl Panel {
-    /// Writes every name: first those that have their place, then those that look for one.
+    /// Writes every name: first those with a fixed position, then those that need a free one.
     pub(super) fn name_all(&mut self, svg: &mut String, ends: &[End]) {
         self.name_at_the_right(svg, ends.iter().filter(|end| end.ceiling.is_none()).collect());
         for end in ends {
@@ -59,7 +59,7 @@ impl Panel {
         }
     }
 
-    /// The names of those that reach the last number of idle clients, pushed apart where they would touch.
+    /// The names of the lines that reach the last number of idle clients, moved apart where they would touch.
     fn name_at_the_right(&mut self, svg: &mut String, mut reaching: Vec<&End>) {
         reaching.sort_by(|a, b| a.y.total_cmp(&b.y));
         let mut at: Vec<f64> = reaching.iter().map(|end| end.y).collect();
@@ -82,7 +82,7 @@ impl Panel {
         }
     }
 
-    /// The name of one that stops before, and why, set where it hides the least.
+    /// The name of a line that ends earlier, with the reason, placed where it covers the least.
     fn name_on_the_way(&mut self, svg: &mut String, end: &End, ceiling: &str) {
         let size = (ceiling.len().max(end.name.len()) as f64 * 6.0, 2.0 * LINE_OF_TEXT);
         let (mut best, mut least) = (None, f64::INFINITY);
@@ -98,7 +98,7 @@ impl Panel {
                 let wide =
                     Area { left: left - 4.0, top: top - 6.0, width: size.0 + 8.0, height: size.1 + 12.0 };
                 let hidden = self.ink.iter().filter(|(x, y)| wide.holds(*x, *y)).count();
-                // Of two that hide as much and are as near, the one that does not lie off to a side.
+                // If two cover as much and are as near, take the one that is not to the side.
                 let aside = (left + size.0 / 2.0 - end.x).abs();
                 let cost = hidden as f64 * 12.0 + distance + aside / 8.0;
                 if cost < least {
