@@ -1,8 +1,8 @@
 //! The system calls of the crate, and every unsafe block but those of the shared-memory mapping.
 //!
-//! Each function makes one system call. Its signature makes the call safe (borrowed descriptors in, owned descriptors
-//! out, slices instead of pointers), and it returns an [`io::Result`]. The module that makes the call knows what the
-//! result means.
+//! Each function makes one system call, but for those of `closer` and `lingering`. Its signature makes the call safe
+//! (borrowed descriptors in, owned descriptors out, slices instead of pointers), and it returns an [`io::Result`]. The
+//! module that makes the call knows what the result means.
 #![allow(unsafe_code)]
 
 use std::{

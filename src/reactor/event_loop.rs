@@ -109,7 +109,8 @@ impl<S> Reactor<S> {
     /// and its `on_close` called.
     ///
     /// # Errors
-    /// Those of `epoll_wait(2)` and `timerfd_settime(2)`. `Unsupported`: this is a forked child of the process that
+    /// Those of `epoll_wait(2)` and `timerfd_settime(2)`, and, inside another loop, of the `eventfd(2)` that wakes it.
+    /// `Unsupported`: this is a forked child of the process that
     /// made the reactor. Errors of clients and of handlers do not end the loop.
     pub fn run(&mut self, state: &mut S) -> io::Result<()> {
         while self.turn(None, state)? != Turn::Stopped {}

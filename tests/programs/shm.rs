@@ -1,6 +1,6 @@
 //! `shm_publish` and `shm_subscribe`, as their users meet them, and the C programs that they talk to by name.
 
-use std::{fs, io::Write, path::Path, process::Command, time::Instant};
+use std::{fs, io::Write, path::Path, process::Command, thread, time::Instant};
 
 use crate::running::{PATIENCE, Running, example, run, text};
 use crate::support::shm::{ShmName, skip};
@@ -128,7 +128,14 @@ fn ctrl_c_ends_either_in_order() {
 fn nothing_is_in_dev_shm_and_no_descriptor_is_left_of_those_who_have_gone() {
     let mut published = Published::start(&[]);
     let pid = published.running.child.id();
-    let descriptors = || fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let links = || {
+        fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .flatten()
+            .filter_map(|fd| fs::read_link(fd.path()).ok())
+    };
+    let descriptors = || links().count();
+    let fds_of_memory = || links().filter(|link| link.to_string_lossy().starts_with("/memfd:")).count();
     let mut before = None;
     for round in 0..20 {
         let mut subscriber = published.subscriber(&["--every"]);
@@ -142,13 +149,12 @@ fn nothing_is_in_dev_shm_and_no_descriptor_is_left_of_those_who_have_gone() {
         assert_eq!(barrier.wait().code(), Some(0));
         let barrier = published.subscriber(&[]);
         prints(&barrier, &line);
-        // Other threads close what subscribers have passed: the first count can be too high, and a later one for a moment.
-        let least = before.get_or_insert_with(descriptors);
-        let end = Instant::now() + PATIENCE;
-        while descriptors() > *least {
-            assert!(Instant::now() < end, "{} descriptors, {least} before", descriptors());
+        // The publisher closes its copies of what it has sent when the subscriber may have printed the value already.
+        let since = Instant::now();
+        while fds_of_memory() > 1 || *before.get_or_insert_with(descriptors) != descriptors() {
+            assert!(since.elapsed() < PATIENCE, "{before:?} descriptors have become {}", descriptors());
+            thread::yield_now();
         }
-        *least = descriptors().min(*least);
         drop(barrier);
     }
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
