@@ -86,6 +86,16 @@ impl World {
         !self.connecting.contains(&tag)
     }
 
+    /// A client that is open has requests that are not handled, or messages that have not come.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.outer.iter().zip(&self.inner).enumerate().any(|(tag, (outer, inner))| {
+            let complete = outer.stream.is_some()
+                && inner.handled == outer.requested
+                && outer.received == inner.accepted.len();
+            self.was_accepted(tag) && inner.closed.is_empty() && !complete
+        })
+    }
+
     fn key(&self, who: u8) -> Option<Key> {
         self.inner[usize::from(who) % self.inner.len()].key
     }
