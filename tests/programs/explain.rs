@@ -1,4 +1,4 @@
-//! The server that explains itself: its lines against a file, and against strace; its trace and its picture.
+//! `server --explain`: its lines against a file, and against strace; its trace and its picture.
 
 use crate::support::{have, names::unique, skip};
 use std::{
@@ -20,11 +20,11 @@ use crate::running::{PATIENCE, Running, Server, client, example, run, text};
 /// A server that has gone through the one scenario of these tests, up to its end.
 struct Told {
     folder: TempDir,
-    /// What `--explain` has said.
+    /// What `--explain` has printed.
     lines: Vec<String>,
 }
 
-/// The scenario takes each step when the server has told of the one before.
+/// The scenario takes each step when the server has reported the one before.
 struct Scenario {
     running: Running,
     queue: String,
@@ -250,7 +250,7 @@ fn a_trace_or_a_picture_that_cannot_be_written_is_said_and_the_service_goes_on()
     }
 }
 
-/// Its last events are lost, and the bracket; viewers take it without.
+/// Its last events are lost, and the bracket; viewers accept it without.
 #[test]
 fn a_server_that_is_killed_leaves_whole_events() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The load generator: its verdicts and exit codes.
+//! The load generator: its results and exit codes.
 
 use std::{
     fs,
@@ -109,7 +109,7 @@ fn too_low_a_descriptor_limit_is_raised_or_named_and_never_worked_around() {
     assert!(text(&output.stderr).contains("raised from 64 to"), "{}", text(&output.stderr));
     assert_eq!(json(&output)["connections"], 100);
 
-    // More than /proc/sys/fs/nr_open allows anybody.
+    // More than /proc/sys/fs/nr_open allows any process.
     let output = run(example("stress").args(["--clients", "4000000000"]));
     assert_eq!(output.status.code(), Some(3));
     let said = text(&output.stderr);

@@ -83,7 +83,7 @@ pub(crate) fn count(report: &Value, what: &str) -> u64 {
     report[what].as_u64().unwrap_or_else(|| panic!("{what}: {report}"))
 }
 
-/// Nothing was wrong with the server. That this machine was too busy for figures that count is no fault of it.
+/// Nothing was wrong with the server. That this machine was too busy for valid figures is not an error of the server.
 pub(crate) fn server_was_right(code: i32, report: &Value) {
     assert_eq!(report["failed"], Value::Array(vec![]), "{report}");
     assert_eq!(code, if report["valid"] == true { 0 } else { 3 }, "{report}");
