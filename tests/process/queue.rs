@@ -1,6 +1,6 @@
 //! What a `Queue` does in a process of another user, with other limits, or under a tracer.
 //!
-//! Each such process is this test program again, told by the environment to run one test in another role.
+//! Each such process is this test program again; environment variables make it run one test in another role.
 
 use crate::support::names::QueueName;
 use std::fs::{self, File};

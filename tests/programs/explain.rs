@@ -201,7 +201,7 @@ fn the_calls_it_shows_are_those_that_strace_sees() {
     let told = tell(Some(strace), &[]);
     let (mut explained, mut traced) =
         (calls_explained(&told.lines), calls_traced(&fs::read_to_string(&trace).unwrap()));
-    // Neither the start, where queues are opened, nor a drain's own look at the master socket is told.
+    // Neither the start, where queues are opened, nor a drain's own `accept` on the master socket is reported.
     for calls in [&mut explained, &mut traced] {
         let is_turn = |call: &String| call.starts_with("epoll_wait");
         let (first, last) = (calls.iter().position(is_turn), calls.iter().rposition(is_turn));

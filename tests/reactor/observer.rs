@@ -163,7 +163,7 @@ fn faults_and_limits_are_told() {
     assert!(diary.take().contains(&"fault: the handler panicked: asked to".into()));
 }
 
-/// Times of one visit must add up, whoever looks.
+/// Times of one visit must add up, for every observer.
 #[derive(Default)]
 struct Times {
     handlers_ns: u64,
