@@ -116,7 +116,7 @@ fn too_low_a_descriptor_limit_is_raised_or_named_and_never_worked_around() {
     assert!(said.contains("RLIMIT_NOFILE") && said.contains("ulimit -n 4000000064"), "{said}");
 }
 
-/// A run that goes on until it is ended, once its server has answered something.
+/// Starts a run that has no end of its own; returns when its server has sent an answer.
 fn endless_run(server: &Server) -> Running {
     let address = &server.addresses[0];
     let stress = Running::start(example("stress").args([

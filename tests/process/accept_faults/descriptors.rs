@@ -39,7 +39,8 @@ pub(crate) fn room_by_leaving() {
     server.until(|numbers| numbers.descriptors > 0);
     server.assert_idle(NEVER);
     for waiting in room..clients.len() {
-        // In the place of one that leaves, one that left long ago.
+        // This drops a client, which frees a descriptor of the server; a socket whose peer is closed takes its place
+        // here.
         clients[waiting - room] = Client(UnixStream::pair().unwrap().0);
         clients[waiting].is_answered();
     }

@@ -476,7 +476,8 @@ fn a_client_aborts_itself_by_its_own_key() {
 
 // ---- Timers and jobs ----
 
-/// C5: the key of a timer and of a job is the reactor's own source, which nothing closes; a timer's key is its own.
+/// C5: in a timer's handler and in a job, `key` names a source of the reactor's own, which nothing closes; a timer
+/// has a timer key of its own.
 #[test]
 fn timers_and_jobs_cannot_close_the_reactors_own_sources() {
     let clock = Clock::manual();
