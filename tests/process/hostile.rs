@@ -195,7 +195,7 @@ fn a_hundred_thousand_hostile_messages_leak_nothing() {
     assert_eq!(closed, clients, "each is told once: {log:?}");
 }
 
-/// dbus leaked what came before the place where there was no room (CVE-2020-12049).
+/// dbus leaked the descriptors that came before the one that did not fit (CVE-2020-12049).
 fn descriptors_for_which_there_is_no_room_close_the_peer_and_leak_nothing() {
     if let Some(name) = role() {
         return serve(&name);

@@ -321,7 +321,7 @@ fn stdin_of_a_terminal() {
     assert!(script.0.wait().unwrap().success());
 }
 
-/// A role: a program whose standard input is a terminal, left blocking, for the shell has it too.
+/// A role: a program whose standard input is a terminal, left blocking, because the shell shares it.
 fn terminal_program() {
     let mut reactor = Reactor::<()>::new().unwrap();
     let stdin = io::stdin();

@@ -267,8 +267,8 @@ fn a_server_that_is_killed_leaves_whole_events() {
     assert!(events.len() > 20, "{trace}");
 }
 
-/// What the published "Trace Event Format" asks of each event, and what viewers ask of all: slices of a track are nested, arrows
-/// begin and end in slices. Returns the names of each track's slices.
+/// What the published "Trace Event Format" requires of each event, and what viewers require of all: slices of a track
+/// are nested, arrows begin and end in slices. Returns the names of each track's slices.
 fn check(trace: &[Value]) -> BTreeMap<String, Vec<String>> {
     let number = |event: &Value, field: &str| {
         event[field].as_f64().filter(|number| *number >= 0.0).unwrap_or_else(|| panic!("{field} of {event}"))

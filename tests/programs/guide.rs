@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// What the guide says of the post without a kernel fact that could be tested, by a few of its words.
+/// Corrections of the post for which no kernel fact can be tested, each identified by a few of its words.
 const WITHOUT_A_TEST: [&str; 5] = [
     // An opinion, twice.
     "pipes are \"not used in the industry\". Each `|`",

@@ -62,7 +62,8 @@ pub(crate) fn stress(line: &str) -> Output {
 
 /// Runs it with the words of a line and `--json`; its exit code and its report, which fits the schema.
 ///
-/// Whether this machine is fast enough just now is no matter of these tests, so lags are allowed where nothing is said of them.
+/// These tests do not check whether this machine is fast enough now, so lags are allowed unless the command sets a
+/// limit.
 pub(crate) fn report(line: &str) -> (i32, Value) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("report.json");

@@ -233,7 +233,7 @@ fn a_datagram_socket_is_used_from_its_own_handler() {
 
 // ---- Subscriptions ----
 
-/// C5: a subscription's handler says that there are updates for itself, from each of its methods: that makes a visit more,
+/// C5: a subscription's handler marks itself as having updates, from each of its methods: that causes one more visit,
 /// in which nothing is reported twice.
 #[test]
 fn a_subscription_is_told_of_updates_by_its_own_handler() {

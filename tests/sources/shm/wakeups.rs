@@ -150,7 +150,7 @@ fn the_last_update_arrives_when_told_over_the_socket() {
             while world.publisher.subscribers() == 0 {
                 let _ = reactor.turn(Some(PATIENCE), &mut world).unwrap();
             }
-            // The ticket leaves at the end of the visit.
+            // The ticket is sent at the end of the visit.
             let _ = reactor.turn(Some(Duration::ZERO), &mut world).unwrap();
             let mut seed = 1;
             let mut published = 0;
