@@ -1,5 +1,5 @@
-//! The floors of `src/`: each folder imports only from the folders above it in `FLOORS`, and names the module that defines
-//! the thing. Files import each other in one circle only, which is in `set/`.
+//! The layers ("floors") of `src/`: each folder imports only from the folders above it in `FLOORS`, and names the
+//! module that defines the thing. Files import each other in one circle only, which is in `set/`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -18,7 +18,7 @@ struct Seen {
     closed: Vec<String>,
 }
 
-/// Obeys a word of five letters.
+/// Follows an order of five letters.
 #[derive(Default)]
 struct Obedient;
 

@@ -1,4 +1,4 @@
-//! Connections that end by halves, out of order, or with more in them than bytes.
+//! Connections with a half-close or a reset, and connections that carry descriptors or out-of-band data.
 
 use std::{
     io::{Read, Write},

@@ -76,11 +76,11 @@ fn python_follows_by_the_documented_layout_and_cannot_write() {
         Err(e) => return skip(&format!("a peer in Python takes python3: {e}")),
     };
     until(&mut reactor, &mut world, |world| world.publisher.subscribers() == 1);
-    // The ticket has left when this turn is over.
+    // The ticket is sent when this turn is over.
     let _ = reactor.turn(Some(std::time::Duration::ZERO), &mut world).unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(python.0.stdout.take().unwrap()));
     for text in ["one", "two", "", "four", "end"] {
-        // Each is published to a sleeper: without its ring it would not wake.
+        // Each is published while the subscriber sleeps: without a ring it would not wake.
         assert_eq!(lines.next().unwrap().unwrap(), "asleep");
         world.publisher.publish(text.as_bytes()).unwrap();
     }

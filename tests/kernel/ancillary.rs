@@ -1,4 +1,4 @@
-//! What one read of a socket gives: where it stops early, what it drops, and what it says of that.
+//! What one read of a socket gives: where it stops early, what it drops, and how it reports that.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -209,8 +209,8 @@ fn passing_switched_off_on_the_listener_is_inherited() -> io::Result<()> {
     Ok(())
 }
 
-/// Descriptors that find no room are closed, and `MSG_CTRUNC` says so; it is the only sign that the bytes came with
-/// some. So a read that wants no descriptors still learns of them.
+/// Descriptors that do not fit are closed, and `MSG_CTRUNC` reports it; it is the only sign that the bytes came with
+/// some. So a read without room for descriptors still detects them.
 #[test]
 fn ctrunc_tells_of_dropped_descriptors() -> io::Result<()> {
     let (ours, theirs) = pair(SOCK_STREAM)?;
@@ -223,7 +223,7 @@ fn ctrunc_tells_of_dropped_descriptors() -> io::Result<()> {
 }
 
 /// A control buffer of `CMSG_SPACE` for one descriptor has padding in which a second one fits: two come without
-/// a word, three give two and `MSG_CTRUNC`. So every descriptor is owned before any is counted, and after
+/// `MSG_CTRUNC`, three give two and `MSG_CTRUNC`. So every descriptor is owned before any is counted, and after
 /// `MSG_CTRUNC` all are closed.
 #[test]
 fn room_for_one_descriptor_receives_two() -> io::Result<()> {
@@ -264,7 +264,7 @@ fn a_change_of_the_senders_credentials_splits_a_read_only_under_passcred() -> io
 }
 
 /// A read of records gives one record, however many wait, and no further edge follows. So on seqpacket and datagram
-/// sockets a short read says nothing, and only EAGAIN shows that all is read.
+/// sockets a short read shows nothing, and only EAGAIN shows that all is read.
 #[test]
 fn a_short_read_of_a_record_says_nothing_of_those_behind() -> io::Result<()> {
     for kind in [SOCK_SEQPACKET, SOCK_DGRAM] {
@@ -281,8 +281,8 @@ fn a_short_read_of_a_record_says_nothing_of_those_behind() -> io::Result<()> {
     Ok(())
 }
 
-/// A record longer than the buffer loses its rest, and a plain `recv` looks like a whole one. `recvmsg` says
-/// `MSG_TRUNC`, and asking with that flag gives the true length. So the crate asks.
+/// A record longer than the buffer loses its rest, and a plain `recv` looks like a whole one. `recvmsg` sets
+/// `MSG_TRUNC`, and a call with that flag returns the true length. So the crate passes the flag.
 #[test]
 fn only_msg_trunc_tells_of_a_truncated_record() -> io::Result<()> {
     for kind in [SOCK_SEQPACKET, SOCK_DGRAM] {

@@ -1,4 +1,4 @@
-//! What all these tests share: errno as a value, a poll set, a process of one's own, a fork.
+//! What all these tests share: errno as a value, a poll set, a process for one test alone, a fork.
 #![allow(unsafe_code)]
 
 use std::io::{self, Write};

@@ -130,7 +130,7 @@ impl Drop for SmallTmpfs {
 }
 
 /// On a tmpfs too small for it, `ftruncate` to a size succeeds and the write to the mapping ends with SIGBUS;
-/// `posix_fallocate` says ENOSPC beforehand. So a segment's memory is allocated before it is mapped.
+/// `posix_fallocate` fails with ENOSPC beforehand. So a segment's memory is allocated before it is mapped.
 #[test]
 fn ftruncate_on_a_full_tmpfs_succeeds_and_the_write_is_sigbus() -> io::Result<()> {
     alone(|| {
@@ -203,8 +203,8 @@ fn a_memfd_not_made_for_sealing_cannot_be_sealed() -> io::Result<()> {
     Ok(())
 }
 
-/// Objects of `shm_open` cannot be sealed: they come with the seals sealed. So named segments are a mode for
-/// trusted peers, and the crate says so.
+/// Objects of `shm_open` cannot be sealed: they come with the seals sealed. So named segments are a mode for trusted
+/// peers, and the crate's documentation says so.
 #[test]
 fn objects_of_shm_open_cannot_be_sealed() -> io::Result<()> {
     let (_name, file) = Named::create("kernel-contract")?;

@@ -15,7 +15,7 @@ fn pidfd(pid: libc::pid_t) -> io::Result<OwnedFd> {
 }
 
 /// A fork shares the epoll set itself: what the child deletes, or adds, the parent's set has no more, or has too.
-/// So a reactor used in a forked child is an error that says so, before it touches the set.
+/// So a reactor in a forked child returns an error that explains this, before it touches the set.
 #[test]
 fn a_forked_child_edits_the_parents_set() -> io::Result<()> {
     alone(|| {

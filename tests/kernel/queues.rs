@@ -138,7 +138,8 @@ fn a_competing_receiver_leaves_an_edge_and_no_message() -> io::Result<()> {
 }
 
 /// A receive that lets a blocked sender go on makes no edge, though a message is there again: a receiver that stops
-/// at its budget then waits for ever. So readiness is remembered until EAGAIN, and never asked of epoll again.
+/// at its budget then waits for ever. So the crate remembers readiness until EAGAIN, and does not wait for epoll to
+/// report it again.
 #[test]
 fn a_receiver_that_stops_while_a_sender_is_blocked_gets_no_further_edge() -> io::Result<()> {
     let (epoll, name) = (Epoll::new()?, Name::new());

@@ -76,7 +76,7 @@ fn fchmod(fd: &OwnedFd, mode: u32) -> io::Result<()> {
 }
 
 /// A burst of connects before the wait is one edge. A server that accepts one and waits again is not woken for the
-/// others, though they are there. So the crate's listener stays ready until `accept` says EAGAIN.
+/// others, though they are there. So the crate's listener stays ready until `accept` fails with EAGAIN.
 #[test]
 fn a_burst_of_connects_is_one_edge() -> io::Result<()> {
     let (epoll, folder) = (Epoll::new()?, tempfile::tempdir()?);

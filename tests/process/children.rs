@@ -149,7 +149,7 @@ fn a_thousand_children() {
             assert_eq!(reaper.len(), expected.len());
             assert!(reaped <= BURST);
         }
-        // The last exits may have left a record behind their sweep, and so an edge for the next burst.
+        // The last exits may have left a signal record after they were reaped, and so an edge for the next burst.
         records += signals.read_into(&mut batch).unwrap();
     }
     assert_eq!(ended.len(), BURSTS * BURST);

@@ -43,7 +43,7 @@ enum Act {
     Abort,
 }
 
-/// Who acts, at which of its calls, and who was called before and after.
+/// Which handler acts, at which of its calls, and which were called before and after.
 #[derive(Debug, Default)]
 struct World {
     actor: &'static str,
@@ -213,8 +213,8 @@ fn has_ended(pid: u32) {
     assert_eq!(poll(&mut fds, None).unwrap(), 1);
 }
 
-/// C1: each handler stops the loop at its first and at its second call, while all others are ready; children that are not told
-/// of their exit are told of the stop.
+/// C1: each handler stops the loop at its first and at its second call, while all others are ready; children whose
+/// exit is not reported get the stop.
 fn after_a_stop_by_any_handler_only_on_close_runs() {
     for (actor, calls) in ACTORS {
         for budget in [1_024, 1] {
@@ -231,7 +231,7 @@ fn after_a_stop_by_any_handler_only_on_close_runs() {
     }
 }
 
-/// Each child is told either of its exit or of the stop.
+/// Each child's handler is called either for its exit or for the stop.
 fn told_once(world: &World) {
     for (name, exit) in [
         ("one child", "one child:on_exit"),
@@ -254,8 +254,8 @@ fn after_a_stop_between_turns_only_on_close_runs() {
     told_once(&world);
 }
 
-/// C2: each handler closes its own source in each way, at its first call, its second and its last; all others are called as
-/// often as there is reason to.
+/// C2: each handler closes its own source in each way, at its first call, its second and its last; all others are
+/// called for each of their events.
 fn a_handler_that_closes_its_own_source_is_never_called_again() {
     for (actor, calls) in ACTORS.into_iter().filter(|(actor, _)| !matches!(*actor, "timers" | "remote jobs"))
     {
@@ -286,7 +286,7 @@ fn a_handler_that_closes_its_own_source_is_never_called_again() {
     }
 }
 
-/// A child's handler that does with its own child what its orders say.
+/// A child's handler that follows orders on its own child.
 struct Master {
     heard: Vec<u8>,
 }

@@ -136,7 +136,7 @@ impl Server {
         client
     }
 
-    /// Holds the whole process up, so that what is sent now is found all at once.
+    /// Stops the whole process, so that it finds all that is sent now at once.
     fn pause(&self) {
         self.signal(Signal::STOP);
         let stat = Path::new("/proc").join(self.child.id().to_string()).join("stat");
@@ -204,7 +204,7 @@ fn second_sigterm() {
     let clients = ["n", "i", "n"].map(|requests| server.client(requests));
     server.signal(Signal::TERM);
     assert_eq!(server.line(), "draining");
-    // Two of them are owed an answer for ever.
+    // Two of them wait for an answer for ever.
     server.signal(Signal::TERM);
     assert_eq!(clients.map(answers), ["", "I", ""]);
     assert_eq!(server.end(), "answered 1 of 3, cut 0");

@@ -1,4 +1,5 @@
-//! Forked children and started ones: a reactor is its maker's, and none of its descriptors goes any further.
+//! Forked children and started ones: a reactor works only in the process that made it, and no other process gets its
+//! descriptors.
 
 #![allow(unsafe_code)]
 
@@ -91,7 +92,7 @@ fn exchange(reactor: &mut Reactor<()>, client: &mut UnixStream) {
     client.set_nonblocking(false).unwrap();
 }
 
-/// Runs `work` in a forked child, and waits for it. This process has one thread, so the child may do what it likes.
+/// Runs `work` in a forked child, and waits for it. This process has one thread, so the child may call any function.
 fn in_child(work: impl FnOnce()) {
     assert_eq!(fs::read_dir("/proc/self/task").unwrap().count(), 1);
     // SAFETY: there is no other thread that could hold a lock, and the child ends in this function.
@@ -122,7 +123,7 @@ fn child_cannot_turn() {
         is_told_of_the_fork(service.reactor().turn(Some(Duration::ZERO), &mut ()));
         is_told_of_the_fork(service.reactor().run(&mut ()));
     });
-    // What had come before the fork is the parent's.
+    // Events from before the fork are the parent's.
     let mut reply = [0; 6];
     while service.reactor().stats().requests < 3 {
         assert_ne!(service.reactor().turn(None, &mut ()).unwrap(), Turn::Stopped);

@@ -1,4 +1,4 @@
-//! What peers do on purpose, and a process with no room left: each server is a process of its own, whose descriptors can
+//! Hostile peers, and a process with no descriptors left: each server is a process of its own, whose descriptors can
 //! be counted.
 
 use crate::support::names::unique;
@@ -24,7 +24,7 @@ pub(crate) const CASES: &[Case] = cases![
 
 const HELD: u16 = 16;
 
-/// A clerk that also tells of its process, and says how each client ended.
+/// A clerk that also reports on its process, and how each client ended.
 #[derive(Default)]
 struct Watched(Clerk);
 
@@ -89,7 +89,7 @@ fn serve(name: &str) {
 struct Server {
     role: Role,
     name: String,
-    /// Another client of it, which behaves.
+    /// Another client of it, which is not hostile.
     asker: OwnedFd,
 }
 
@@ -125,7 +125,7 @@ impl Server {
         }
     }
 
-    /// Stops it; how its clients ended, and how many each way.
+    /// Stops it; returns how its clients ended, and how many each way.
     fn log(mut self) -> Vec<String> {
         send_with(&self.asker, b"stop\n", &[]).unwrap();
         let mut log = Vec::new();
@@ -140,7 +140,7 @@ impl Server {
     }
 }
 
-/// One connection of somebody who means harm; how many messages it took, and whether the server had closed it first.
+/// One connection of a hostile client; returns how many messages it sent.
 fn attack(client: OwnedFd, ending: usize, passed: BorrowedFd<'_>) -> u32 {
     let mut sent = 0;
     let mut message = |bytes: &[u8], count: usize| {
@@ -179,7 +179,7 @@ fn a_hundred_thousand_hostile_messages_leak_nothing() {
     }
     drop(writer);
     assert_eq!(server.descriptors_alone(), before);
-    // Nor does anybody hold what was passed.
+    // No process holds what was passed.
     assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
     let log = server.log();
     for cause in [
@@ -195,7 +195,7 @@ fn a_hundred_thousand_hostile_messages_leak_nothing() {
     assert_eq!(closed, clients, "each is told once: {log:?}");
 }
 
-/// dbus leaked what came before the place where there was no room (CVE-2020-12049).
+/// dbus leaked the descriptors that came before the one that did not fit (CVE-2020-12049).
 fn descriptors_for_which_there_is_no_room_close_the_peer_and_leak_nothing() {
     if let Some(name) = role() {
         return serve(&name);

@@ -1,5 +1,5 @@
-//! The kernel's own channels through the open variant: netlink, uevents, inotify, terminals and eventfds, each stirred
-//! by a foreign program; each case in a process of its own.
+//! The kernel's own channels through the open variant: netlink, uevents, inotify, terminals and eventfds, each event
+//! caused by a foreign program; each case in a process of its own.
 
 #[path = "../../examples/shared/announced.rs"]
 mod announced;
@@ -57,7 +57,7 @@ fn sh(script: &str) {
     assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Runs a role of this binary in a network namespace of its own, or says loudly that it cannot.
+/// Runs a role of this binary in a network namespace of its own, or reports that it cannot.
 fn in_a_namespace(role: &str) {
     let options: &[&str] = if rustix::process::geteuid().is_root() { &["-n"] } else { &["-r", "-n"] };
     let can = Command::new("unshare").args(options).args(["ip", "link"]).output();
@@ -81,7 +81,7 @@ fn links_and_addresses() {
     in_a_namespace("kernel_events::in_namespace");
 }
 
-/// A reactor that takes down each line of what a netlink socket tells.
+/// A reactor that records each line of what a netlink socket reports.
 fn listening(socket: OwnedFd, describe: impl Fn(&[u8]) -> Vec<String> + 'static) -> Reactor<Vec<String>> {
     let mut reactor = Reactor::new().unwrap();
     reactor
@@ -119,7 +119,7 @@ fn strangers() {
     in_a_namespace("kernel_events::stranger");
 }
 
-/// Whoever is root in the namespace can send to a group: Python, here.
+/// Root in the namespace can send to a group: here a Python program does.
 fn stranger() {
     let mut reactor =
         listening(netlink::uevents().unwrap(), |bytes| netlink::describe_uevent(bytes).into_iter().collect());
@@ -178,7 +178,7 @@ fn files() {
     until(&mut reactor, &mut seen, |seen| seen.len() >= expected.len());
     assert_eq!(seen, expected);
 
-    // More than one read's buffer holds: none is lost, none is told twice.
+    // More than one read's buffer holds: none is lost, none is reported twice.
     seen.clear();
     sh(&format!(
         "cd '{}'; for i in $(seq 300); do : > a-name-of-some-length-$i; done",
@@ -321,7 +321,7 @@ fn stdin_of_a_terminal() {
     assert!(script.0.wait().unwrap().success());
 }
 
-/// A role: a program whose standard input is a terminal, left blocking, for the shell has it too.
+/// A role: a program whose standard input is a terminal, left blocking, because the shell shares it.
 fn terminal_program() {
     let mut reactor = Reactor::<()>::new().unwrap();
     let stdin = io::stdin();

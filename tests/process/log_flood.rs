@@ -1,4 +1,4 @@
-//! A peer's faults must not become a flood of lines. The only test of its process: the logger counts all its lines.
+//! A peer's errors must not flood the log. The only test of its process: the logger counts all its lines.
 
 use std::{
     io::{self, Write},
@@ -65,7 +65,7 @@ fn twenty_thousand_bad_frames_are_few_lines_and_an_exact_count() {
     }
     assert_eq!(reactor.stats().limit_count(Limit::Frame), FRAMES);
     assert_eq!((reactor.stats().clients, reactor.stats().closed), (0, FRAMES));
-    // What is still unsaid is said at the end.
+    // The count of suppressed lines is logged at the end.
     drop(reactor);
     let lines = LINES.lock().unwrap();
     let written = lines.iter().filter(|line| line.contains("limit reached")).count() as u64;

@@ -1,6 +1,6 @@
 //! What a `Queue` does in a process of another user, with other limits, or under a tracer.
 //!
-//! Each such process is this test program again, told by the environment to run one test in another role.
+//! Each such process is this test program again; environment variables make it run one test in another role.
 
 use crate::support::names::QueueName;
 use std::fs::{self, File};
@@ -52,7 +52,7 @@ fn wrapped(wrapper: &[&str]) -> Command {
     command
 }
 
-/// By the magic link, as another user may not be able to walk to where the program lies.
+/// By the link in /proc, as another user may lack the right to reach the program's path.
 fn as_user(uid: u32) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.uid(uid).gid(uid).current_dir("/");
@@ -75,7 +75,7 @@ fn may_exceed_limits() -> bool {
 fn the_systems_limits_are_named() {
     const TEST: &str = "the_systems_limits_are_named";
     match role().as_deref() {
-        // An IPC namespace of their own keeps the queues counted here apart from everyone else's.
+        // An IPC namespace of their own separates the queues counted here from all others.
         None if needs_root("may do what this test needs") => {
             succeeds(&mut again(wrapped(&["unshare", "--ipc"]), TEST, "privileged"))
         }
@@ -84,7 +84,7 @@ fn the_systems_limits_are_named() {
             let name = QueueName::new();
             let big = small().capacity(64).message_size(20_000).open(&name.0);
             let sizes = big.map(|queue| (queue.attributes().unwrap().capacity, queue.message_size()));
-            // What the kernel grants is not refused beforehand. Root in a container may lack the capability.
+            // What the kernel allows is not refused beforehand. Root in a container may lack the capability.
             let expected = if may_exceed_limits() { Ok((64, 20_000)) } else { Err(ErrorKind::InvalidInput) };
             assert_eq!(sizes.map_err(|error| error.kind()), expected);
             drop(name);

@@ -35,7 +35,7 @@ fn own_pid() -> u32 {
     std::process::id()
 }
 
-/// A reactor that writes down its signals.
+/// A reactor that records its signals.
 fn noting(signals: impl IntoIterator<Item = Signal>) -> Reactor<Vec<SignalInfo>> {
     let mut reactor = Reactor::<Vec<SignalInfo>>::new().unwrap();
     reactor
@@ -183,7 +183,7 @@ fn closed_source() {
     }
 }
 
-/// A reactor that writes down the exits of its children.
+/// A reactor that records the exits of its children.
 fn reaping() -> Reactor<Vec<Exit>> {
     let mut reactor = Reactor::<Vec<Exit>>::new().unwrap();
     reactor
@@ -205,7 +205,7 @@ fn a_thousand_children() {
     const BURSTS: usize = 20;
     const EACH: usize = 50;
     let mut reactor = reaping();
-    // Ended before all others, and nobody's business but ours.
+    // Ended before all others, and not a child of the reactor's.
     let mut foreign = children::spawn(&mut Command::new("true")).unwrap();
     let (mut exits, mut pids) = (Vec::new(), HashSet::new());
     for burst in 1..=BURSTS {
@@ -244,7 +244,7 @@ fn ended_before() {
     assert_eq!(error.to_string(), "there is no handler for exits; call PollSet::children first");
     drop(reactor);
     let mut reactor = reaping();
-    // Its SIGCHLD went by when nobody was listening.
+    // Its SIGCHLD came before this reactor watched for it.
     let mut exits = Vec::new();
     settle(&mut reactor, &mut exits);
     assert_eq!(reactor.watch_child(child).unwrap(), pid);

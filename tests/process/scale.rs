@@ -1,4 +1,5 @@
-//! As many clients as a process has descriptors for, wave after wave: each gets its own bytes, and nothing is kept of them.
+//! As many clients as a process has descriptors for, wave after wave: each gets its own bytes, and no memory is kept
+//! for them.
 //!
 //! The server is this test again, as a child process: so each side has a descriptor limit, and memory, of its own.
 
@@ -27,7 +28,7 @@ const CLIENTS: usize = 15_000;
 const WAVES: usize = 10;
 /// What a process has open besides its clients, generously.
 const OTHERS: usize = 200;
-/// Connections made before the first of them asks anything; fewer than a backlog holds.
+/// Connections made before the first of them sends a request; fewer than a backlog holds.
 const BATCH: usize = 1_000;
 const PATH: &str = "SCALE_SERVER_PATH";
 
@@ -78,7 +79,7 @@ impl Session<()> for Echo {
     }
 }
 
-/// Tells how many clients there are, itself not counted; its end is the server's.
+/// Reports how many clients there are, itself not counted; its close ends the server.
 struct Control;
 
 impl Session<()> for Control {
@@ -169,7 +170,8 @@ impl Server {
         Memory { private: kib("Anonymous:"), rss: kib("Rss:") }
     }
 
-    /// All clients connect, ask at once and are answered, and leave; tells what the server needed for them.
+    /// All clients connect, send their requests at once, get their answers, and close; returns what the server needed
+    /// for them.
     fn serve_wave(&mut self, wave: usize, count: usize) -> Memory {
         let path = self.folder.path().join("socket");
         let number = |client: usize| ((wave << 32 | client) as u64).to_be_bytes();

@@ -1,4 +1,4 @@
-//! Shared memory of a writer that is killed, and where there is no memory. `IPC_TORTURE=1` makes it a long night.
+//! Shared memory of a writer that is killed, and where there is no memory. `IPC_TORTURE=1` makes the run long.
 
 use std::ffi::CString;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! Publishers and subscribers that mean harm, with the rights of another user, or with descriptors that block.
+//! Hostile publishers and subscribers, with the rights of another user, or with descriptors that block.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -143,7 +143,7 @@ fn a_publisher_that_sends_descriptors_that_block_holds_up_no_loop() {
     }
 }
 
-/// Whoever receives from a socket closes the descriptors that came, and so does whoever closes it.
+/// A process that receives from a socket, or closes it, closes the descriptors in it.
 fn descriptors_that_block_in_a_doorbell_are_not_closed_there() {
     let Some(stuck) = Stuck::mount() else { return };
     let mut publisher = Publisher::latest(8).unwrap();

@@ -1,4 +1,4 @@
-//! Writing to peers that have left, under the default action of SIGPIPE, which is to kill.
+//! Writing to peers that have closed, under the default action of SIGPIPE, which ends the process.
 //!
 //! Rust's `main` ignores the signal; a reactor inside a C program, or behind a runtime that restores it, has no such
 //! help. One process, one test: the action is the process's.

@@ -1,4 +1,4 @@
-//! Publisher and subscribers in processes of their own, and what the death of each means to the others.
+//! Publisher and subscribers in processes of their own, and what the others do when one of them dies.
 
 use std::io::{self, BufRead, BufReader, Lines, Write};
 use std::path::Path;
@@ -32,7 +32,7 @@ pub(crate) const ROLES: &[Case] =
 const ADDRESS: &str = "IPC_REACTOR_TEST_ADDRESS";
 const WORDS: usize = 4096;
 
-/// A child of this test that talks in lines; cargo's own lines are passed over.
+/// A child of this test that prints lines; cargo's own lines are skipped.
 struct Talking {
     child: KillOnDrop,
     lines: Lines<BufReader<ChildStdout>>,
@@ -82,7 +82,7 @@ fn large(number: u64) -> Vec<u8> {
     number.to_ne_bytes().repeat(WORDS - number as usize % 3)
 }
 
-/// Sums up what it hears, and checks that each value is whole.
+/// Sums up what it receives, and checks that each value is whole.
 #[derive(Default)]
 struct Tally {
     newest: u64,

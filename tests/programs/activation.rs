@@ -174,7 +174,7 @@ fn a_restart_hands_the_listener_over_and_refuses_nobody() {
         drop(end);
         assert!(client.join().unwrap().unwrap() > 20);
     });
-    // And with nobody there at all a connection waits for the next start.
+    // And without a server a connection waits for the next start.
     assert!(service.end(libc::SIGTERM).success());
     manager.expect("STOPPING=1");
     let mut waiting = UnixStream::connect(manager.path()).unwrap();

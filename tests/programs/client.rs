@@ -1,4 +1,4 @@
-//! The client, the C program of the README, and what all examples say to help and to a wrong address.
+//! The client, the C program of the README, and what all examples print for `--help` and for a wrong address.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! The server that explains itself: its lines against a file, and against strace; its trace and its picture.
+//! `server --explain`: its lines against a file, and against strace; its trace and its picture.
 
 use crate::support::{have, names::unique, skip};
 use std::{
@@ -20,11 +20,11 @@ use crate::running::{PATIENCE, Running, Server, client, example, run, text};
 /// A server that has gone through the one scenario of these tests, up to its end.
 struct Told {
     folder: TempDir,
-    /// What `--explain` has said.
+    /// What `--explain` has printed.
     lines: Vec<String>,
 }
 
-/// The scenario takes each step when the server has told of the one before.
+/// The scenario takes each step when the server has reported the one before.
 struct Scenario {
     running: Running,
     queue: String,
@@ -205,7 +205,7 @@ fn the_calls_it_shows_are_those_that_strace_sees() {
     let told = tell(Some(strace), &[]);
     let (mut explained, mut traced) =
         (calls_explained(&told.lines), calls_traced(&fs::read_to_string(&trace).unwrap()));
-    // Neither the start, where queues are opened, nor a drain's own look at the master socket is told.
+    // Neither the start, where queues are opened, nor a drain's own `accept` on the master socket is reported.
     for calls in [&mut explained, &mut traced] {
         let is_turn = |call: &String| call.starts_with("epoll_wait");
         let (first, last) = (calls.iter().position(is_turn), calls.iter().rposition(is_turn));
@@ -257,7 +257,7 @@ fn a_trace_or_a_picture_that_cannot_be_written_is_said_and_the_service_goes_on()
     }
 }
 
-/// Its last events are lost, and the bracket; viewers take it without.
+/// Its last events are lost, and the bracket; viewers accept it without.
 #[test]
 fn a_server_that_is_killed_leaves_whole_events() {
     let folder = tempfile::tempdir().unwrap();
@@ -274,8 +274,8 @@ fn a_server_that_is_killed_leaves_whole_events() {
     assert!(events.len() > 20, "{trace}");
 }
 
-/// What the published "Trace Event Format" asks of each event, and what viewers ask of all: slices of a track are nested, arrows
-/// begin and end in slices. Returns the names of each track's slices.
+/// What the published "Trace Event Format" requires of each event, and what viewers require of all: slices of a track
+/// are nested, arrows begin and end in slices. Returns the names of each track's slices.
 fn check(trace: &[Value]) -> BTreeMap<String, Vec<String>> {
     let number = |event: &Value, field: &str| {
         event[field].as_f64().filter(|number| *number >= 0.0).unwrap_or_else(|| panic!("{field} of {event}"))

@@ -1,4 +1,4 @@
-//! The guide keeps its word: each page has all that the guide promises, every test and file that it names is there, every
+//! The guide is checked: each page has all that the guide promises, every test and file that it names is there, every
 //! command that it gives can be run.
 #![warn(missing_docs)]
 
@@ -8,16 +8,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// What the guide says of the post without a kernel fact that could be tested, by a few of its words.
+/// Corrections of the post for which no kernel fact can be tested, each identified by a few of its words.
 const WITHOUT_A_TEST: [&str; 5] = [
     // An opinion, twice.
     "pipes are \"not used in the industry\". Each `|`",
     "pipes are \"not used in the industry\", and then",
-    // What is called a system call: a word, not a behaviour.
+    // What is called a system call: a definition, not a behaviour.
     "in its picture, that user space reaches the kernel",
-    // A slip of the pen.
+    // A typing error.
     "the publisher notifies \"all publishers\"",
-    // What a program's "secondary storage" is: a word again.
+    // What a program's "secondary storage" is: a definition, too.
     "mapping \"changes the secondary storage of the program\"",
 ];
 
@@ -69,7 +69,7 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
     found
 }
 
-/// What stands outside the fenced blocks.
+/// What is outside the fenced blocks.
 fn prose(page: &str) -> String {
     let mut fenced = false;
     let lines = page.lines().filter(|line| {
@@ -80,7 +80,7 @@ fn prose(page: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// What stands between backticks, each with what follows it.
+/// What is between backticks, each with what follows it.
 fn spans(text: &str) -> Vec<(&str, &str)> {
     let mut found = Vec::new();
     let mut rest = text;
@@ -209,7 +209,7 @@ fn commands(text: &str) -> Vec<(String, Vec<String>)> {
         let command = behind.split(['`', '#', '|', '<', '>', '&', '\\']).next().unwrap();
         let mut words = command.split_whitespace().map(str::to_owned);
         let name = words.next().unwrap();
-        // What stands behind a second `--` is another program's.
+        // What follows a second `--` is another program's.
         let arguments = words.skip_while(|word| word == "--").take_while(|word| word != "--").collect();
         found.push((name, arguments));
     }

@@ -1,4 +1,4 @@
-//! The load generator: its verdicts and exit codes.
+//! The load generator: its results and exit codes.
 
 use std::{
     fs,
@@ -109,14 +109,14 @@ fn too_low_a_descriptor_limit_is_raised_or_named_and_never_worked_around() {
     assert!(text(&output.stderr).contains("raised from 64 to"), "{}", text(&output.stderr));
     assert_eq!(json(&output)["connections"], 100);
 
-    // More than /proc/sys/fs/nr_open allows anybody.
+    // More than /proc/sys/fs/nr_open allows any process.
     let output = run(example("stress").args(["--clients", "4000000000"]));
     assert_eq!(output.status.code(), Some(3));
     let said = text(&output.stderr);
     assert!(said.contains("RLIMIT_NOFILE") && said.contains("ulimit -n 4000000064"), "{said}");
 }
 
-/// A run that goes on until it is ended, once its server has answered something.
+/// Starts a run that has no end of its own; returns when its server has sent an answer.
 fn endless_run(server: &Server) -> Running {
     let address = &server.addresses[0];
     let stress = Running::start(example("stress").args([

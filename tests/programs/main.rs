@@ -1,4 +1,4 @@
-//! The examples and the tools, as their users meet them, and the guide.
+//! The examples and the tools, as their users run them, and the guide.
 
 mod activation;
 mod client;

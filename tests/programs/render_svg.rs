@@ -1,4 +1,4 @@
-//! `.ci/render-svg` has a browser look at the plots. What it would not notice, no plot is safe from.
+//! `.ci/render-svg` renders the plots in a browser and checks them. These tests check that it finds each fault.
 #![warn(missing_docs)]
 
 use crate::support::{can, have};
@@ -11,7 +11,7 @@ const START: &str = r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 200 
 /// A good picture, its size aside.
 const GOOD: &str = "<path d='M0 50H200' stroke='red'/><text x='30' y='60'>beside</text></svg>";
 
-/// The rest of a picture, and what must be said of it; nothing if it is good.
+/// The rest of a picture, and what must be reported of it; nothing if it is good.
 const PICTURES: [(&str, &str, &str); 9] = [
     ("good", GOOD, ""),
     (

@@ -1,4 +1,4 @@
-//! Starts the examples, talks to them, and ends them whatever becomes of the test.
+//! Starts the examples, connects to them, and ends them even if the test fails.
 
 use std::{
     env, fs,
@@ -24,8 +24,8 @@ pub(crate) fn example(name: &str) -> Command {
     Command::new(executable(name))
 }
 
-/// An example's executable, which lies beside this one. `cargo test` has built it; `cargo test --test programs` has not, so
-/// what is missing or old is built here.
+/// An example's executable, which is beside this one. `cargo test` has built it; `cargo test --test programs` has
+/// not, so what is missing or old is built here.
 pub(crate) fn executable(name: &str) -> PathBuf {
     static BUILD: Once = Once::new();
     let this = env::current_exe().unwrap();
@@ -88,7 +88,7 @@ pub(crate) fn client(arguments: &[&str]) -> Output {
     run(example("client").args(arguments))
 }
 
-/// A running example, killed at the end of the test whatever becomes of it.
+/// A running example, killed at the end of the test even if it fails.
 pub(crate) struct Running {
     pub(crate) child: Child,
     pub(crate) stdout: Receiver<String>,

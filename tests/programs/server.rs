@@ -122,7 +122,7 @@ fn a_second_signal_does_not_wait_for_a_client_that_never_reads() {
     let mut deaf = UnixStream::connect(server.stream()).unwrap();
     deaf.set_nonblocking(true).unwrap();
     let start = Instant::now();
-    // Until so much is unread that nothing more is read from us.
+    // Until so much is unread that the server stops reading from us.
     while server.totals()["reactor"]["trips"]["output high-water mark"].is_null() {
         let _ = deaf.write(&[0; 1 << 16]);
         assert!(start.elapsed() < PATIENCE);

@@ -1,4 +1,5 @@
-//! `shm_publish` and `shm_subscribe`, as their users meet them, and the C programs that they talk to by name.
+//! `shm_publish` and `shm_subscribe`, as their users run them, and the C programs that share a named object with
+//! them.
 
 use std::{fs, io::Write, path::Path, process::Command, thread, time::Instant};
 
@@ -51,7 +52,7 @@ fn lines_go_to_every_subscriber_in_each_way_of_notification() {
             subscribers.push(published.subscriber(&["--every"]));
             subscribers.push(published.subscriber(&[]));
         }
-        // One by one: each finds them asleep.
+        // One by one: they sleep at each.
         for line in ["1 EUR = 1.17 USD", "", "1 EUR = 1.18 USD"] {
             published.line(line);
             for subscriber in &subscribers {

@@ -271,7 +271,7 @@ fn whoever_comes_in_during_a_drain_is_drained_too() {
     assert_eq!(reactor.stats().drain_cut, 0);
 }
 
-/// Says good bye when it is asked to end, and answers as it likes.
+/// Sends a last message in `on_drain`, and returns what the function gives.
 struct Stubborn(fn() -> io::Result<Drain>);
 
 impl Session<Causes> for Stubborn {

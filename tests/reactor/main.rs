@@ -1,5 +1,5 @@
-//! The loop itself: turns, timers, its end, what it tells observers, and what handlers may do to it. No test here starts a
-//! process: see `devices`.
+//! The loop itself: turns, timers, its end, what it reports to observers, and what handlers may do to it. No test
+//! here starts a process: see `devices`.
 
 mod control;
 mod drain;

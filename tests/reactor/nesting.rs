@@ -42,7 +42,7 @@ impl FdSource<Done> for Inner {
 /// An outer reactor around `inner`.
 fn around(mut inner: Reactor<Done>) -> Reactor<Done> {
     let mut outer = Reactor::new().unwrap();
-    // What was put in before it was watched.
+    // Sources that were added before the outer loop watched it.
     settle(&mut inner, &mut Done::new());
     outer.fd_source(Inner { reactor: inner }, Interest::READABLE).unwrap();
     outer

@@ -97,7 +97,7 @@ impl Served {
         self.reactor.turn(None, &mut ()).unwrap()
     }
 
-    /// A turn with these bytes; whether it left something for the next.
+    /// Runs a turn with these bytes; returns whether work is left for the next.
     fn send(&mut self, bytes: &[u8]) -> bool {
         self.client.write_all(bytes).unwrap();
         self.turn() == Turn::Pending
@@ -163,7 +163,7 @@ fn faults_and_limits_are_told() {
     assert!(diary.take().contains(&"fault: the handler panicked: asked to".into()));
 }
 
-/// Times of one visit must add up, whoever looks.
+/// Times of one visit must add up, for every observer.
 #[derive(Default)]
 struct Times {
     handlers_ns: u64,
@@ -262,7 +262,7 @@ fn a_visit_is_told_in_one_event_unless_something_happens_in_it() {
     assert_eq!(diary.0.take(), ["woke 1", "visit Client", &limit, "visited Again", "turned 1"]);
 }
 
-/// Puts in an observer when it is asked to.
+/// Adds an observer at a request.
 struct Curious(VisitDiary);
 
 impl Session<()> for Curious {

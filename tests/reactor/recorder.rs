@@ -38,7 +38,7 @@ impl Write for Sink {
 /// How long an `on_close`, or a timer's handler, holds up the loop. Only ever a lower bound.
 const LONG: Duration = Duration::from_millis(20);
 
-/// Echoes lines, and does what they say.
+/// Echoes lines, and follows the orders in them.
 struct Told;
 
 impl Session<()> for Told {

@@ -115,8 +115,8 @@ impl FdSource<Vec<String>> for Watched {
     }
 }
 
-/// The descriptor stayed open, and `on_close` uncalled, until some other source had an event: in a reactor without any,
-/// for ever.
+/// The descriptor stayed open, and `on_close` was not called, until another source had an event: without another
+/// source, for ever.
 #[test]
 fn what_was_closed_between_turns_waited_for_an_event() {
     let mut reactor = Reactor::<Vec<String>>::new().unwrap();

@@ -92,7 +92,7 @@ fn heard(client: &mut UnixStream) -> String {
     String::from_utf8(buffer[..count].to_vec()).unwrap()
 }
 
-/// One client with that order, and what was told until `lines` lines were.
+/// One client with that order; returns what was recorded, once that is `lines` lines.
 fn one(orders: &[&str], lines: usize) -> (UnixStream, Reactor<Told>, Told) {
     let mut reactor = Reactor::<Told>::new().unwrap();
     let mut told = Told::default();

@@ -12,8 +12,8 @@ use std::{
 use crate::support::fds::*;
 use ipc_reactor::{Cause, Context, Framing, Limits, Listener, Session};
 
-/// How long an old server goes on accepting: longer than a client that has looked the path up may take to connect. With
-/// none, about one run in three fails.
+/// How long an old server goes on accepting: longer than a client that has looked the path up may take to connect.
+/// With no such time, about one run in three fails.
 const GRACE: Duration = Duration::from_millis(100);
 const TAKEOVERS: usize = 1_000;
 
@@ -46,7 +46,7 @@ fn serve(path: &Path) -> Running<Done> {
     })
 }
 
-/// Asks over and over, with a connection each; how often, and what went wrong.
+/// Sends requests repeatedly, each over a new connection; returns their number and the errors.
 fn ask(path: &Path, stop: &AtomicBool) -> (u64, Vec<String>) {
     let (mut asked, mut wrong) = (0_u64, Vec::new());
     while !stop.load(Ordering::Relaxed) {
@@ -79,7 +79,7 @@ fn a_thousand_takeovers_refuse_no_connection_and_leave_none_unanswered() {
         let (mut current, mut leaving, mut gone) = (first, Vec::new(), Vec::new());
         for _ in 0..TAKEOVERS {
             let old = std::mem::replace(&mut current, serve(&path));
-            // The successor listens already. Now, and not before, the old one may think of its end.
+            // The successor listens already. Only now may the old one start its grace time.
             old.ask(|cx, _| cx.after(GRACE, |cx, _| cx.drain(PATIENCE)));
             leaving.push(old);
             if leaving.len() > 100 {

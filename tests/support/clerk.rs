@@ -1,4 +1,4 @@
-//! A session that takes and gives descriptors as its requests say, and the check that all arrives in order.
+//! A session that receives and sends descriptors as its requests say, and the check that all arrives in order.
 
 use std::{
     io,

@@ -267,7 +267,7 @@ pub(crate) fn text_of(fd: OwnedFd) -> String {
     String::from_utf8(text[..got].to_vec()).unwrap()
 }
 
-/// How many descriptors this process has, the one that counts left out.
+/// How many descriptors this process has, without the one that is used to count them.
 pub(crate) fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count() - 1
 }

@@ -33,8 +33,8 @@ pub(crate) use cases;
 /// A case that hangs is ended after this time, so that the rest still runs.
 const CASE_LIMIT: Duration = Duration::from_secs(120);
 
-/// The whole of `main`: one case or role if it is asked for by name, else every case that the filters let through. It knows
-/// the arguments of the usual test harness that a person or `cargo test` is likely to give.
+/// The whole of `main`: one case or role if it is asked for by name, else every case that the filters let through. It
+/// accepts the usual harness's arguments that a person or `cargo test` is likely to pass.
 pub(crate) fn main(suites: &[Suite]) -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     if let [flag, name] = &args[..]
@@ -113,7 +113,7 @@ fn report(name: &str, result: Result<Output, String>) -> bool {
     match result {
         Ok(output) if output.status.success() => {
             println!("test {name} ... ok");
-            // What a case left out is printed even if it passed.
+            // What a case skipped is printed even if it passed.
             let text = String::from_utf8_lossy(&output.stderr);
             text.lines().filter(|line| line.starts_with(super::SKIPPED)).for_each(|line| println!("{line}"));
             true

@@ -97,7 +97,7 @@ fn a_length_is_believed_when_its_bytes_have_come() {
     assert!(grown < 1 << 20, "{grown} KiB more");
 }
 
-/// Answers what it was told to.
+/// Returns the result that the test has set.
 struct Nonsense(Decoded);
 
 impl Decode for Nonsense {

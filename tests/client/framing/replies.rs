@@ -36,7 +36,7 @@ impl Session<Outcomes> for Reply {
     }
 }
 
-/// What the peer receives for one request, and what the session was told about each reply.
+/// What the peer receives for one request, and the result that the session got for each reply.
 fn replies(kind: Kind, replies: &[&[u8]]) -> (Vec<u8>, Outcomes) {
     let mut reactor = reactor(Limits::default());
     let mut outcomes = Outcomes::new();

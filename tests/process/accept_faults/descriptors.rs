@@ -1,4 +1,4 @@
-//! A limit on descriptors that is reached for real.
+//! A limit on descriptors that is really reached.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -17,7 +17,7 @@ pub(crate) fn limit_is_raised() {
         let before = server.until(|numbers| numbers.descriptors >= episode);
         server.assert_idle(RETRY);
         assert_eq!(server.numbers().accepted, before.accepted, "accepted without a descriptor");
-        // Nobody leaves: it is the timer that finds the room.
+        // No client leaves: the retry timer finds the free descriptor.
         server.limit_descriptors(1_000);
         clients[room..].iter_mut().for_each(Client::is_answered);
         clients.iter_mut().for_each(Client::is_served);
@@ -39,7 +39,8 @@ pub(crate) fn room_by_leaving() {
     server.until(|numbers| numbers.descriptors > 0);
     server.assert_idle(NEVER);
     for waiting in room..clients.len() {
-        // In the place of one that leaves, one that left long ago.
+        // This drops a client, which frees a descriptor of the server; a socket whose peer is closed takes its place
+        // here.
         clients[waiting - room] = Client(UnixStream::pair().unwrap().0);
         clients[waiting].is_answered();
     }
@@ -47,7 +48,7 @@ pub(crate) fn room_by_leaving() {
 
 pub(crate) fn newcomers_are_shed() {
     let mut server = Server::start(NEVER, WhenFull::Shed);
-    // The descriptor in reserve has its place, too.
+    // The reserve descriptor counts, too.
     let room = server.leave_descriptors(4) - 1;
     let mut clients: Vec<Client> = (0..room).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(Client::is_served);
@@ -56,7 +57,7 @@ pub(crate) fn newcomers_are_shed() {
         assert_eq!(server.numbers().refused, shed);
     }
     clients.pop();
-    // The server may hear of the newcomer before it hears of the one that left.
+    // The server may see the new client before it sees that the other one left.
     let newcomer = (0..1_000).find_map(|_| {
         let mut newcomer = server.connect();
         let mut reply = [0; 6];

@@ -1,4 +1,4 @@
-//! System calls that fail because a tracer has them fail.
+//! System calls that a tracer makes fail.
 
 use crate::support::have;
 use std::io::Write;

@@ -158,7 +158,7 @@ impl Server {
         Path::new("/proc").join(self.child.id().to_string()).join(file)
     }
 
-    /// Leaves the server `room` descriptors, or a few more if there are gaps among those it has; tells how many.
+    /// Leaves the server `room` descriptors, or a few more if there are gaps among those it has; returns how many.
     pub(crate) fn leave_descriptors(&self, room: usize) -> usize {
         let open: Vec<usize> = fs::read_dir(self.proc("fd"))
             .unwrap()
@@ -185,7 +185,7 @@ impl Server {
         Duration::from_millis(ticks * 1_000 / per_second as u64)
     }
 
-    /// Looks on for a second, in which the server has nothing useful to do.
+    /// Measures for a second in which the server has no work.
     pub(crate) fn assert_idle(&mut self, retry: Duration) {
         let (before, cpu, start) = (self.numbers(), self.cpu(), Instant::now());
         sleep(Duration::from_secs(1));
@@ -286,7 +286,7 @@ impl Tracer {
         tracer
     }
 
-    /// Ends the faults; tells how many calls failed for them.
+    /// Ends the faults; returns how many calls they made fail.
     pub(crate) fn detach(mut self) -> usize {
         self.end();
         let trace = fs::read_to_string(&self.trace).unwrap();
@@ -294,7 +294,7 @@ impl Tracer {
     }
 
     fn end(&mut self) {
-        // Not SIGKILL: strace lets go of the server in order.
+        // Not SIGKILL: strace detaches from the server in order.
         // SAFETY: the child has not been waited for, so the number is its own.
         unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGTERM) };
         let _ = self.child.wait();

@@ -1,7 +1,7 @@
-//! What a kernel that refuses does to a server: no client is stranded, nothing spins, only the connection at fault is lost.
+//! A server whose system calls fail: no client waits for ever, nothing spins, only the affected connection is lost.
 //!
 //! The server is this binary again, so that it has limits of its own and a tracer (`strace`, which makes system calls
-//! fail) can be attached to it. It is asked for its numbers over its standard input, a socket.
+//! fail) can be attached to it. The tests request its numbers over its standard input, a socket.
 
 #![allow(unsafe_code)]
 

@@ -1,11 +1,11 @@
-//! How children end: of themselves, behind their grandchildren's backs, or with their source.
+//! How children end: by themselves, while grandchildren still run, or with their source.
 
 use super::*;
 use crate::support::old_kernel::become_old;
 
 pub(crate) fn silent_grandchild() {
     let (mut reactor, mut seen) = new();
-    // Output that nobody has read yet when the child ends is told before its end.
+    // Output that is unread when the child ends is reported before its end.
     start(&mut reactor, &mut shell("sleep 60 & echo $!; head -c 50000 /dev/zero"));
     until(&mut reactor, &mut seen, |seen| !seen.exits.is_empty());
     let grandchild = PidFd::open(first_number(&seen.out).unwrap()).expect("it lives");

@@ -1,15 +1,15 @@
-//! What children are given to read, and what becomes of it.
+//! Standard input of children: what is written, flushed or lost.
 
 use super::*;
 
-/// Bytes that tell where they are, so that a lost or doubled part shows.
+/// Bytes that depend on their position, so that a lost or repeated part shows.
 pub(crate) fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|i| (i / 4).to_le_bytes()[i % 4]).collect()
 }
 
 pub(crate) fn through_cat() {
     const LENGTH: usize = 4 << 20;
-    /// Writes as long as nothing waits, and goes on when all is flushed.
+    /// Writes as long as nothing is buffered, and goes on when all is flushed.
     struct Producer(Vec<u8>, usize);
     impl Producer {
         fn produce(&mut self, cx: &mut Context<'_, Seen>) -> io::Result<()> {

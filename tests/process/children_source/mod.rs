@@ -46,7 +46,7 @@ pub(crate) const CASES: &[Case] = &[
 struct Seen {
     out: Vec<u8>,
     err: Vec<u8>,
-    /// With how much output was there when it was told.
+    /// With the amount of output before it.
     exits: Vec<(Exit, usize, usize)>,
     closes: Vec<String>,
     flushed: usize,
@@ -133,7 +133,7 @@ fn until_gone(pid: u32, reactor: &mut Reactor<Seen>, seen: &mut Seen) {
     until(reactor, seen, |_| !is_there(pid));
 }
 
-/// The number on the first line of what a shell has said.
+/// The number on the first line of a shell's output.
 fn first_number(out: &[u8]) -> Option<u32> {
     let text = String::from_utf8_lossy(out);
     text.split_once('\n')?.0.parse().ok()

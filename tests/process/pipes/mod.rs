@@ -170,7 +170,7 @@ fn no_reader() {
     let mut cat = Shell::start("echo ready; exec cat \"$1\"", &path);
     let mut line = [0; 6];
     cat.0.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
-    // It opens the FIFO some time after it has said so.
+    // It opens the FIFO some time after it has reported that.
     let mut writer = loop {
         match fifo.writer() {
             Err(error) if error.kind() == ErrorKind::NotConnected => std::thread::yield_now(),
@@ -274,7 +274,7 @@ fn survives() {
     for field in ["SigPnd", "ShdPnd", "SigBlk"] {
         assert_eq!(mask("/proc/thread-self/status", field) & bit, 0, "{field}: all is as it was");
     }
-    // And such a signal does kill where nobody takes care of it.
+    // Without the guard, the signal does end the process.
     let status = children::spawn(this_binary("pipes::dies").stdout(Stdio::null())).unwrap().wait().unwrap();
     assert_eq!(status.signal(), Some(Signal::PIPE.as_raw()));
 }

@@ -1,4 +1,4 @@
-//! The path of a FIFO: who may make it, and who removes it.
+//! The path of a FIFO: which process may make it, and which removes it.
 
 use super::*;
 

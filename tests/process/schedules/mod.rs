@@ -1,6 +1,6 @@
-//! Random schedules of what peers and handlers may do to each other, against what must hold under all of them: nobody gets
-//! what is another's, nothing is lost without a reason, each session is told of its end once, no key comes twice,
-//! nothing stays behind.
+//! Random schedules of what peers and handlers may do to each other, against what must hold under all of them: no
+//! client gets another's bytes, nothing is lost without a reason, each session's `on_close` is called once, no key is
+//! used twice, no descriptor is left.
 //!
 //! The only test of its process: it counts the process's descriptors.
 
@@ -64,7 +64,7 @@ enum Then {
 /// One step of a schedule. Numbers choose among the peers that there are.
 #[derive(Debug, Clone)]
 enum Step {
-    /// A newcomer, with its first requests in the socket before it is accepted.
+    /// A new client, with its first requests in the socket before it is accepted.
     Connect(Vec<Do>),
     Request(u8, Vec<Do>),
     /// A request in two pieces, the reactor turned between them.

@@ -1,4 +1,4 @@
-//! The peers, their sessions, and the reckoning of what passes between them.
+//! The peers, their sessions, and the account of what passes between them.
 
 use std::{
     cell::Cell,
@@ -26,7 +26,7 @@ pub(crate) struct Outer {
     pub(crate) ended: bool,
 }
 
-/// What the reactor was told, and told us, of a connection.
+/// What the reactor was asked to do for a connection, and what it reported of it.
 #[derive(Default)]
 pub(crate) struct Inner {
     pub(crate) key: Option<Key>,
@@ -324,7 +324,7 @@ impl Session<World> for Tagged {
             Do::TellAll => {
                 let keys: Vec<Key> = cx.clients().collect();
                 for key in keys {
-                    // Those that are not open yet have not told their key.
+                    // Those that are not open yet have not recorded their key.
                     if let Some(&tag) = world.tags.get(&key) {
                         Self::tell(tag, key, cx, world);
                     }

@@ -139,8 +139,8 @@ fn children_prefixes_and_reports() {
     assert_eq!(long.matches('x').count(), 200_000);
 }
 
-/// Waits until neither the commands nor what they have started is left: all were told to end at once, and the
-/// example awaits those alone that it started itself.
+/// Waits until neither the commands nor what they have started is left: all got the signal at once, and the example
+/// waits only for those that it started itself.
 fn until_all_gone(marker: &str) {
     let end = std::time::Instant::now() + PATIENCE;
     while !sh("pgrep -f \"$1\" || true", &[marker]).is_empty() {
@@ -150,7 +150,7 @@ fn until_all_gone(marker: &str) {
 
 #[test]
 fn children_ends_all_on_ctrl_c() {
-    // Told from other sleepers by its odd length.
+    // Its unusual duration tells it from other `sleep` processes.
     let sleep = format!("61.{}", std::process::id());
     let tree = format!("echo up; sleep {sleep} & sleep {sleep} | cat");
     let mut program = Program::start("children", &[&tree, &tree]);
@@ -280,7 +280,7 @@ fn kernel_events_runs_a_program_on_a_terminal() {
     program.ends_with(0);
 }
 
-/// An example in a network namespace of its own, or None, loudly, where that cannot be.
+/// An example in a network namespace of its own; None, with a message, where that is not possible.
 fn in_a_namespace(arguments: &[&str]) -> Option<Program> {
     let can = Command::new("unshare").args(["-n", "sh", "-c", "nsenter -n -t $$ ip link"]).output();
     if !can.as_ref().is_ok_and(|output| output.status.success()) {

@@ -7,7 +7,7 @@ use super::foreign::python;
 use super::harness::*;
 use crate::support::crowd;
 
-/// All of them are at the door before the first is done. Here `blocking` can keep up, though it has one at a time.
+/// All of them have connected before the first is done. Here `blocking` can keep up, though it has one at a time.
 pub(crate) fn answers_500_clients_who_ask_at_once(style: &str) {
     let Some(_alone) = crowd(500) else { return };
     let server = Server::start(style);
@@ -47,7 +47,7 @@ fn serves_at_once(style: &str, count: usize) {
             assert_eq!(answer[..], *format!("{round}/{i:08}").as_bytes(), "each gets its own answer");
         }
     }
-    // One among the crowd, with answers in parts and a half-close.
+    // One among many, with answers in parts and a half-close.
     if have("python3") {
         python(&server);
     }
@@ -74,12 +74,12 @@ fn select_refuses_what_its_set_cannot_hold() {
     let errors = server.errors();
     assert!(errors.contains("descriptor 1024 is not below FD_SETSIZE (1024)"), "{errors}");
     assert_eq!(errors.matches("refused a client").count(), refused, "{errors}");
-    // Those who are in are served as before, and the place of one who leaves is free again.
+    // Accepted clients are served as before, and the slot of one that leaves is free again.
     ask(&mut clients[0], b"still served");
     drop(clients.swap_remove(1));
     loop {
         let mut client = server.connect();
-        // Until the server has noticed the departure, a newcomer may still be refused.
+        // Until the server has seen that close, a new client may still be refused.
         let _ = client.write_all(b"y");
         if client.read(&mut [0]).is_ok_and(|len| len == 1) {
             break;

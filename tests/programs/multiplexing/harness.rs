@@ -1,4 +1,4 @@
-//! Starts the example as a child process, and talks to it.
+//! Starts the example as a child process, and connects to it.
 #![allow(unsafe_code)]
 
 pub(crate) use crate::support::PATIENCE;
@@ -105,7 +105,7 @@ impl Server {
         connect_unix(&self.address)
     }
 
-    /// What it has said on standard error.
+    /// What it has written to standard error.
     pub(crate) fn errors(&self) -> String {
         let mut text = vec![0; 1 << 20];
         let len = self.errors.read_at(&mut text, 0).unwrap();
@@ -125,7 +125,7 @@ impl Server {
         }
     }
 
-    /// Ends it with `signal`, and insists on an end as it should be.
+    /// Ends it with `signal`, and asserts an orderly end.
     pub(crate) fn end(mut self, signal: libc::c_int) {
         self.process.signal(signal);
         let status = self.process.wait();
@@ -169,7 +169,7 @@ pub(crate) fn connect_any(address: &str) -> Box<dyn Stream> {
     }
 }
 
-/// Sends `message` and insists on the same in answer.
+/// Sends `message` and asserts that the answer is the same.
 pub(crate) fn ask(stream: &mut (impl Stream + ?Sized), message: &[u8]) {
     stream.write_all(message).unwrap();
     let mut answer = vec![0; message.len()];
@@ -177,7 +177,7 @@ pub(crate) fn ask(stream: &mut (impl Stream + ?Sized), message: &[u8]) {
     assert!(answer == message, "a wrong answer to {} bytes", message.len());
 }
 
-/// Bytes that tell where they are, so that a lost or doubled part shows.
+/// Bytes that depend on their position, so that a lost or repeated part shows.
 pub(crate) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i / 4).to_le_bytes()[i % 4]).collect()
 }

@@ -99,7 +99,7 @@ fn answers_byte_by_byte(style: &str) {
         ask(&mut client, &[byte]);
     }
     // And many bytes on their way at once, each sent alone.
-    // No more than both sockets hold, at a buffer for each byte: nobody reads meanwhile.
+    // No more than both sockets hold, at a buffer for each byte: no one reads meanwhile.
     let message = pattern(200);
     for byte in &message {
         client.write_all(&[*byte]).unwrap();
@@ -162,7 +162,7 @@ fn answers_before_it_closes_on_half_close(style: &str) {
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "the last word");
-    // Also from one who says nothing at all.
+    // Also from a client that sends nothing at all.
     let mut silent = server.connect();
     silent.shutdown(Shutdown::Write).unwrap();
     assert_eq!(silent.read(&mut [0]).unwrap(), 0);
@@ -184,7 +184,7 @@ fn survives_clients_that_vanish(style: &str) {
 
 fn ends_cleanly_on_sigint_and_sigterm(style: &str) {
     for signal in [libc::SIGINT, libc::SIGTERM] {
-        // With nobody there, and with a client whose next message is awaited.
+        // Without a client, and with a client whose next message is awaited.
         Server::start(style).end(signal);
         let server = Server::start(style);
         assert_eq!(fs::metadata(server.path()).unwrap().permissions().mode() & 0o777, 0o600);
@@ -199,7 +199,7 @@ fn ends_cleanly_amid_an_unread_answer(style: &str) {
     let server = Server::start(style);
     let mut client = server.connect();
     client.set_nonblocking(true).unwrap();
-    // Until nothing moves any more: the server is stuck with an answer that we do not read.
+    // Until no more bytes move: the server waits with an answer that we do not read.
     let piece = pattern(1 << 16);
     while !matches!(client.write(&piece), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock) {}
     server.end(libc::SIGINT);
@@ -209,7 +209,7 @@ fn takes_over_a_dead_path_only(style: &str) {
     let server = Server::start(style);
     let address = server.address.clone();
     let path = server.path().to_owned();
-    // Alive: not to be touched.
+    // A running server's: it must not be removed.
     let second = Command::new(executable()).args(["serve", style, &address]).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     let complaint = String::from_utf8_lossy(&second.stderr).into_owned();
@@ -236,16 +236,16 @@ fn survives_accept_errors(style: &str) {
     if !have("strace") {
         return;
     }
-    // Short of memory, the client stays at the door and is served in the end, with no further CIR to help.
+    // Without memory, the client stays in the backlog and is served later, with no further CIR.
     for error in ["ENOMEM", "ENOBUFS", "EPERM", "ECONNABORTED"] {
         let server = Server::start_with_faults(style, &format!("accept4:error={error}:when=1..3"));
         ask(&mut server.connect(), error.as_bytes());
         server.end(libc::SIGTERM);
     }
-    // Short of descriptors, it is refused, and the next one is served.
+    // Without a descriptor, it is refused, and the next one is served.
     let server = Server::start_with_faults(style, "accept4:error=EMFILE:when=1");
     if style == "reactor" {
-        // Here it waits until there is one, and so does everybody behind it.
+        // Here it waits until there is one, and so does every client behind it.
         ask(&mut server.connect(), b"waited");
         return server.end(libc::SIGTERM);
     }
@@ -261,7 +261,7 @@ fn a_deaf_client_holds_nobody_up(style: &str) {
     deaf.set_nonblocking(true).unwrap();
     let mut asked = 0;
     let mut heard = server.connect();
-    // Fill it until it is full and stays full, though the server has had its chance to take more.
+    // Fill it until it is full and stays full, though the server has had time to take more.
     let mut full = 0;
     while full < 10 {
         match deaf.write(&pattern(1 << 16)) {
@@ -271,10 +271,10 @@ fn a_deaf_client_holds_nobody_up(style: &str) {
         ask(&mut heard, b"is anybody there?");
     }
     server.await_sleep();
-    // What the kernel's buffers hold, and one buffer of the server's: it does not pile up answers.
+    // What the kernel's buffers hold, and one buffer of the server's: it does not buffer answers without limit.
     assert!(asked < 4 << 20, "{asked} bytes were taken from a client that never reads");
     ask(&mut server.connect(), b"newcomers too");
-    // And when it listens at last, it hears it all.
+    // And when the client reads at last, it gets all of it.
     deaf.set_nonblocking(false).unwrap();
     deaf.shutdown(Shutdown::Write).unwrap();
     let mut answer = Vec::new();

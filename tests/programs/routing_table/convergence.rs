@@ -41,7 +41,7 @@ impl Random {
     }
 }
 
-/// The manager's tables as a subscriber would tell them.
+/// The manager's tables as a subscriber would print them.
 fn tables(system: &System) -> Value {
     let (mut show, mac_show) = (system.command("SHOW"), system.command("MAC-SHOW"));
     show.retain(|line| line.starts_with("ROUTE "));
@@ -100,7 +100,7 @@ fn subscribers_killed_at_random_converge_to_the_managers_tables() {
     assert!(expected["sequence"].as_u64() > Some(100), "there were changes: {expected}");
     system.await_status("subscribers", |count| count == SUBSCRIBERS as u64);
 
-    // Each kind of MAC change is told by itself; then something is in both tables, and then no more.
+    // Each kind of MAC change is reported by itself; then something is in both tables, and then no more.
     for command in ["MAC-ADD 172.16.0.1 02:00:00:00:00:01", "MAC-DELETE 172.16.0.1"] {
         assert!(system.command(command)[0].starts_with("OK "));
         assert_converged(&system, &mut subscribers);

@@ -97,7 +97,7 @@ fn subscribers_survive_their_manager() {
         (1, 1)
     );
 
-    // The path and the queue that the killed one has left behind are no obstacle.
+    // The path and the queue that the killed manager has left do not prevent a start.
     system.restart();
     assert_eq!(subscriber.await_event("table")["routes"], 0);
     assert_eq!(subscriber.await_event("macs")["macs"], 0);
@@ -124,7 +124,7 @@ fn a_terminal_that_is_paused_holds_up_nobody() {
     let help = "HELP\n".repeat(4_000) + "CREATE 10.0.0.0/8 10.1.1.1 eth0\n";
     manager.stdin().write_all(help.as_bytes()).unwrap();
     let start = Instant::now();
-    // Until the last of them is carried out, with nobody reading.
+    // Until the last of them is carried out, with no reader.
     while !run(example("routing_table").args(["command", &address, "LOOKUP 10.0.0.1"])).status.success() {
         assert!(start.elapsed() < PATIENCE);
     }

@@ -90,7 +90,7 @@ proptest! {
                 copy = Some(Table::restored(table.sequence(), table.routes()));
             }
             if table.apply(change).is_ok() && let Some(copy) = &mut copy {
-                // As it travels.
+                // As it is sent.
                 let line = Line::Change { sequence: table.sequence(), change: change.clone() }.to_string();
                 let Ok(Line::Change { sequence, change }) = line.parse() else { panic!("{line}") };
                 prop_assert_eq!(copy.apply(&change), Ok(sequence));

@@ -1,4 +1,4 @@
-//! All the processes of a routing-table system, and what they say.
+//! All the processes of a routing-table system, and what they print.
 
 use crate::support::names::unique;
 use std::{
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::running::{PATIENCE, Running, example, run, text};
 
-/// A manager, on names that nobody else has.
+/// A manager, on names that no other test has.
 pub(crate) struct System {
     pub(crate) manager: Running,
     pub(crate) folder: TempDir,
@@ -73,7 +73,8 @@ impl System {
         self.manager.stdin().write_all(lines.as_bytes()).unwrap();
     }
 
-    /// Ends the manager in order; returns what it says of its log: lines written, dropped, and dropped without a word.
+    /// Ends the manager in order; returns what it reports of its log: lines written, dropped, and dropped without a
+    /// report.
     pub(crate) fn end(&mut self) -> [u64; 3] {
         self.manager.signal(Signal::TERM);
         let account = self.manager.says("lines for the log");
@@ -109,7 +110,7 @@ fn start_manager(path: &Path, queue: &str) -> Running {
     manager
 }
 
-/// A subscriber, and how far it has told that it got.
+/// A subscriber, and the last change that it has reported.
 pub(crate) struct Subscriber {
     pub(crate) running: Running,
     pub(crate) sequence: Option<u64>,
@@ -123,7 +124,7 @@ impl Subscriber {
         Subscriber { running, sequence: None, revision: None }
     }
 
-    /// The next thing it says.
+    /// The next thing that it reports.
     fn event(&mut self) -> Value {
         let line = self.running.stdout.recv_timeout(PATIENCE);
         let line = line.unwrap_or_else(|_| {
@@ -167,7 +168,7 @@ impl Subscriber {
         }
     }
 
-    /// Ends it in order; returns its last words, which are its tables.
+    /// Ends it in order; returns its last output, which is its tables.
     pub(crate) fn end(&mut self) -> Value {
         self.running.signal(Signal::TERM);
         let tables = self.await_event("tables");
@@ -241,7 +242,7 @@ impl Foreign {
     }
 }
 
-/// The last lines of so many answers on somebody's standard output.
+/// The last lines of so many answers on a program's standard output.
 pub(crate) fn answers(running: &Running, count: usize) -> Vec<String> {
     let mut answers = Vec::new();
     while answers.len() < count {

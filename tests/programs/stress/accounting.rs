@@ -129,7 +129,7 @@ fn what_could_not_be_sent_stays_the_oldest_and_is_not_the_generators_lag() {
     dispatch.release('b');
     assert_eq!(dispatch.next(2 * MS), Some((Due { intended_ns: 0, held: true }, 'b')));
     assert_eq!(dispatch.waiting(), 2);
-    // Whoever has waited too long is forgotten, oldest first.
+    // Requests that have waited too long are given up, oldest first.
     assert_eq!(dispatch.expire(MS), Some(Due { intended_ns: MS, held: true }));
     assert_eq!(dispatch.expire(MS), None);
 }

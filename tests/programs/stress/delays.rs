@@ -25,7 +25,8 @@ fn micros(report: &Value, which: &str, name: &str) -> f64 {
 }
 
 /// One request at a time, no warm-up: of n requests, n / 100 are delayed. Nothing can be faster than the server's sleep; whether anything else
-/// is slow is the machine's affair, so nothing is asserted just below the 99th percentile: `accounting.rs` does that, without a machine.
+/// is slow depends on the machine, so nothing is asserted just below the 99th percentile: `accounting.rs` does that,
+/// without a machine.
 #[test]
 fn delays_of_one_in_a_hundred_lie_above_the_99th_percentile() {
     let server = Server::python(DELAYS_EVERY_HUNDREDTH);
@@ -54,7 +55,7 @@ fn an_open_loop_counts_those_who_waited_behind_a_delay() {
     // In each hundred the delayed request takes 10 ms or more, and those due 0.5, 1, 1.5, … ms after it 9.5, 9, 8.5, … ms at least, whatever the
     // machine does. So two in a hundred have 9.5 ms or more, and the 99th percentile is one of them (to the histogram's three digits).
     assert!(micros(&open, "latency_us", "p99") >= 9_490.0, "{open}");
-    // 10 + 9.5 + … + 0.5 = 105 ms in a hundred requests, but for the last, which has nobody behind it.
+    // 10 + 9.5 + … + 0.5 = 105 ms in a hundred requests, but for the last, which has none after it.
     let sum = micros(&open, "latency_us", "mean") * 4000.0;
     assert!(sum >= 0.999 * (39.0 * 105_000.0 + 10_000.0), "{open}");
 }

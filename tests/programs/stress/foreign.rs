@@ -10,7 +10,7 @@ use std::{
 use crate::running::{PATIENCE, Running};
 use crate::stress::program::{Server, report, server_was_right};
 
-/// Waits until somebody listens there: neither of these programs says so.
+/// Waits until a server listens there: neither of these programs reports it.
 fn wait_for_listener(path: &std::path::Path) {
     let start = Instant::now();
     while UnixStream::connect(path).is_err() {

@@ -62,7 +62,8 @@ pub(crate) fn stress(line: &str) -> Output {
 
 /// Runs it with the words of a line and `--json`; its exit code and its report, which fits the schema.
 ///
-/// Whether this machine is fast enough just now is no matter of these tests, so lags are allowed where nothing is said of them.
+/// These tests do not check whether this machine is fast enough now, so lags are allowed unless the command sets a
+/// limit.
 pub(crate) fn report(line: &str) -> (i32, Value) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("report.json");
@@ -83,7 +84,7 @@ pub(crate) fn count(report: &Value, what: &str) -> u64 {
     report[what].as_u64().unwrap_or_else(|| panic!("{what}: {report}"))
 }
 
-/// Nothing was wrong with the server. That this machine was too busy for figures that count is no fault of it.
+/// Nothing was wrong with the server. That this machine was too busy for valid figures is not an error of the server.
 pub(crate) fn server_was_right(code: i32, report: &Value) {
     assert_eq!(report["failed"], Value::Array(vec![]), "{report}");
     assert_eq!(code, if report["valid"] == true { 0 } else { 3 }, "{report}");

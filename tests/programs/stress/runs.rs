@@ -128,7 +128,7 @@ while True:
         (50, 0, 50),
         "{report}"
     );
-    // Nobody was given up before his time.
+    // No request was given up before its deadline.
     assert!(report["latency_us"]["p50"].as_f64() >= Some(200_000.0), "{report}");
     let errors = report["errors"].to_string();
     assert!(
@@ -217,7 +217,7 @@ fn a_generator_that_lags_says_that_its_figures_do_not_count() {
 
 #[test]
 fn a_generator_that_never_rests_is_the_bottleneck() {
-    // Nobody reads from it, so there is always room: what does not fit is dropped.
+    // No one reads from it, so there is always room: what does not fit is dropped.
     let sink = UdpSocket::bind("127.0.0.1:0").unwrap();
     let at = sink.local_addr().unwrap();
     let (code, report) =

@@ -1,4 +1,5 @@
-//! The class C2: a handler that closes its own source is never called again, whatever of its batch is left; the others are.
+//! The class C2: a handler that closes its own source is never called again, whatever is left of its batch; the other
+//! handlers are.
 
 use crate::control::{Act, SECOND, Scene};
 

@@ -233,7 +233,7 @@ fn a_datagram_socket_is_used_from_its_own_handler() {
 
 // ---- Subscriptions ----
 
-/// C5: a subscription's handler says that there are updates for itself, from each of its methods: that makes a visit more,
+/// C5: a subscription's handler marks itself as having updates, from each of its methods: that causes one more visit,
 /// in which nothing is reported twice.
 #[test]
 fn a_subscription_is_told_of_updates_by_its_own_handler() {
@@ -476,7 +476,8 @@ fn a_client_aborts_itself_by_its_own_key() {
 
 // ---- Timers and jobs ----
 
-/// C5: the key of a timer and of a job is the reactor's own source, which nothing closes; a timer's key is its own.
+/// C5: in a timer's handler and in a job, `key` names a source of the reactor's own, which nothing closes; a timer
+/// has a timer key of its own.
 #[test]
 fn timers_and_jobs_cannot_close_the_reactors_own_sources() {
     let clock = Clock::manual();

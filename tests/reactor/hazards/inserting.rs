@@ -12,7 +12,7 @@ use ipc_reactor::{Framing, Interest, Listener, Progress};
 use crate::hazards::{Actor, Cx, Stage, World};
 use crate::support::turns;
 
-/// Puts in one source of each kind; the client that it adopts says which handler it came from.
+/// Adds one source of each kind; the client that it adopts sends the name of the handler that added it.
 fn insert(from: &'static str, path: PathBuf, cx: &mut Cx<'_>, world: &mut World) -> std::io::Result<()> {
     let greet = move |_: &str, cx: &mut Cx<'_>, _: &mut World| cx.reply(format!("from {from}\n").as_bytes());
     cx.adopt(world.spare.pop_front().unwrap(), Framing::lines(), Actor::echo(100).on_open(greet))?;

@@ -129,7 +129,7 @@ fn one_that_another_closes_in_the_same_batch_is_not_called() {
     let mut pair = Pair::new();
     pair.a.write_all(b"o").unwrap();
     pair.b.write_all(b"x").unwrap();
-    // Both events come in one batch, that of the pipe written first first.
+    // Both events come in one batch, in the order of the writes.
     assert_eq!(*pair.settle(), ["a: o", "b: (closed by a handler)"]);
     assert!(!pair.reactor.close(pair.b_key));
 }

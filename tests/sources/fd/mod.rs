@@ -1,4 +1,4 @@
-//! Descriptors of the embedder's own: every kind that can be watched, and how their handlers end.
+//! Descriptors of the embedder's own: every kind that epoll accepts, and how their handlers end.
 
 mod closing;
 mod descriptors;
@@ -210,7 +210,7 @@ fn the_same_descriptor_is_watched_once() {
     (&theirs).write_all(b"x").unwrap();
     let mut calls = 0;
     until(&mut reactor, &mut calls, |&calls| calls == 1);
-    // Another number for the same file can be watched beside it.
+    // A second descriptor of the same file can be registered, too.
     reactor.fd(ours.try_clone().unwrap(), Interest::READABLE, count).unwrap();
     until(&mut reactor, &mut calls, |&calls| calls == 2);
 }
@@ -267,7 +267,7 @@ fn two_busy_pipes_take_turns_within_their_budgets() {
     });
     let mut heard = Heard::new();
     until(&mut reactor, &mut heard, |heard| heard.len() == 202);
-    // While both have something, each gets its budget in turn.
+    // While both have unread bytes, each gets its budget in turn.
     for (index, four) in heard.chunks(BUDGET).take(50).enumerate() {
         assert!(four.iter().all(|name| *name == four[0]), "{index}: {four:?}");
         assert_eq!(*four[0] == *heard[0], index % 2 == 0, "{index}: {four:?}");

@@ -324,7 +324,7 @@ fn a_drain_handles_what_was_queued_and_leaves_the_rest_to_a_successor() {
     reactor
         .queue(name.open(10), move |message, _, heard: &mut Vec<u8>| {
             heard.extend(message.bytes);
-            // Meanwhile others go on sending.
+            // Meanwhile other senders continue.
             sender.try_send(&[100], 0).map_err(Into::into)
         })
         .unwrap();

@@ -1,5 +1,5 @@
-//! A value in shared memory costs no allocation, published, received, or told by a reactor. A program of its own, for its
-//! allocator counts.
+//! A value in shared memory needs no allocation when it is published, received, or passed to a handler by a reactor.
+//! A program of its own, for its allocator counts.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ fn a_value_costs_no_allocation() {
                 Ok(())
             })
             .unwrap();
-        // Asleep, so that each value rings.
+        // The subscriber sleeps, so that each value rings its doorbell.
         let _ = reactor.turn(Some(Duration::ZERO), &mut 0).unwrap();
         assert_no_allocation(|| {
             publisher.publish(&[7; 64]).unwrap();

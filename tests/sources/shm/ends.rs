@@ -1,4 +1,4 @@
-//! How subscriptions end, whose fault it may be, and that each end is told once, on both sides.
+//! How subscriptions end, which side caused it, and that each end is reported once, on both sides.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -23,7 +23,7 @@ fn end(cause: &str) -> Heard {
     Heard::End(cause.into())
 }
 
-/// Both sides have forgotten it.
+/// Asserts that neither side keeps the subscription.
 #[track_caller]
 fn is_over(reactor: &mut Reactor<World>, world: &mut World) {
     // The socket that takes descriptors is closed on a thread of its own.
@@ -100,7 +100,7 @@ fn a_handler_that_finishes_fails_or_panics_ends_its_own_subscription_alone() {
         world.publish([1, 2]);
         settle(&mut reactor, &mut world);
         assert_eq!(world.heard, [value(1), end(cause)]);
-        // The publisher learns of it by the hang-up, when the connection is closed.
+        // The publisher sees the hang-up when the connection is closed.
         until(&mut reactor, &mut world, |world| world.publisher.subscribers() == 1);
         assert_eq!(reactor.clients().count(), 0);
         assert!(reactor.close(other.unwrap()), "the other one stands");
@@ -211,7 +211,7 @@ fn no_publisher_is_an_end_as_well() {
     );
 }
 
-/// A server that is no publisher: says this, and nothing more.
+/// A server that is no publisher: sends this, and nothing more.
 struct Says(&'static [u8]);
 
 impl Session<World> for Says {
@@ -321,7 +321,8 @@ fn a_ticket_does_not_go_over_tcp() {
 #[test]
 fn values_that_change_seldom_end_no_subscription() {
     for idle in (0..8).map(|attempt| Duration::from_millis(40 << attempt)) {
-        // A sign of life comes each half of the idle time. Only a loop that was held up for the other half may miss it.
+        // A keepalive comes after each half of the idle time. Only a loop that was blocked for the other half may
+        // miss it.
         let (mut before, mut held_up) = (Instant::now(), false);
         let limits = Limits { idle: Some(idle), ..Limits::default() };
         let (mut reactor, mut world, _) = subscribed(numbers(7), Delivery::Every, limits);
@@ -372,7 +373,7 @@ fn a_ticket_can_be_handed_out_by_a_session_of_ones_own() {
     assert_eq!(&bytes[..4], b"shmT");
 }
 
-/// The class: what a publisher has done is told as its handler's fault.
+/// The class: an error of the publisher is reported as an error of the subscriber's handler.
 #[test]
 fn a_publisher_that_lies_is_not_its_handlers_fault() {
     let (bytes, _) = numbers(7).subscribe().unwrap().1.into_fds();
@@ -393,7 +394,7 @@ fn a_publisher_that_lies_is_not_its_handlers_fault() {
         assert_eq!(reactor.stats().handler_errors, 0);
     }
 
-    // Nonsense after the ticket.
+    // Invalid bytes after the ticket.
     let (mut reactor, mut world, connection) = subscribed(numbers(7), Delivery::Every, Limits::default());
     let handed_out = reactor.clients().find(|&key| key != connection).unwrap();
     reactor.client(handed_out).unwrap().send(b"0123456789abcdef").unwrap();
@@ -423,7 +424,7 @@ fn a_publisher_that_lies_is_not_its_handlers_fault() {
     assert_eq!(reactor.stats().handler_errors, 0);
 }
 
-/// What the publisher sends itself is no sign of life of its client.
+/// What the publisher sends does not count as a keepalive of its client.
 #[test]
 fn a_client_that_never_answers_is_closed() {
     let (_folder, address) = address();
@@ -438,8 +439,7 @@ fn a_client_that_never_answers_is_closed() {
     drop(silent);
 }
 
-/// A subscriber without an idle limit answers the publisher that has one. A machine that stands still for longer than the
-/// limit proves nothing, and the next one is longer.
+/// A subscriber without an idle limit answers the keepalives of a publisher that has one.
 #[test]
 fn a_client_that_answers_stays() {
     for idle in [40, 400, 4_000].map(Duration::from_millis) {
@@ -465,7 +465,7 @@ fn a_client_that_answers_stays() {
     }
 }
 
-/// Without a connection the doorbell tells of the end, and what was published before comes first.
+/// Without a connection the doorbell reports the end, and what was published before comes first.
 #[test]
 fn a_subscription_without_a_connection_ends_with_its_publisher() {
     let mut world = World::new(numbers(7));
@@ -486,7 +486,7 @@ fn a_subscription_without_a_connection_ends_with_its_publisher() {
     }
 }
 
-/// The class: one user takes all there is.
+/// The class: one user takes all subscriptions.
 #[test]
 fn no_other_user_takes_all_subscriptions() {
     let name = unique();

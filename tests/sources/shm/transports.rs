@@ -12,7 +12,7 @@ use crate::support::shm::refused;
 use crate::support::turns::{settle, until};
 use crate::support::world::{Ear, Heard, World, address, numbers, value};
 
-/// A reactor whose subscribers are told over the socket that their tickets came through.
+/// A reactor whose subscribers are notified over the socket that carried their tickets.
 fn telling_by_socket(address: &Address) -> Reactor<World> {
     let mut reactor = Reactor::<World>::new().unwrap();
     reactor
@@ -57,7 +57,7 @@ fn a_subscriber_that_takes_no_notification_is_not_waited_for() {
     until(&mut reactor, &mut world, |world| world.publisher.subscribers() == 2);
     settle(&mut reactor, &mut world);
 
-    // A socket that nobody reads meanwhile, and a page that is armed again and again.
+    // A socket that is not read meanwhile, and a page that is armed repeatedly.
     let mut bytes = [0; Ticket::BYTES];
     deaf.read_exact(&mut bytes).unwrap();
     let notify = SocketNotifier::new(&deaf).unwrap();
@@ -83,7 +83,7 @@ fn through_a_message_queue_there_is_one_message_for_each_sleep() {
     let name = QueueName::new();
     let (_folder, address) = address();
     let mut reactor = Reactor::<World>::new().unwrap();
-    // The subscriber's own queue. One message is all the room it takes.
+    // The subscriber's own queue. A capacity of one message is enough.
     reactor
         .queue(create(&name, 1, 16), |message, cx, world: &mut World| {
             assert_eq!(message.bytes, UPDATED);

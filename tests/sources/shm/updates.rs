@@ -1,4 +1,4 @@
-//! What a subscriber is told of, and in which order.
+//! Which updates a subscriber's handler gets, and in which order.
 
 use crate::support::names::unique;
 use ipc_reactor::SubscriberSession;
@@ -66,7 +66,7 @@ fn a_newcomer_that_wants_every_value_starts_with_the_first_after_it_came() {
 #[test]
 fn who_falls_behind_is_told_how_many_it_lost_and_the_publisher_never_waits() {
     let (mut reactor, mut world, _) = subscribed(numbers(7), Delivery::Every, Limits::default());
-    // The subscriber has no turn meanwhile: were anything waited for, this would not end.
+    // The subscriber runs no turn meanwhile: if the publisher waited for it, this would not end.
     world.publish(1..=1000);
     settle(&mut reactor, &mut world);
     let mut expected = vec![Heard::Lost(993)];
@@ -128,7 +128,7 @@ fn only_a_sleeper_is_told() {
         counted.told = rings.load(std::sync::atomic::Ordering::Relaxed);
         assert_eq!(counted.told, round, "one for a sleep, not one for each value");
         assert!(reactor.updated(key));
-        // Awake, and behind: nobody need be told.
+        // Awake, and behind: it needs no notification.
         while reactor.turn(Some(std::time::Duration::ZERO), &mut counted).unwrap() == Turn::Pending {
             publisher.publish(&round.to_ne_bytes()).unwrap();
             assert!(counted.values < 1_000_000, "it never catches up");

@@ -1,4 +1,4 @@
-//! No wake-up is lost between a publisher and subscribers that fall asleep and wake up at any moment.
+//! No wake-up is lost between a publisher and subscribers that go to sleep and wake up at any moment.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +19,7 @@ fn next(seed: &mut u64) -> u64 {
     *seed >> 33
 }
 
-/// A subscriber's side: sleeps whenever it may, and says how far it has come.
+/// A subscriber's side: sleeps whenever it may, and stores the last value that it has read.
 struct Reader<'a> {
     reached: &'a AtomicU64,
     stop: &'a AtomicBool,
@@ -44,7 +44,7 @@ impl Reader<'_> {
         subscribed.unwrap();
         let mut newest = 0;
         while !self.stop.load(Ordering::Relaxed) {
-            // A time that is up makes nobody look: a wake-up that is lost stays lost.
+            // A timeout does not make the subscriber read: a lost wake-up stays lost.
             let _ = reactor.turn(Some(Duration::from_secs(1)), &mut newest).unwrap();
             self.reached.store(newest, Ordering::Release);
         }
@@ -52,7 +52,7 @@ impl Reader<'_> {
     }
 }
 
-/// So that a failure is not waited for by the other thread.
+/// So that the other thread does not wait when this one fails.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -61,8 +61,8 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// Publishes in bursts of random length at random moments, and waits after each until its last value has arrived: one
-/// wake-up lost, and this never ends.
+/// Publishes in bursts of random length at random moments, and waits after each until its last value has arrived: if
+/// one wake-up is lost, this never ends.
 fn bursts(delivery: Delivery) {
     let mut publisher = numbers(63);
     let (reached, stop) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -89,7 +89,7 @@ fn bursts(delivery: Delivery) {
             }
         }
         drop(stopped);
-        // To wake it: whether it reads this, too, is open.
+        // To wake it; it may read this value or not.
         publisher.publish(&(published + 1).to_ne_bytes()).unwrap();
         assert!(reading.join().unwrap() >= published);
     });
@@ -105,7 +105,7 @@ fn the_last_of_a_million_updates_arrives_at_one_who_wants_every() {
     bursts(Delivery::Every);
 }
 
-/// How far the one who wants the newest has come, for the publisher's thread to see.
+/// The last value that the `Latest` subscriber has read, for the publisher's thread.
 struct Reached<'a>(&'a AtomicU64);
 
 struct Last;
@@ -129,7 +129,7 @@ impl<'a> SubscriptionHandler<Reached<'a>> for Last {
     }
 }
 
-/// As above, told over a socket: the publisher in its own reactor, in another thread.
+/// As above, notified over a socket: the publisher in its own reactor, in another thread.
 #[test]
 fn the_last_update_arrives_when_told_over_the_socket() {
     const ROUNDS: u64 = 5_000;
@@ -150,7 +150,7 @@ fn the_last_update_arrives_when_told_over_the_socket() {
             while world.publisher.subscribers() == 0 {
                 let _ = reactor.turn(Some(PATIENCE), &mut world).unwrap();
             }
-            // The ticket leaves at the end of the visit.
+            // The ticket is sent at the end of the visit.
             let _ = reactor.turn(Some(Duration::ZERO), &mut world).unwrap();
             let mut seed = 1;
             let mut published = 0;
