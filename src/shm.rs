@@ -42,7 +42,7 @@
 //!
 //! The first word of a subscriber's page is not 0 while the subscriber sleeps. The publisher then sets it to 0 and
 //! rings: it sends one byte to the subscriber's doorbell, a Unix stream socket. If the word was 2, or the doorbell is
-//! full, there is a byte already that nobody reads, and the publisher only wakes whoever polls that socket (a
+//! full, there is an unread byte already, and the publisher only wakes a thread that polls that socket (a
 //! `shutdown(2)` of what is shut down already). So a subscriber that polls edge-triggered need never read.
 
 mod doorbell;

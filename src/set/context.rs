@@ -71,8 +71,10 @@ impl<S> Context<'_, S> {
     /// Only if the framing allows descriptors: [`Framing::descriptors`](crate::Framing::descriptors). It is `CLOEXEC`.
     ///
     /// It can be of any type and in any state, and the peer may still share its offset and its flags (`O_NONBLOCK`
-    /// among them): check it with `fstat(2)`, and never read it in a way that could block. A descriptor that is not
-    /// taken is closed with its client.
+    /// among them). With some types, a file of a FUSE mount for example, also `fstat(2)`, a read and the close block
+    /// for as long as the peer likes. So prove the type first, by `getsockopt(2)` or the seals of `fcntl(2)`, and give
+    /// anything else to another thread to close. A descriptor that is not taken is closed with its client, off the
+    /// loop.
     pub fn descriptor(&mut self) -> Option<OwnedFd> {
         self.set.io.inbox.descriptors.pop_front()
     }

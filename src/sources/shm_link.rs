@@ -64,7 +64,7 @@ impl<S> Context<'_, S> {
 /// let mut reactor = Reactor::<Exchange>::new()?;
 /// reactor.listen(Listener::unix(path)?, SubscriberSession::framing(), |peer, _exchange| {
 ///     if peer.credentials()?.uid == 65534 {
-///         return Err(std::io::Error::other("the user nobody may not subscribe"));
+///         return Err(std::io::Error::other("user 65534 may not subscribe"));
 ///     }
 ///     Ok(SubscriberSession::new(|exchange: &mut Exchange| &mut exchange.rate))
 /// })?;

@@ -56,7 +56,7 @@ pub(super) fn recvmsg(
     unsafe { recvmsg_at(fd, buffer, control, room, flags) }
 }
 
-/// [`recvmsg`] with a buffer for control messages that nobody has filled: it is long, and most messages have none.
+/// [`recvmsg`] with a buffer for control messages that is not initialized: it is long, and most messages have none.
 #[inline]
 pub(super) fn recvmsg_unfilled<const LEN: usize>(
     fd: BorrowedFd<'_>,

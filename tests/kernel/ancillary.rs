@@ -341,7 +341,7 @@ fn passing_switched_off_keeps_what_was_sent_before() -> io::Result<()> {
     Ok(())
 }
 
-/// A TCP socket whose last close waits so many seconds for data that nobody reads. The second end must be kept.
+/// A TCP socket whose last close waits so many seconds, because its data is never read. The second end must be kept.
 fn lingering(seconds: i32) -> io::Result<(OwnedFd, TcpStream)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let near = TcpStream::connect(listener.local_addr()?)?;

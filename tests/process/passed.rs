@@ -220,7 +220,7 @@ struct Site {
     pid: u32,
     name: String,
     asker: OwnedFd,
-    /// Ends of TCP connections at which nobody reads.
+    /// Ends of TCP connections that are never read.
     unread: Vec<TcpStream>,
     /// Descriptors of the server before anything has happened.
     open: usize,
@@ -290,7 +290,7 @@ impl Site {
         connect(&at(&self.name, tag), kind).unwrap()
     }
 
-    /// A TCP socket whose last close waits ten minutes for data that nobody reads.
+    /// A TCP socket whose last close waits ten minutes, because its data is never read.
     fn lingering(&mut self) -> OwnedFd {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         set(listener.as_fd(), libc::SO_RCVBUF, &4096_i32).unwrap();
